@@ -1,0 +1,19 @@
+"""UniFormerV2: CLIP image transformers armed with local and global UniFormer blocks (arXiv
+2211.09552).
+"""
+
+from vtcli.models import Architecture
+from vtcli.models.uniformerv2.checkpoints import LAYOUTS, initialise
+from vtcli.models.uniformerv2.configs import PRESETS, infer_config, published_macs
+from vtcli.models.uniformerv2.model import UniFormerV2
+
+ARCHITECTURE = Architecture(
+    name="uniformerv2",
+    title="UniFormerV2",
+    presets=PRESETS,
+    build=UniFormerV2,
+    infer_config=infer_config,
+    published_macs=published_macs,
+    layouts=LAYOUTS,
+    initialise=initialise,
+)

@@ -1,0 +1,167 @@
+"""Sizes of UniFormerV2 (arXiv 2211.09552, tables 7-13) and how a checkpoint's shapes show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vtcli.errors import LayoutError
+
+HEAD_DIM = 64  # of every CLIP image transformer
+
+
+@dataclass(frozen=True)
+class UniFormerV2Config:
+    """One network. `width` is shared by the image transformer and the global blocks.
+
+    local_blocks: local UniFormer blocks per transformer layer: 0, 1 (before attention) or 2 (before
+    the MLP too).
+    local_reduction: their bottleneck has int(width // local_reduction) channels.
+    temporal_stride: 1, or 2 with a patch embedding over three frames.
+    global_layers: layers (from 0) after which a global block reads all tokens.
+    fuse_class_tokens: blend the video query with the frames' class tokens; the frozen form does
+    not.
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    local_blocks: int = 0
+    local_reduction: float = 1.5
+    temporal_stride: int = 1
+    global_layers: tuple[int, ...] = (8, 9, 10, 11)
+    global_num_heads: int = 12
+    global_mlp_ratio: float = 4.0
+    fuse_class_tokens: bool = True
+    num_classes: int = 400
+    num_frames: int = 8
+    dropout: float = 0.5
+    global_dropout: float = 0.5
+    drop_path: float = 0.0
+    global_drop_path: float = 0.0
+
+    @property
+    def grid(self) -> int:
+        """Patches per side of a frame."""
+        return self.image_size // self.patch_size
+
+    @property
+    def temporal_kernel(self) -> int:
+        """Frames under one patch: three where time is strided, else one."""
+        return 3 if self.temporal_stride == 2 else 1
+
+    @property
+    def local_width(self) -> int:
+        """Channels inside a local block."""
+        return int(self.width // self.local_reduction)
+
+
+def last_layers(depth: int, count: int) -> tuple[int, ...]:
+    """The last `count` of `depth` layers: where every published model has its global blocks."""
+    return tuple(range(depth - count, depth))
+
+
+_B = UniFormerV2Config()
+_L = UniFormerV2Config(
+    patch_size=14,
+    width=1024,
+    depth=24,
+    num_heads=16,
+    global_num_heads=16,
+    global_layers=last_layers(24, 4),
+)
+_SOMETHING: dict[str, Any] = {
+    "local_blocks": 2,
+    "temporal_stride": 2,
+    "num_classes": 174,
+    "num_frames": 16,
+    "drop_path": 0.2,
+    "global_drop_path": 0.4,
+}
+
+PRESETS: dict[str, UniFormerV2Config] = {
+    "uniformerv2-b": _B,
+    "uniformerv2-l": _L,
+    "uniformerv2-l336": replace(_L, image_size=336),
+    "uniformerv2-l336-frozen": replace(_L, image_size=336, fuse_class_tokens=False),
+    "uniformerv2-b-local": replace(_B, global_layers=last_layers(12, 8), **_SOMETHING),
+    "uniformerv2-l-local": replace(_L, global_layers=last_layers(24, 16), **_SOMETHING),
+}
+
+
+def published_macs(config: UniFormerV2Config) -> int:
+    """Multiply-accumulates of one view as papers count them: what the configuration implies.
+
+    Keys and values of the global blocks are counted for every token, although no network has to
+    form them.
+    """
+    C, HW = config.width, config.grid**2
+    T = config.num_frames // config.temporal_stride
+    N, M = 1 + HW, T * (1 + HW)
+    patch_embed = T * HW * C * 3 * config.temporal_kernel * config.patch_size**2
+    block = T * (12 * N * C * C + 2 * N * N * C)
+    bottleneck = config.local_width
+    local = config.local_blocks * T * HW * (2 * C * bottleneck + 3 * bottleneck)
+    cross_attention = 2 * M * C * C + 2 * C * C + 2 * M * C
+    mlp = 2 * round(config.global_mlp_ratio * C) * C
+    global_block = 27 * T * HW * C + cross_attention + mlp
+    blocks = config.depth * (block + local) + len(config.global_layers) * global_block
+    return patch_embed + blocks + C * config.num_classes
+
+
+def infer_config(
+    shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
+) -> UniFormerV2Config:
+    """The configuration that tensors of these shapes (our names) belong to.
+
+    `hints` holds fields that the weights do not show (num_frames; heads, and the global layers
+    where they are not the last ones); they win. Raises `LayoutError` where the shapes are not of
+    this architecture.
+    """
+    try:
+        width, _, kt, patch, _ = shapes["patch_embed.weight"]
+        tokens = shapes["pos_embed"][0] - 1
+        num_classes = shapes["head.weight"][0]
+        global_hidden = shapes["global_blocks.0.mlp.fc1.weight"][0]
+    except (KeyError, ValueError) as error:
+        raise LayoutError(
+            f"this is no complete UniFormerV2 checkpoint: {error} is wrong"
+        ) from error
+    depth = _count(shapes, "blocks.{}.norm1.weight")
+    local_down = shapes.get("blocks.0.local1.down.weight")
+    config = UniFormerV2Config(
+        image_size=patch * math.isqrt(tokens),
+        patch_size=patch,
+        width=width,
+        depth=depth,
+        num_heads=max(1, width // HEAD_DIM),
+        local_blocks=sum(f"blocks.0.local{n}.down.weight" in shapes for n in (1, 2)),
+        local_reduction=_reduction(width, local_down[0]) if local_down else 1.5,
+        temporal_stride=2 if kt == 3 else 1,
+        global_layers=last_layers(depth, _count(shapes, "global_blocks.{}.pos_conv.weight")),
+        global_num_heads=max(1, width // HEAD_DIM),
+        global_mlp_ratio=global_hidden / width,
+        fuse_class_tokens="balance" in shapes,
+        num_classes=num_classes,
+        num_frames=16 if local_down else 8,
+        drop_path=0.2 if local_down else 0.0,
+        global_drop_path=0.4 if local_down else 0.0,
+    )
+    return replace(config, **hints)
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
+    """How many consecutive layers, from 0, have this tensor."""
+    count = 0
+    while pattern.format(count) in shapes:
+        count += 1
+    return count
+
+
+def _reduction(width: int, bottleneck: int) -> float:
+    """1.5 wherever it explains the bottleneck, as in all published models, else the plain ratio."""
+    return 1.5 if int(width // 1.5) == bottleneck else width / bottleneck

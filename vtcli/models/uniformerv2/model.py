@@ -1,0 +1,273 @@
+"""UniFormerV2 (Li et al., arXiv 2211.09552): a CLIP image transformer armed with local and global
+UniFormer blocks.
+
+The image transformer runs frame by frame. Local blocks mix neighbouring frames before attention
+(and before the MLP); after the last layers a global block lets one learned video query read all
+tokens of the clip. The query is blended with the mean of the frames' class tokens and classified.
+
+Shapes: B clips, T frames (after temporal stride), N = 1 + H·W tokens of a frame, C channels, K
+classes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vtcli.errors import ShapeError
+from vtcli.models.layers import Attention, DropPath, LayerNorm, Mlp, depthwise_conv3d, patches
+from vtcli.models.uniformerv2.configs import UniFormerV2Config
+
+
+class PatchEmbed(nn.Module):
+    """Strided convolution as one matrix product: [B,3,T',H',W'] -> [B,T,H,W,C]."""
+
+    def __init__(self, config: UniFormerV2Config) -> None:
+        super().__init__()
+        kt, p = config.temporal_kernel, config.patch_size
+        self.weight = nn.Parameter(torch.empty(config.width, 3, kt, p, p))
+        self.temporal_stride = config.temporal_stride
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        _, _, kt, p, _ = self.weight.shape
+        if kt > 1:
+            # Windows of three frames that overlap by one: laid side by side they are plain patches.
+            padded = F.pad(x_BCTHW, (0, 0, 0, 0, kt // 2, kt // 2))
+            windows = padded.unfold(2, kt, self.temporal_stride)
+            x_BCTHW = windows.permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
+        return F.linear(patches(x_BCTHW, (kt, p, p)), self.weight.flatten(1))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of tokens [M,C]; unlike PyTorch's it keeps no step counter, which nothing
+    reads.
+    """
+
+    keeps_fp32 = True
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.empty(width))
+        self.register_buffer("running_var", torch.empty(width))
+
+    def reset_parameters(self) -> None:
+        for tensor, value in zip((*self.parameters(), *self.buffers()), (1, 0, 0, 1), strict=True):
+            nn.init.constant_(tensor, value)
+
+    def forward(self, x_MC: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        return F.batch_norm(x_MC, mean, var, self.weight, self.bias, self.training)
+
+
+class LocalBlock(nn.Module):
+    """Local UniFormer block (section 3.2): BatchNorm and a temporal depth-wise convolution in a
+    bottleneck.
+
+    [B,T,H,W,C] -> [B,T,H,W,C], to be added to its input. There is no activation in it.
+    """
+
+    def __init__(self, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm(width)
+        self.down = nn.Conv3d(width, bottleneck, 1)
+        self.temporal = nn.Conv3d(bottleneck, bottleneck, (3, 1, 1), groups=bottleneck)
+        self.up = nn.Conv3d(bottleneck, width, 1)
+
+    def start_as_identity(self) -> None:
+        """The last convolution starts at zero (section 3.4)."""
+        _zero(self.up)
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        z = self.norm(x_BTHWC.flatten(0, 3)).view(x_BTHWC.shape)
+        z = F.linear(z, self.down.weight.flatten(1), self.down.bias)
+        z = depthwise_conv3d(z, self.temporal.weight, self.temporal.bias)
+        return F.linear(z, self.up.weight.flatten(1), self.up.bias)
+
+
+class Block(nn.Module):
+    """One layer of the image transformer, with its local blocks: [B,T,N,C] -> [B,T,N,C]."""
+
+    def __init__(self, config: UniFormerV2Config, drop_path: float) -> None:
+        super().__init__()
+        C = config.width
+        if config.local_blocks >= 1:
+            self.local1 = LocalBlock(C, config.local_width)
+        if config.local_blocks >= 2:
+            self.local2 = LocalBlock(C, config.local_width)
+        self.norm1 = LayerNorm(C)
+        self.attn = Attention(C, config.num_heads)
+        self.norm2 = LayerNorm(C)
+        self.mlp = Mlp(C, 4 * C, "quick_gelu")
+        self.drop_path = DropPath(drop_path)
+        self.local_blocks = config.local_blocks
+
+    def forward(self, x_BTNC: Tensor) -> Tensor:
+        if self.local_blocks >= 1:
+            x_BTNC = self._mix_frames(x_BTNC, self.local1)
+        frames = self.attn(self.norm1(x_BTNC).flatten(0, 1)).view(x_BTNC.shape)
+        x_BTNC = x_BTNC + self.drop_path(frames)
+        if self.local_blocks >= 2:
+            x_BTNC = self._mix_frames(x_BTNC, self.local2)
+        return x_BTNC + self.drop_path(self.mlp(self.norm2(x_BTNC)))
+
+    def _mix_frames(self, x_BTNC: Tensor, local: LocalBlock) -> Tensor:
+        cls_BT1C, grid_BTHWC = split_grid(x_BTNC)
+        grid_BTHWC = grid_BTHWC + self.drop_path(local(grid_BTHWC))
+        return torch.cat([cls_BT1C, grid_BTHWC.flatten(2, 3)], dim=2)
+
+
+class QueryAttention(nn.Module):
+    """Cross-attention of one query to all tokens of a clip: q [B,C], y [B,M,C] -> [B,C].
+
+    With a single query the projections of keys and values need not be formed for every token: the
+    key projection folds into the query and the value projection is applied to the pooled tokens.
+    The key bias adds the same number to every score of a head and so drops out of the softmax.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, q_BC: Tensor, y_BMC: Tensor) -> Tensor:
+        C, H = q_BC.shape[-1], self.num_heads
+        w_q, w_k, w_v = self.qkv.weight.chunk(3)
+        b_q, _, b_v = self.qkv.bias.chunk(3)
+        q_BHD = (F.linear(q_BC, w_q, b_q) * (C // H) ** -0.5).view(-1, H, C // H)
+        q_HBC = q_BHD.transpose(0, 1) @ w_k.view(H, C // H, C)
+        scores_BHM = q_HBC.transpose(0, 1) @ y_BMC.transpose(1, 2)
+        pooled_BHC = scores_BHM.softmax(-1) @ y_BMC
+        v_HBD = pooled_BHC.transpose(0, 1) @ w_v.view(H, C // H, C).transpose(1, 2)
+        return self.proj(v_HBD.transpose(0, 1).flatten(1) + b_v)
+
+
+class GlobalBlock(nn.Module):
+    """Global UniFormer block (section 3.3): the video query reads all tokens; q [B,C], x [B,T,N,C]
+    -> q [B,C].
+    """
+
+    def __init__(self, config: UniFormerV2Config, drop_path: float) -> None:
+        super().__init__()
+        C = config.width
+        self.pos_conv = nn.Conv3d(C, C, 3, padding=1, groups=C)
+        self.norm_q = LayerNorm(C)
+        self.norm_kv = LayerNorm(C)
+        self.attn = QueryAttention(C, config.global_num_heads)
+        self.norm_mlp = LayerNorm(C)
+        hidden = round(config.global_mlp_ratio * C)
+        self.mlp = Mlp(C, hidden, "quick_gelu", config.global_dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def start_as_identity(self) -> None:
+        """Both branches end in zeros, so that the query passes unchanged at first (section 3.4)."""
+        nn.init.xavier_uniform_(self.attn.qkv.weight)
+        nn.init.xavier_uniform_(self.mlp.fc1.weight)
+        nn.init.zeros_(self.attn.qkv.bias)
+        if self.pos_conv.bias is not None:
+            nn.init.zeros_(self.pos_conv.bias)
+        _zero(self.attn.proj, self.mlp.fc2)
+
+    def forward(self, q_BC: Tensor, x_BTNC: Tensor) -> Tensor:
+        cls_BT1C, grid_BTHWC = split_grid(x_BTNC)
+        conv = self.pos_conv
+        grid_BTHWC = grid_BTHWC + depthwise_conv3d(grid_BTHWC, conv.weight, conv.bias)
+        y_BTNC = torch.cat([cls_BT1C, grid_BTHWC.flatten(2, 3)], dim=2)
+        y_BMC = self.norm_kv(y_BTNC).flatten(1, 2)
+        q_BC = q_BC + self.drop_path(self.attn(self.norm_q(q_BC), y_BMC))
+        return q_BC + self.drop_path(self.mlp(self.norm_mlp(q_BC)))
+
+
+def split_grid(x_BTNC: Tensor) -> tuple[Tensor, Tensor]:
+    """The class tokens [B,T,1,C] and the patch tokens on their grid [B,T,H,W,C]."""
+    B, T, N, C = x_BTNC.shape
+    side = int((N - 1) ** 0.5)
+    cls_BT1C, grid = x_BTNC.split([1, N - 1], dim=2)
+    return cls_BT1C, grid.unflatten(2, (side, side))
+
+
+class UniFormerV2(nn.Module):
+    """Clip [B,3,T,H,W], normalised -> logits [B,K]."""
+
+    def __init__(self, config: UniFormerV2Config) -> None:
+        super().__init__()
+        self.config = config
+        C = config.width
+        self.patch_embed = PatchEmbed(config)
+        self.class_token = nn.Parameter(torch.empty(C))
+        self.pos_embed = nn.Parameter(torch.empty(1 + config.grid**2, C))
+        self.norm_pre = LayerNorm(C)
+        local_rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in local_rates)
+        self.query = nn.Parameter(torch.empty(1, 1, C))
+        count = len(config.global_layers)
+        global_rates = torch.linspace(0, config.global_drop_path, count, device="cpu").tolist()
+        self.global_blocks = nn.ModuleList(GlobalBlock(config, rate) for rate in global_rates)
+        if config.fuse_class_tokens:
+            self.balance = nn.Parameter(torch.empty(C))
+        self.norm = LayerNorm(C)
+        self.head = nn.Linear(C, config.num_classes)
+
+    def forward(self, clip_BCTHW: Tensor) -> Tensor:
+        return self.head(F.dropout(self.features(clip_BCTHW), self.config.dropout, self.training))
+
+    def features(self, clip_BCTHW: Tensor) -> Tensor:
+        """The normalised clip representation [B,C] that the classifier reads."""
+        self._check(clip_BCTHW)
+        x_BTNC = self._embed(clip_BCTHW)
+        q_BC = self.query.view(1, -1).expand(x_BTNC.shape[0], -1)
+        readers = dict(zip(sorted(self.config.global_layers), self.global_blocks, strict=True))
+        for layer, block in enumerate(self.blocks):
+            x_BTNC = block(x_BTNC)
+            if layer in readers:
+                q_BC = readers[layer](q_BC, x_BTNC)
+        if self.config.fuse_class_tokens:
+            cls_BC = x_BTNC[:, :, 0].mean(dim=1)
+            q_BC = torch.lerp(q_BC, cls_BC, self.balance.sigmoid())
+        return self.norm(q_BC)
+
+    def _embed(self, clip_BCTHW: Tensor) -> Tensor:
+        grid_BTHWC = self.patch_embed(clip_BCTHW)
+        B, T = grid_BTHWC.shape[:2]
+        cls_BT1C = self.class_token.expand(B, T, 1, -1)
+        x_BTNC = torch.cat([cls_BT1C, grid_BTHWC.flatten(2, 3)], dim=2)
+        return self.norm_pre(x_BTNC + self.pos_embed)
+
+    def _check(self, clip_BCTHW: Tensor) -> None:
+        frames, height, width = clip_BCTHW.shape[2:]
+        size, stride = self.config.image_size, self.config.temporal_stride
+        if (height, width) != (size, size):
+            raise ShapeError(
+                f"this model reads frames of {size}x{size}, not {height}x{width}; there is no "
+                "other size"
+            )
+        if frames % stride:
+            raise ShapeError(
+                f"this model reads two frames per step: the clip length must be even, not {frames}"
+            )
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Values for training from scratch, or around CLIP's: new branches start as identities."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv3d, nn.LayerNorm, BatchNorm)):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, (LocalBlock, GlobalBlock)):
+                module.start_as_identity()
+        for parameter in (self.patch_embed.weight, self.class_token, self.pos_embed):
+            nn.init.normal_(parameter, std=self.config.width**-0.5)
+        nn.init.zeros_(self.query)
+        if self.config.fuse_class_tokens:
+            nn.init.zeros_(self.balance)
+
+
+def _zero(*modules: nn.Module) -> None:
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
