@@ -1,0 +1,165 @@
+"""A test-time pipeline as data: which frames, which pixels, which views, how scores are fused.
+
+One `Pipeline` says all that stands between decoded frames and the clip a checkpoint was tested with
+(pipeline sections of the four specifications); named ones lie in the registry. No torch here:
+`views.py` obeys a pipeline, `sampling.py` and `transforms.py` hold the rules it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal, TypeAlias, get_args
+
+from vtcli.errors import DataError, InputError, UsageError
+from vtcli.video.sampling import SAMPLERS
+
+ResizeName: TypeAlias = Literal[
+    "normalized_bilinear",
+    "opencv_bilinear",
+    "tensorflow_bilinear",
+    "pillow_bilinear",
+    "torchvision_bilinear",
+]
+CropName: TypeAlias = Literal["ceil", "floor", "round", "ceil_of_three"]
+CropOrder: TypeAlias = Literal["first_middle_last", "first_last_middle"]
+NormalizeName: TypeAlias = Literal["scaled", "raw", "raw_reciprocal", "signed"]
+ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
+ViewOrder: TypeAlias = Literal["clip_major", "crop_major"]
+ScoreName: TypeAlias = Literal["mean_prob", "sum_prob", "mean_logit", "sum_logit"]
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "sampling": tuple(SAMPLERS),
+    "resize": get_args(ResizeName),
+    "crop_offset": get_args(CropName),
+    "crop_order": get_args(CropOrder),
+    "normalize": get_args(NormalizeName),
+    "channel_order": get_args(ChannelOrder),
+    "view_order": get_args(ViewOrder),
+    "score": get_args(ScoreName),
+}
+CROP_COUNTS = (1, 3)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How one checkpoint is tested.
+
+    `sampling` picks `frames` indices per clip, `stride` apart where the rule is a dense one. Frames
+    are resized by `resize` to `short_side` pixels and cut to squares of `crop_size`: one in the
+    centre, or three along the long side in `crop_order`; `crop_offset` rounds their corners.
+    `normalize` is the arithmetic for `mean` and `std`, which stand in `channel_order`.
+    `clips` x `crops` is the published protocol, `view_order` its numbering, `score` upstream's way
+    from a video's views to one number. Raises `DataError` naming the field that does not fit.
+    """
+
+    sampling: str
+    frames: int
+    resize: ResizeName
+    short_side: int
+    crop_size: int
+    crop_offset: CropName
+    normalize: NormalizeName
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    view_order: ViewOrder
+    score: ScoreName
+    clips: int = 1
+    crops: int = 1
+    stride: int = 1
+    crop_order: CropOrder = "first_middle_last"
+    channel_order: ChannelOrder = "rgb"
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise DataError(
+                    f"pipeline field '{name}' is {value!r}; known are {', '.join(known)}"
+                )
+        for name in ("frames", "stride", "short_side", "crop_size", "clips", "crops"):
+            _require_positive(name, getattr(self, name))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
+        if 0 in self.std:
+            raise DataError("pipeline field 'std' holds a zero")
+        if self.crop_size > self.short_side:
+            raise DataError(
+                f"pipeline field 'crop_size' is {self.crop_size}, more than the short side of "
+                f"{self.short_side} it is cut from"
+            )
+        if self.crops not in CROP_COUNTS:
+            raise DataError(f"pipeline field 'crops' is {self.crops}; known are 1 and 3")
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Pipeline:
+        """A pipeline from a TOML or JSON table; a field that does not fit raises `DataError`."""
+        known = {f.name: f for f in fields(cls)}
+        for name in table:
+            if name not in known:
+                raise DataError(
+                    f"pipeline has the unknown field '{name}'; known are {', '.join(known)}"
+                )
+        for name, field in known.items():
+            if field.default is MISSING and name not in table:
+                raise DataError(f"pipeline lacks the field '{name}'")
+        return cls(**table)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as a table that TOML and JSON can hold; `from_dict` reads it back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class View:
+    """One clip in one crop: what the model sees at once.
+
+    `clip` and `crop` count from 0 in upstream's order, `crop` among `num_crops`; `frame_indices`
+    are the clip's frames in order, some of them repeated in a short video.
+    """
+
+    clip: int
+    crop: int
+    num_crops: int
+    frame_indices: tuple[int, ...]
+
+
+def plan_views(
+    pipeline: Pipeline,
+    num_frames: int,
+    fps: float,
+    clips: int | None = None,
+    crops: int | None = None,
+) -> list[View]:
+    """The views of a video of `num_frames` frames, in upstream's order.
+
+    None for `clips` or `crops` takes the published protocol; one clip is the sampling rule's own
+    choice of one, one crop is the centre. Raises `UsageError` for counts that cannot be and
+    `InputError` for a video with no frames or, where the rule goes by time, no frame rate.
+    """
+    clips = pipeline.clips if clips is None else clips
+    crops = pipeline.crops if crops is None else crops
+    if clips < 1 or crops not in CROP_COUNTS:
+        raise UsageError(
+            f"{clips}x{crops} views cannot be made; take 1 or more clips and 1 or 3 crops"
+        )
+    if num_frames < 1:
+        raise InputError("the video has no frames; it may be cut short, take a whole file")
+    indices = SAMPLERS[pipeline.sampling](num_frames, pipeline.frames, pipeline.stride, clips, fps)
+    if pipeline.view_order == "clip_major":
+        order = [(clip, crop) for clip in range(clips) for crop in range(crops)]
+    else:
+        order = [(clip, crop) for crop in range(crops) for clip in range(clips)]
+    return [View(clip, crop, crops, tuple(indices[clip].tolist())) for clip, crop in order]
+
+
+def _require_positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise DataError(f"pipeline field '{name}' is {value!r}, not a whole number above 0")
+
+
+def _three_numbers(name: str, value: object) -> tuple[float, ...]:
+    numbers = value if isinstance(value, (list, tuple)) else ()
+    if len(numbers) != 3 or not all(type(n) in (int, float) for n in numbers):
+        raise DataError(f"pipeline field '{name}' is {value!r}, not three numbers")
+    return tuple(float(n) for n in numbers)

@@ -1,0 +1,307 @@
+"""Pixels: how each upstream resizes, crops and normalises decoded frames, to its own rounding.
+
+The rules differ in number format (float32, OpenCV's and Pillow's fixed point, TensorFlow's
+truncation) and in how the long side is rounded; test-time pipelines of the four specifications.
+Shapes: frames [T, H, W, 3] in, [T, h, w, 3] out, uint8 unless said otherwise; S is the crop size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width, in pixels."""
+Pair: TypeAlias = tuple[Tensor, Tensor]
+
+# --- sizes: the short side is given, rules differ in the long one ---------------------------------
+
+
+def long_side_of_float_ratio(height: int, width: int, short_side: int) -> Size:
+    """The long side is the float ratio of the sides, times the short side, rounded down.
+
+    Frames that are as small already keep their size, which the float ratio may miss by one.
+    """
+    if min(height, width) == short_side:
+        return height, width
+    long = math.floor(max(height, width) / min(height, width) * short_side)
+    return _oriented(height, width, short_side, long)
+
+
+def long_side_of_integers(height: int, width: int, short_side: int) -> Size:
+    """The long side is the exact quotient, rounded down."""
+    long = short_side * max(height, width) // min(height, width)
+    return _oriented(height, width, short_side, long)
+
+
+def long_side_to_nearest(height: int, width: int, short_side: int) -> Size:
+    """Both sides times one float factor, halves rounded up."""
+    factor = short_side / min(height, width)
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def _oriented(height: int, width: int, short: int, long: int) -> Size:
+    return (long, short) if height > width else (short, long)
+
+
+# --- interpolation --------------------------------------------------------------------------------
+
+
+def torch_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
+    """Two taps per axis in float32, no antialiasing. Takes and returns float32."""
+    frames_TCHW = frames_THWC.permute(0, 3, 1, 2)
+    resized_TCHW = interpolate(
+        frames_TCHW, size=(height, width), mode="bilinear", align_corners=False
+    )
+    return resized_TCHW.permute(0, 2, 3, 1)
+
+
+def torchvision_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
+    """`torch_bilinear` of the grey levels, rounded half to even."""
+    return torch_bilinear(frames_THWC.float(), height, width).round_().to(torch.uint8)
+
+
+def opencv_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
+    """cv2.resize with INTER_LINEAR on uint8, to the byte: weights of 11 bits, two truncations.
+
+    Columns are weighted first and 4 of their 11 extra bits dropped; of the rows, each product is
+    truncated by itself before the sum is rounded.
+    """
+    (left_w, right_w), (left_weight_w, right_weight_w) = _opencv_taps(frames_THWC.shape[2], width)
+    (top_h, bottom_h), (top_weight_h, bottom_weight_h) = _opencv_taps(frames_THWC.shape[1], height)
+    frames_TRWC, top_h, bottom_h = _rows_used(frames_THWC, top_h, bottom_h)
+    across = _columns(frames_TRWC, left_w) * left_weight_w.repeat_interleave(3)
+    across += _columns(frames_TRWC, right_w) * right_weight_w.repeat_interleave(3)
+    across >>= 4
+    above = across.index_select(1, top_h).mul_(top_weight_h[:, None]) >> 16
+    below = across.index_select(1, bottom_h).mul_(bottom_weight_h[:, None]) >> 16
+    resized = above.add_(below).add_(2) >> 2
+    return resized.to(torch.uint8).view(-1, height, width, 3)
+
+
+@lru_cache(maxsize=64)
+def _opencv_taps(source: int, target: int) -> tuple[Pair, Pair]:
+    """Per output pixel the two source pixels and their weights in 1/2048 (int32)."""
+    scale = 1.0 / (target / source)
+    position = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
+    first = np.floor(position)
+    fraction = position - first
+    weights = np.rint(np.stack([1 - fraction, fraction]) * 2048).astype(np.int32)
+    return _neighbours(first, source), (torch.from_numpy(weights[0]), torch.from_numpy(weights[1]))
+
+
+def tensorflow_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
+    """tf.image.resize of uint8 without antialiasing, its float result truncated to uint8."""
+    (left_w, right_w), weight_w = _tensorflow_taps(frames_THWC.shape[2], width)
+    (top_h, bottom_h), weight_h = _tensorflow_taps(frames_THWC.shape[1], height)
+    frames_TRWC, top_h, bottom_h = _rows_used(frames_THWC, top_h, bottom_h)
+    left = _columns(frames_TRWC, left_w).float()
+    across = (_columns(frames_TRWC, right_w) - left).mul_(weight_w.repeat_interleave(3)).add_(left)
+    above = across.index_select(1, top_h)
+    resized = (across.index_select(1, bottom_h) - above).mul_(weight_h[:, None]).add_(above)
+    return resized.to(torch.uint8).view(-1, height, width, 3)
+
+
+@lru_cache(maxsize=64)
+def _tensorflow_taps(source: int, target: int) -> tuple[Pair, Tensor]:
+    """Per output pixel the two source pixels and the second one's float32 weight."""
+    scale = np.float32(source) / np.float32(target)
+    half = np.float32(0.5)
+    position = (np.arange(target, dtype=np.float32) + half) * scale - half
+    first = np.floor(position)
+    return _neighbours(first, source), torch.from_numpy(position - first)
+
+
+def pillow_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
+    """PIL.Image.resize with BILINEAR on uint8, to the byte: antialiased, weights of 22 bits.
+
+    Columns first, as Pillow did when the models were released (newer ones begin with the rows of
+    very tall pictures), each axis rounded to uint8.
+    """
+    across_THwC = _pillow_rows(frames_THWC.transpose(1, 2), width).transpose(1, 2)
+    return _pillow_rows(across_THwC, height)
+
+
+def _pillow_rows(pixels_TNMC: Tensor, target: int) -> Tensor:
+    """The second axis resized and rounded to uint8; Pillow skips one whose size does not change."""
+    source = pixels_TNMC.shape[1]
+    if source == target:
+        return pixels_TNMC
+    rows_TNR = pixels_TNMC.flatten(2)
+    total_TnR = torch.full((len(rows_TNR), target, rows_TNR.shape[2]), 1 << 21, dtype=torch.int32)
+    for index_n, weight_n in _pillow_taps(source, target):
+        total_TnR += rows_TNR.index_select(1, index_n) * weight_n[:, None]
+    resized_TnR = (total_TnR >> 22).clamp_(max=255).to(torch.uint8)
+    return resized_TnR.unflatten(2, pixels_TNMC.shape[2:])
+
+
+@lru_cache(maxsize=64)
+def _pillow_taps(source: int, target: int) -> tuple[Pair, ...]:
+    """For each tap of the triangle filter: source pixels and weights in 2^-22 (int32), [target]."""
+    scale = source / target
+    reach = max(scale, 1.0)
+    centre = (np.arange(target) + 0.5) * scale
+    first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
+    count = np.minimum((centre + reach + 0.5).astype(np.int64), source) - first
+    weights = []
+    for tap in range(int(count.max())):
+        distance = np.abs((tap + first - centre + 0.5) * (1.0 / reach))
+        weights.append(np.where(tap < count, np.maximum(1.0 - distance, 0.0), 0.0))
+    total = sum(weights)
+    return tuple(
+        (
+            torch.from_numpy(np.minimum(first + tap, source - 1)),
+            torch.from_numpy((weight / total * (1 << 22) + 0.5).astype(np.int32)),
+        )
+        for tap, weight in enumerate(weights)
+    )
+
+
+def _neighbours(first: npt.NDArray[np.floating[Any]], source: int) -> Pair:
+    """A tap and the one after it, the border pixels repeated."""
+    return (
+        torch.from_numpy(np.clip(first, 0, source - 1).astype(np.int64)),
+        torch.from_numpy(np.clip(first + 1, 0, source - 1).astype(np.int64)),
+    )
+
+
+def _rows_used(
+    frames_THWC: Tensor, top_h: Tensor, bottom_h: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Only the rows that two-tap interpolation reads, and where its taps lie among them."""
+    rows_R, places = torch.unique(torch.cat([top_h, bottom_h]), return_inverse=True)
+    return frames_THWC.index_select(1, rows_R), places[: len(top_h)], places[len(top_h) :]
+
+
+def _columns(frames_THWC: Tensor, columns_w: Tensor) -> Tensor:
+    """The named columns, rows flat [T, H, w*3]: arithmetic runs through long rows quickly."""
+    return frames_THWC.index_select(2, columns_w).flatten(2)
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """How frames are brought to size: (height, width, short side) to the new size, and the pixels.
+
+    `normalized_first`: the frames are normalised before they are resized, else after the crop.
+    """
+
+    size: Callable[[int, int, int], Size]
+    pixels: Callable[[Tensor, int, int], Tensor]
+    normalized_first: bool = False
+
+
+RESIZE_RULES: Mapping[str, ResizeRule] = {
+    "normalized_bilinear": ResizeRule(long_side_of_float_ratio, torch_bilinear, True),
+    "opencv_bilinear": ResizeRule(long_side_to_nearest, opencv_bilinear),
+    "tensorflow_bilinear": ResizeRule(long_side_of_integers, tensorflow_bilinear),
+    "pillow_bilinear": ResizeRule(long_side_of_integers, pillow_bilinear),
+    "torchvision_bilinear": ResizeRule(long_side_of_integers, torchvision_bilinear),
+}
+
+# --- crops ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """Where crops begin along an axis with `room` pixels to spare: a lone crop, and three."""
+
+    lone: Callable[[int], int]
+    three: Callable[[int], tuple[int, int, int]]
+
+
+def _floor_half(room: int) -> int:
+    return room // 2
+
+
+def _ceil_half(room: int) -> int:
+    return -(-room // 2)
+
+
+def _round_half(room: int) -> int:
+    return round(room / 2)
+
+
+CROP_RULES: Mapping[str, CropRule] = {
+    "ceil": CropRule(_ceil_half, lambda room: (0, _ceil_half(room), room)),
+    # mmaction's last crop begins at twice the middle one's offset: odd room leaves a pixel over.
+    "floor": CropRule(_floor_half, lambda room: (0, _floor_half(room), 2 * _floor_half(room))),
+    "round": CropRule(_round_half, lambda room: (0, _round_half(room), room)),
+    # scenic rounds the middle one of three up and a lone centre crop down.
+    "ceil_of_three": CropRule(_floor_half, lambda room: (0, _ceil_half(room), room)),
+}
+CROP_ORDERS: Mapping[str, tuple[int, int, int]] = {
+    "first_middle_last": (0, 1, 2),
+    "first_last_middle": (0, 2, 1),
+}
+
+
+def crop_corners(
+    size: Size, crop_size: int, rule: str, order: str, num_crops: int
+) -> list[tuple[int, int]]:
+    """Top and left of each crop in the published order: one in the centre, or three.
+
+    Three lie side by side in a landscape or square picture, one below the other in a portrait one.
+    """
+    room_y, room_x = size[0] - crop_size, size[1] - crop_size
+    if num_crops == 1:
+        return [(CROP_RULES[rule].lone(room_y), CROP_RULES[rule].lone(room_x))]
+    tops, lefts = CROP_RULES[rule].three(room_y), CROP_RULES[rule].three(room_x)
+    portrait = size[0] > size[1]
+    corners = [(top, lefts[1]) for top in tops] if portrait else [(tops[1], left) for left in lefts]
+    return [corners[place] for place in CROP_ORDERS[order]]
+
+
+# --- normalisation: float32, in each upstream's order of operations -------------------------------
+
+
+def _scaled(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return pixels.div_(255).sub_(mean).div_(std)
+
+
+def _raw(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return pixels.sub_(mean).div_(std)
+
+
+def _raw_reciprocal(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return pixels.sub_(mean).double().mul_(1 / std.double()).float()
+
+
+def _signed(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return pixels.mul_(2 / 255).sub_(1).sub_(mean).div_(std)
+
+
+NORMALIZE_RULES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "scaled": _scaled,  # grey levels to 0..1, then mean and std
+    "raw": _raw,  # mean and std of grey levels
+    "raw_reciprocal": _raw_reciprocal,  # the same as OpenCV does it: times 1/std in float64
+    "signed": _signed,  # grey levels to -1..1, then mean and std
+}
+
+
+def normalize_frames(
+    frames_THWC: Tensor, rule: str, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """uint8 frames [T, H, W, 3] normalised to float32, the shape kept."""
+    width = frames_THWC.shape[2]
+    # Flat rows against a repeated mean: four times as fast as broadcasting over three channels.
+    row_mean, row_std = (torch.tensor(list(values)).repeat(width) for values in (mean, std))
+    flat = NORMALIZE_RULES[rule](frames_THWC.flatten(2).float(), row_mean, row_std)
+    return flat.view(frames_THWC.shape)
+
+
+def normalize_clip(
+    clip_TSSC: Tensor, rule: str, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """A uint8 clip [T, S, S, 3] normalised to float32 [3, T, S, S]."""
+    clip_CTSS = clip_TSSC.permute(3, 0, 1, 2).contiguous().float()
+    mean_C111, std_C111 = (torch.tensor(list(values)).view(3, 1, 1, 1) for values in (mean, std))
+    return NORMALIZE_RULES[rule](clip_CTSS, mean_C111, std_C111)
