@@ -1,0 +1,200 @@
+"""Pushing: what arrives on the Hub is the file itself, its config and a card that says what it is.
+
+The real client pushes to a server on loopback and fetches back from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.hub import Fault, Hub, point_client_at, running_hub
+from vtcli.errors import InputError, WeightsError
+from vtcli.weights.fetch import fetch_hub_file
+from vtcli.weights.push import model_card, push
+
+# The client's own way of uploading with its HTTP library.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+REPO = "org/vivit-b"
+CARD: dict[str, Any] = {
+    "format": 1,
+    "id": "vivit-b.k400-in21k-32f",
+    "arch": "vivit",
+    "model": "vivit-b",
+    "config": {"depth": 2},
+    "heads": [{"name": "action", "size": 2, "labels": ["a", "b"], "confidence": "verified"}],
+    "dataset": "k400",
+    "pipeline": {"frames": 32, "stride": 2},
+    "views": "4x3",
+    "source": {"address": "hf://google/x/model.safetensors", "sha256": "41df", "bytes": 356},
+    "license": "Apache-2.0",
+    "top1": 79.9,
+    "metric_source": "paper, table 6",
+    "pretrain": "ImageNet-21k",
+}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with running_hub() as server:
+        point_client_at(server, tmp_path, monkeypatch)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        monkeypatch.setenv("HF_TOKEN", "hf_writer")
+        yield server
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A converted checkpoint of a few numbers."""
+    path = tmp_path / "converted.safetensors"
+    tensors = {"head.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    save_file(tensors, path, metadata={"format": "pt", "vt": json.dumps(CARD)})
+    return path
+
+
+def test_what_was_pushed_comes_back_byte_for_byte(hub: Hub, file: Path) -> None:
+    assert push(file, REPO) == f"{hub.url}/{REPO}"
+    assert fetch_hub_file(REPO, None, ["model.safetensors"]).read_bytes() == file.read_bytes()
+
+
+def test_everything_goes_up_in_one_commit_and_the_weights_as_a_large_file(
+    hub: Hub, file: Path
+) -> None:
+    push(file, REPO)
+    assert len(hub.asked("POST", "/commit/")) == 1
+    assert len(hub.asked("PUT", "/upload/")) == 1
+    assert sorted(hub.repos[REPO].files) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_the_config_is_the_card_of_the_file(hub: Hub, file: Path) -> None:
+    push(file, REPO)
+    assert json.loads(hub.repos[REPO].files["config.json"]) == CARD
+
+
+def test_the_model_card_says_what_the_model_is(hub: Hub, file: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    push(file, REPO)
+    text = hub.repos[REPO].files["README.md"].decode()
+    assert ModelCard(text).data.to_dict() == {
+        "license": "apache-2.0",
+        "library_name": "vtcli",
+        "pipeline_tag": "video-classification",
+        "datasets": ["k400"],
+        "tags": ["vivit"],
+    }
+    for told in (
+        "# vivit-b.k400-in21k-32f",
+        "vt predict clip.mp4 -m hf://org/vivit-b",
+        "| top-1 (%) | 79.9 |",
+        "| source | paper, table 6 |",
+        "| frames | 32 |",
+        "`action`: 2 classes, their order: verified",
+        "| sha256 | 41df |",
+        "Pre-trained on ImageNet-21k.",
+    ):
+        assert told in text
+
+
+def test_a_card_may_lack_anything(hub: Hub) -> None:
+    text = model_card({}, REPO)
+    assert "license: other" in text
+    assert "## Use" in text
+    for absent in ("## Accuracy", "## Pipeline", "## Labels", "## Origin", "None"):
+        assert absent not in text
+
+
+def test_a_second_push_replaces_the_first(hub: Hub, file: Path) -> None:
+    push(file, REPO)
+    save_file({"b": np.ones(3)}, file, metadata={"vt": json.dumps({**CARD, "top1": 80.0})})
+    push(file, REPO)
+    assert hub.repos[REPO].files["model.safetensors"] == file.read_bytes()
+    assert b"80.0" in hub.repos[REPO].files["README.md"]
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_repository_is_made_as_private_as_asked(hub: Hub, file: Path, private: bool) -> None:
+    push(file, REPO, private=private)
+    assert hub.repos[REPO].private is private
+
+
+def test_a_token_can_be_given(hub: Hub, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    push(file, REPO, token="hf_writer")
+    assert REPO in hub.repos
+
+
+def refused(file: Path, repo: str, *words: str) -> None:
+    """A push that ends with exit code 5 and one sentence with all `words`."""
+    with pytest.raises(WeightsError) as caught:
+        push(file, repo)
+    message = str(caught.value)
+    assert caught.value.exit_code == 5
+    assert "\n" not in message
+    assert ". " not in message
+    for word in (repo, *words):
+        assert word in message
+
+
+def test_a_push_without_a_token_says_where_to_get_one(
+    hub: Hub, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    refused(file, REPO, "no token", "set HF_TOKEN or run `hf auth login`")
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [("hf_stranger", "does not know the token"), ("hf_reader", "no leave to write")],
+)
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_token_without_leave_is_refused(
+    hub: Hub,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str,
+    reason: str,
+    is_there: bool,
+) -> None:
+    if is_there:
+        hub.add_repo(REPO, {"README.md": b"theirs"})
+    monkeypatch.setenv("HF_TOKEN", token)
+    refused(file, REPO, reason, "HF_TOKEN")
+    assert is_there is (REPO in hub.repos)
+
+
+def test_a_name_that_is_no_repository_is_refused(hub: Hub, file: Path) -> None:
+    refused(file, "a/b/c", "write the repository as org/name")
+
+
+def test_an_upload_that_breaks_leaves_no_commit(hub: Hub, file: Path) -> None:
+    hub.faults["upload"] = Fault(status=500)
+    refused(file, REPO, "HTTP status 500", "run it again")
+    assert hub.repos[REPO].files == {}
+
+
+def test_a_hub_that_is_not_there_is_named(
+    hub: Hub, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.url = "http://hub.invalid"
+    point_client_at(hub, tmp_path, monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    refused(file, REPO, "unknown host hub.invalid", "check the connection")
+
+
+def test_a_file_that_was_not_converted_is_refused(hub: Hub, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.safetensors"
+    save_file({"a": np.zeros(2)}, path)
+    with pytest.raises(WeightsError, match=r"theirs\.safetensors is no converted checkpoint"):
+        push(path, REPO)
+    with pytest.raises(InputError, match="no file"):
+        push(tmp_path / "gone.safetensors", REPO)
+    assert hub.requests == []

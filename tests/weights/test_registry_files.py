@@ -1,0 +1,125 @@
+"""What users' own registry files may do, and how a file that does not fit is refused.
+
+A file adds rows or puts its sources in front of a known one; every refusal names the file and,
+where there is one, the row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vtcli.errors import DataError
+from vtcli.labels import load_labels
+from vtcli.weights.registry import load_registry
+
+REGISTRY = load_registry(extra=())
+
+NEW_ROW = """
+[[checkpoint]]
+id = "videoswin-t.mine-8f"
+arch = "videoswin"
+model = "videoswin-t"
+dataset = "ucf101"
+num_classes = 101
+labels = "ucf101"
+frames = 8
+resolution = 224
+views = "1x1"
+pipeline = "videoswin-kinetics"
+source = [{ kind = "local", layout = "vt", trust = "safetensors", file = "mine.safetensors" }]
+"""
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(text: str) -> Path:
+        path = tmp_path / "mine.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_file
+
+
+def test_a_users_file_adds_a_row(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VT_REGISTRY", str(write(NEW_ROW)))
+    registry = load_registry()
+    row = registry.find("videoswin-t.mine-8f")
+    assert row.heads[0].class_names() == load_labels("ucf101")
+    assert (row.pipeline.frames, row.pipeline.clips, row.pipeline.crops) == (8, 1, 1)
+    assert row.available
+    assert set(registry.checkpoints) == {*REGISTRY.checkpoints, "videoswin-t.mine-8f"}
+
+
+def test_a_users_file_puts_its_sources_in_front_of_a_known_row(write: Write) -> None:
+    registry = load_registry(
+        [
+            write(
+                """
+                [[checkpoint]]
+                id = "vivit-b.k400-in21k-32f"
+                source = [{ kind = "hub", layout = "vt", trust = "safetensors", repo = "me/vivit" }]
+                [default.model]
+                vivit = "vivit-b-fe.k400-in21k-32f"
+                [default.dataset]
+                k400 = ["vivit-b.k400-in21k-32f"]
+                """
+            )
+        ]
+    )
+    known, merged = REGISTRY.find("vivit-b"), registry.find("vivit-b")
+    assert merged.sources[0].repo == "me/vivit"
+    assert merged.sources[1:] == known.sources
+    assert (merged.heads, merged.top1, merged.pipeline) == (known.heads, known.top1, known.pipeline)
+    assert registry.find("vivit").id == "vivit-b-fe.k400-in21k-32f"
+    assert registry.default_for_dataset("k400") is merged
+
+
+def _refusal(write: Write, text: str) -> str:
+    path = write(text)
+    with pytest.raises(DataError) as caught:
+        load_registry([path])
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_broken_file_is_refused_by_name(write: Write, tmp_path: Path) -> None:
+    assert "not valid TOML" in _refusal(write, "[[checkpoint]\nid = 1")
+    missing = tmp_path / "none.toml"
+    with pytest.raises(DataError, match=re.escape(str(missing))):
+        load_registry([missing])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('id = "videoswin-t.mine-8f"', "", "without an id"),
+        ("resolution = 224", "resolutoin = 224", "'resolutoin'"),
+        ('kind = "local"', 'kind = "local", adress = "x"', "'adress'"),
+        ('arch = "videoswin"', "", "'arch'"),
+        ('pipeline = "videoswin-kinetics"', 'pipeline = "nothing"', "'nothing'"),
+        ('views = "1x1"', 'views = "all"', "all"),
+        ('views = "1x1"', 'views = "1x1"\npipeline_changes = { short = 1 }', "'short'"),
+        ('views = "1x1"', 'views = "1x1"\npipeline_changes = { crop_size = 999 }', "crop_size"),
+        ("[[checkpoint]]", "[[checkpoints]]", "'checkpoints'"),
+        ("[[checkpoint]]", '[pipeline.odd]\nsampling = "x"\n[[checkpoint]]', "'odd'"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused_by_name(
+    write: Write, old: str, new: str, said: str
+) -> None:
+    assert old in NEW_ROW
+    message = _refusal(write, NEW_ROW.replace(old, new))
+    assert said in message
+    if "without" not in said and new.count("[") == 0:
+        assert "videoswin-t.mine-8f" in message
+
+
+def test_a_default_that_is_no_row_is_refused(write: Write) -> None:
+    path = write('[default.model]\nvivit = "vivit-b.gone-8f"')
+    with pytest.raises(DataError, match=r"vivit-b\.gone-8f"):
+        load_registry([path])
