@@ -16,8 +16,8 @@ from torch import Tensor, nn
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 QUICK_GELU_SLOPE = 1.702
-# Scores of explicit attention are kept below this many elements at a time (64 MiB in bf16).
-MAX_SCORES = 32 * 1024 * 1024
+# Explicit attention forms this many scores at a time, which stay in a CPU's cache (4 MiB in bf16).
+MAX_SCORES = 2 * 1024 * 1024
 
 
 class LayerNorm(nn.LayerNorm):
@@ -29,6 +29,28 @@ class LayerNorm(nn.LayerNorm):
             return super().forward(x_LC)
         normed = F.layer_norm(x_LC.float(), self.normalized_shape, self.weight, self.bias, self.eps)
         return normed.to(x_LC.dtype)
+
+
+def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear that in fp32 on the CPU runs as a 1x1 convolution: [L,C] -> [L,K].
+
+    PyTorch gives fp32 convolutions to oneDNN, which uses the full vector width of every processor,
+    and fp32 matrix products to MKL, which on AMD uses half of it.
+    """
+    slow = x_LC.device.type == "cpu" and x_LC.dtype == torch.float32
+    if not slow or not torch.backends.mkldnn.is_available() or torch.compiler.is_compiling():
+        return F.linear(x_LC, weight, bias)
+    # Rows are the pixels of a channels-last image that is one pixel wide.
+    x_1CM1 = x_LC.reshape(1, -1, 1, x_LC.shape[-1]).permute(0, 3, 1, 2)
+    y_1KM1 = F.conv2d(x_1CM1, weight[:, :, None, None], bias)
+    return y_1KM1.permute(0, 2, 3, 1).reshape(*x_LC.shape[:-1], -1)
+
+
+class Linear(nn.Linear):
+    """nn.Linear by way of `linear`."""
+
+    def forward(self, x_LC: Tensor) -> Tensor:
+        return linear(x_LC, self.weight, self.bias)
 
 
 class Mlp(nn.Module):
@@ -68,19 +90,23 @@ def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     if not on_cpu_in_half or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q_BHND, k_BHMD, v_BHMD)
     # The CPU's fused kernel multiplies bf16 at a fraction of the rate of its plain matrix product.
-    q_BHND, k_BHMD, v_BHMD = q_BHND.contiguous(), k_BHMD.contiguous(), v_BHMD.contiguous()
-    per_clip = q_BHND.shape[1] * q_BHND.shape[2] * k_BHMD.shape[2]
-    step = max(1, MAX_SCORES // per_clip)
+    q_XND, k_XMD, v_XMD = (x.flatten(0, 1).contiguous() for x in (q_BHND, k_BHMD, v_BHMD))
+    rows = max(1, MAX_SCORES // k_XMD.shape[1])
+    heads = max(1, rows // q_XND.shape[1])
+    groups = zip(q_XND.split(heads), k_XMD.split(heads), v_XMD.split(heads), strict=True)
     parts = [
-        _explicit_attention(q, k, v)
-        for q, k, v in zip(q_BHND.split(step), k_BHMD.split(step), v_BHMD.split(step), strict=True)
+        _explicit_attention(q_rows, k, v).flatten(0, 1)
+        for q, k, v in groups
+        for q_rows in q.split(rows, dim=1)
     ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return torch.cat(parts).view(q_BHND.shape)
 
 
-def _explicit_attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
-    scores_BHNM = (q_BHND * q_BHND.shape[-1] ** -0.5) @ k_BHMD.transpose(-1, -2)
-    return scores_BHNM.softmax(-1) @ v_BHMD
+def _explicit_attention(q_XND: Tensor, k_XMD: Tensor, v_XMD: Tensor) -> Tensor:
+    nothing = q_XND.new_zeros(1, 1, 1)
+    scale = q_XND.shape[-1] ** -0.5
+    scores_XNM = torch.baddbmm(nothing, q_XND, k_XMD.transpose(1, 2), beta=0, alpha=scale)
+    return torch.bmm(scores_XNM.softmax(-1), v_XMD)
 
 
 class Attention(nn.Module):

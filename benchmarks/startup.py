@@ -1,0 +1,63 @@
+"""What the command costs around the network: python benchmarks/startup.py MODEL CLIP
+
+In turn, round by round and each in a process of its own: `vt --help`; `python -c "import torch"`;
+the bare forward pass (its time inside a process that has loaded the model already); and a cold `vt
+predict`. Printed are the medians and what `vt predict` takes beyond PyTorch's import and the
+forward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+FORWARD = """
+import sys, time, torch, vtcli
+net = vtcli.load_model(sys.argv[1], precision=sys.argv[2])
+c = net.config
+clip = torch.randn(1, 3, c.num_frames, c.image_size, c.image_size).to(net.dtype)
+with torch.inference_mode():
+    net(clip)
+    start = time.perf_counter()
+    net(clip)
+print(time.perf_counter() - start)
+"""
+
+
+def timed(*words: str) -> tuple[float, str]:
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    return time.perf_counter() - start, done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("clip")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    rows: dict[str, list[float]] = {"help": [], "import torch": [], "forward": [], "predict": []}
+    extra = []
+    for _ in range(args.rounds):
+        rows["help"].append(timed("-m", "vtcli", "--help")[0])
+        rows["import torch"].append(timed("-c", "import torch")[0])
+        rows["forward"].append(float(timed("-c", FORWARD, args.model, args.precision)[1]))
+        words = ("predict", args.clip, "-m", args.model, "--precision", args.precision)
+        rows["predict"].append(timed("-m", "vtcli", *words)[0])
+        extra.append(rows["predict"][-1] - rows["import torch"][-1] - rows["forward"][-1])
+    for name, times in rows.items():
+        spread = f"{min(times):.2f}-{max(times):.2f}"
+        print(f"{name:14} {statistics.median(times):6.2f} s  ({spread})")
+    print(
+        f"{'beyond both':14} {statistics.median(extra):6.2f} s  ({min(extra):.2f}-{max(extra):.2f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

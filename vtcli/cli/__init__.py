@@ -1,0 +1,96 @@
+"""The command line: one file per command, each parses, calls one engine function and renders.
+
+No file here imports PyTorch at module level: `vt --help` has to be there at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import typer
+
+from vtcli import __version__
+from vtcli.cli import convert, doctor, models, predict
+from vtcli.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TERMINATED,
+    EXIT_USAGE,
+    VtError,
+)
+
+app = typer.Typer(
+    name="vt",
+    help="Recognise actions in video: four video transformers, every published checkpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show a traceback with an error."),
+) -> None: ...
+
+
+app.command("predict")(predict.predict)
+app.command("convert")(convert.convert)
+app.add_typer(models.app, name="models")
+app.command("doctor")(doctor.doctor)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code and never lets a traceback out without
+    `--debug`.
+    """
+    debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(words, prog_name="vt", standalone_mode=False)
+        return code if isinstance(code, int) else EXIT_OK
+    except VtError as error:
+        return _report(str(error), error.exit_code, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _report("interrupted", EXIT_INTERRUPTED, debug=False)
+    except BrokenPipeError:
+        # The reader of our output has gone (`vt ... | head`): nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception as error:
+        # Typer's usage errors: it brings its parser's classes along without exporting them.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return EXIT_USAGE
+        text = f"{type(error).__name__}: {error}"
+        hint = "" if debug else "; this is a bug in vt: run again with --debug and report it"
+        return _report(text + hint, EXIT_BUG, debug)
+
+
+def _report(message: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"vt: error: {message}", file=sys.stderr)
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(EXIT_TERMINATED)

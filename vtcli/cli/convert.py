@@ -1,0 +1,64 @@
+"""`vt convert`: an upstream's checkpoint file to ours, or ours to an upstream's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vtcli.errors import EXIT_OK, UsageError
+
+
+def convert(
+    src: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint file.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The file to write.", show_default="SRC's name with a new ending"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="The checkpoint id it is: gives class order, frames and protocol."
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels", help="Class names: a file with one per line, or a known list's name."
+        ),
+    ] = None,
+    layout: Annotated[
+        str, typer.Option("--layout", help="SRC's key names: auto, official, mmaction2, ...")
+    ] = "auto",
+    to: Annotated[
+        str, typer.Option("--to", help="safetensors (ours), or an upstream's layout.")
+    ] = "safetensors",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check both directions bit for bit.")
+    ] = False,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="List every tensor and its new name.")
+    ] = False,
+) -> int:
+    """Convert a checkpoint between an upstream's file and ours."""
+    from vtcli.engine import converter
+    from vtcli.report.conversion import print_report
+
+    if to == "safetensors":
+        dst = output or src.with_name(f"{src.stem}.vt.safetensors")
+        _refuse_overwriting_itself(src, dst)
+        report = converter.convert(src, dst, model, layout, labels, verify)
+    else:
+        dst = output or src.with_name(src.stem + converter.export_suffix(src, to))
+        _refuse_overwriting_itself(src, dst)
+        report = converter.export(src, dst, to, verify=verify)
+    print_report(report, tensors)
+    return EXIT_OK
+
+
+def _refuse_overwriting_itself(src: Path, dst: Path) -> None:
+    if src.exists() and dst.exists() and src.samefile(dst):
+        raise UsageError(f"{dst} would overwrite the file that is read; name another with -o")

@@ -1,0 +1,93 @@
+"""`vt predict`: the action in one video, in many, in folders of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vtcli.cli.options import (
+    DEFAULT_MODEL,
+    BatchOption,
+    DeviceOption,
+    ModelOption,
+    OutputOption,
+    PrecisionOption,
+    WorkersOption,
+)
+from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
+
+Format = Literal["table", "json", "jsonl", "csv"]
+
+
+def predict(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Video files, folders or patterns.")
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    topk: Annotated[int, typer.Option("--topk", "-k", min=1, help="Classes per video.")] = 5,
+    views: Annotated[
+        str | None,
+        typer.Option(
+            "--views",
+            metavar="CLIPSxCROPS",
+            help="Views per video, such as 4x3; `paper` is the published protocol.",
+            show_default="1x1, the centre view",
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", help="How to print.", show_default="table, or by -o's ending"),
+    ] = None,
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch_size: BatchOption = None,
+    workers: WorkersOption = 1,
+    decoder: Annotated[
+        Literal["auto", "pyav", "decord"],
+        typer.Option("--decoder", help="auto is PyAV; decord reads only what it gets right."),
+    ] = "auto",
+) -> int:
+    """Say which action a video shows."""
+    from vtcli.cli.progress import fetch_progress, file_progress
+    from vtcli.engine.predictor import Predictor, find_videos
+    from vtcli.report.predictions import make_writer, open_output
+
+    chosen = format or _format_of(output)
+    paths = find_videos(sources)
+    with fetch_progress() as fetching:
+        predictor = Predictor(
+            model, topk, views, device, precision, batch_size, workers, decoder, fetching
+        )
+        outcomes = predictor.start(paths)
+    answered = 0
+    with open_output(output) as stream, file_progress(len(paths)) as advance:
+        writer = make_writer(chosen, stream, predictor.header)
+        for number, outcome in enumerate(outcomes, 1):
+            writer.add(outcome)
+            answered += not outcome.failed
+            if outcome.failed:
+                print(f"vt: error: {outcome.error}", file=sys.stderr)
+            advance(Path(outcome.path).name, number, None)
+        writer.close()
+    if answered == len(paths):
+        return EXIT_OK
+    return EXIT_SOME_FAILED if answered else EXIT_NO_INPUT
+
+
+def _format_of(output: Path | None) -> Format:
+    """The format an output file's ending asks for; a table on the terminal."""
+    if output is None:
+        return "table"
+    endings: dict[str, Format] = {
+        ".json": "json",
+        ".jsonl": "jsonl",
+        ".csv": "csv",
+        ".txt": "table",
+    }
+    if output.suffix.lower() not in endings:
+        raise UsageError(f"{output} has no known ending; say --format table, json, jsonl or csv")
+    return endings[output.suffix.lower()]

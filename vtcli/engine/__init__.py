@@ -1,0 +1,1 @@
+"""One file per job: loading, predicting, converting, diagnosing."""

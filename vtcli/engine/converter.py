@@ -1,0 +1,465 @@
+"""From an upstream checkpoint file to our safetensors, and back into any upstream's layout.
+
+Nothing is skipped silently: a tensor that is missing, left over or mis-shaped is an error, and so
+is NaN. The class order of the file is brought to the row's own; where no source states it, the
+labels say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vtcli
+from vtcli.engine.loading import build_empty, check_fit, name_some
+from vtcli.errors import DataError, LayoutError, UsageError
+from vtcli.labels import load_labels, load_permutation, read_label_file, unverified_labels
+from vtcli.models import Architecture, get_architecture, list_architectures, with_overrides
+from vtcli.models.layouts import Layout, Mapped, from_ours, to_ours
+from vtcli.video.pipeline import Pipeline
+from vtcli.weights.readers import FileContents, read_checkpoint
+from vtcli.weights.registry import Checkpoint, Registry, Source, load_registry
+from vtcli.weights.store import CARD_KEY, Card, CardHead, open_tensors, read_card, write_checkpoint
+
+# Fields that no tensor shows and that do not make another model of it.
+_INVISIBLE = ("num_frames", "dropout", "global_dropout", "drop_path", "global_drop_path")
+
+
+@dataclass
+class Report:
+    """What a conversion did, tensor by tensor."""
+
+    source: str
+    output: str
+    arch: str
+    model: str
+    layout: str
+    container: str
+    tensors_read: int
+    tensors_written: int
+    renamed: list[tuple[str, str]]
+    dropped: list[tuple[str, str]]
+    permutation: str
+    labels: str
+    sha256: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    verified: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What is known of a file before its tensors are looked at."""
+
+    row: Checkpoint | None
+    source: Source | None
+    sha256: str
+
+
+def convert(
+    src: Path,
+    dst: Path,
+    model: str | None = None,
+    layout: str = "auto",
+    labels: str | Path | None = None,
+    verify: bool = False,
+    registry: Registry | None = None,
+    source: Source | None = None,
+    sha256: str = "",
+) -> Report:
+    """Convert an upstream checkpoint file to our safetensors.
+
+    `model` (an id) gives class order, frame count and all else that weights do not show; without it
+    a known sha256 does, else `labels` (a file with one name per line, or a list's name) names the
+    classes. `source` and `sha256` spare looking up and hashing what the caller has just fetched and
+    checked. Raises `LayoutError` for tensors that do not fit, `DataError` for NaN or labels that do
+    not fit.
+    """
+    registry = registry or load_registry()
+    contents = read_checkpoint(src)
+    if CARD_KEY in contents.metadata:
+        raise UsageError(f"{src} is converted already; --to writes it in an upstream's layout")
+    identity = _identify(src, model, registry, source, sha256)
+    architecture, found = find_layout(contents.tensors, identity.row, layout, src)
+    mapped = to_ours(found, contents.tensors)
+    _refuse_left_over(mapped, found, src)
+    config = _configure(architecture, mapped.tensors, identity.row, src)
+    check_fit(build_empty(architecture, config), mapped.tensors, src)
+    _refuse_nan(mapped.tensors, src)
+    permutation = _permutation(identity, found, registry)
+    ours = permute_head(mapped.tensors, architecture, permutation)
+    card = _card(src, identity, architecture, config, found, labels, permutation, registry)
+    verified = 0
+    if verify:
+        verified = _verify(contents, mapped, ours, found, architecture, config, permutation)
+    digest = write_checkpoint(dst, ours, {CARD_KEY: card.to_json()})
+    return Report(
+        source=str(src),
+        output=str(dst),
+        arch=architecture.name,
+        model=card.id or card.model,
+        layout=found.name,
+        container=contents.container,
+        tensors_read=len(contents.tensors),
+        tensors_written=len(ours),
+        renamed=mapped.renamed,
+        dropped=mapped.dropped,
+        permutation=permutation,
+        labels=card.heads[0].confidence,
+        sha256=digest,
+        config=card.config,
+        verified=verified,
+    )
+
+
+def _identify(
+    src: Path, model: str | None, registry: Registry, source: Source | None, sha256: str
+) -> _Identity:
+    digest = sha256 or _sha256(src)
+    if model is not None:
+        return _Identity(registry.find(model), source, digest)
+    for row in registry.checkpoints.values():
+        for candidate in row.sources:
+            if candidate.sha256 == digest or (
+                candidate.sha256_prefix and digest.startswith(candidate.sha256_prefix)
+            ):
+                return _Identity(row, candidate, digest)
+    return _Identity(None, None, digest)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_layout(
+    tensors: Mapping[str, Tensor], row: Checkpoint | None, layout: str, src: Path
+) -> tuple[Architecture, Layout]:
+    """The architecture and layout that a file's tensor names show.
+
+    Raises `LayoutError` naming what the file is instead, where it is not what was asked.
+    """
+    seen = [
+        (architecture, candidate)
+        for architecture in map(get_architecture, list_architectures())
+        for candidate in architecture.layouts.values()
+        if candidate.recognises(tensors)
+    ]
+    if not seen:
+        sample = ", ".join(list(tensors)[:3])
+        raise LayoutError(
+            f"{src} is in no layout that is known (its tensors are called {sample}, ...)"
+        )
+    named = " or ".join(f"a {a.title} checkpoint in the {found.name} layout" for a, found in seen)
+    fitting = [
+        (architecture, found)
+        for architecture, found in seen
+        if (row is None or architecture.name == row.arch) and layout in ("auto", found.name)
+    ]
+    if not fitting:
+        asked = f"{row.id}" if row is not None else "what was asked"
+        asked += "" if layout == "auto" else f" in the {layout} layout"
+        raise LayoutError(f"{src} is {named}, not {asked}")
+    return fitting[0]
+
+
+def _refuse_left_over(mapped: Mapped, layout: Layout, src: Path) -> None:
+    if mapped.left_over:
+        raise LayoutError(
+            f"{src} has {name_some(mapped.left_over)} that the {layout.name} layout does not know"
+        )
+
+
+def _configure(
+    architecture: Architecture, tensors: Mapping[str, Tensor], row: Checkpoint | None, src: Path
+) -> Any:
+    """The configuration the shapes show, completed by the row, which must agree with them."""
+    shapes = _shapes(tensors)
+    if row is None:
+        return architecture.infer_config(shapes, {})
+    expected = with_overrides(
+        architecture.presets[row.model],
+        {"num_classes": row.num_classes, "num_frames": row.frames, **row.config},
+    )
+    # Both read off shapes alone, so that whatever differs is a difference of the tensors.
+    wanted_shapes = _shapes(build_empty(architecture, expected).state_dict())
+    try:
+        shown = architecture.infer_config(shapes, {})
+        wanted = architecture.infer_config(wanted_shapes, {})
+    except LayoutError:
+        return expected  # check_fit will say which tensor is missing
+    unlike = [f for f in asdict(shown) if getattr(shown, f) != getattr(wanted, f)]
+    if unlike:
+        name = unlike[0]
+        raise LayoutError(
+            f"{src} does not fit {row.id}: its {name} is {getattr(shown, name)}, "
+            f"not {getattr(wanted, name)}; name another model with -m"
+        )
+    return expected
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _refuse_nan(tensors: Mapping[str, Tensor], src: Path) -> None:
+    for name, tensor in tensors.items():
+        if (
+            tensor.is_floating_point()
+            and not torch.isfinite(tensor.sum())
+            and not torch.isfinite(tensor).all()
+        ):
+            raise DataError(
+                f"{src}: the tensor '{name}' has NaN or infinite values; fetch the file again"
+            )
+
+
+def _permutation(identity: _Identity, layout: Layout, registry: Registry) -> str:
+    """The name of the permutation that brings the file's class order to the row's own ("" for
+    none).
+    """
+    row = identity.row
+    if row is None:
+        return ""
+    if identity.source is not None:
+        return identity.source.permutation
+    for source in row.sources:
+        if source.layout == layout.name:
+            return source.permutation
+    return _order_of_layout(row, layout, registry)
+
+
+def _order_of_layout(row: Checkpoint, layout: Layout, registry: Registry) -> str:
+    """The permutation that other rows of this dataset state for this upstream's files."""
+    for other in registry.checkpoints.values():
+        if other.arch == row.arch and other.dataset == row.dataset:
+            for source in other.sources:
+                if source.layout == layout.name:
+                    return source.permutation
+    return ""
+
+
+def permute_head(
+    tensors: Mapping[str, Tensor], architecture: Architecture, permutation: str, undo: bool = False
+) -> dict[str, Tensor]:
+    """The classifier's rows in another class order: row i becomes row perm[i] of the source, or
+    back.
+    """
+    if not permutation:
+        return dict(tensors)
+    index = torch.tensor(load_permutation(permutation))
+    if undo:
+        index = torch.argsort(index)
+    return {
+        name: tensor[index] if name in architecture.head_tensors else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _card(
+    src: Path,
+    identity: _Identity,
+    architecture: Architecture,
+    config: Any,
+    layout: Layout,
+    labels: str | Path | None,
+    permutation: str,
+    registry: Registry,
+) -> Card:
+    row, source = identity.row, identity.source
+    origin = {
+        "address": source.address if source is not None else src.name,
+        "sha256": identity.sha256,
+        "bytes": src.stat().st_size,
+        "layout": layout.name,
+        "permutation": permutation,
+        "license": (source.license if source is not None else "") or (row.license if row else ""),
+    }
+    model = row.model if row is not None else _preset_name(architecture, config)
+    card = Card(
+        id=row.id if row is not None else "",
+        arch=architecture.name,
+        model=model,
+        config=asdict(config),
+        heads=_heads(row, config, labels),
+        pipeline=row.pipeline
+        if row is not None
+        else _usual_pipeline(architecture, config, registry),
+        source=origin,
+        created_with=f"vtcli {vtcli.__version__}",
+    )
+    if row is None:
+        return card
+    facts = ("dataset", "pretrain", "top1", "top5", "metric", "metric_source", "license", "notes")
+    return replace(card, **{name: getattr(row, name) for name in facts})
+
+
+def _preset_name(architecture: Architecture, config: Any) -> str:
+    """The published model with this configuration, "" where it is none's."""
+    free = ("num_classes", *_INVISIBLE)
+    for name, preset in architecture.presets.items():
+        same = {f: getattr(preset, f) for f in asdict(config) if f in free}
+        if replace(config, **same) == preset:
+            return name
+    return ""
+
+
+def _heads(row: Checkpoint | None, config: Any, labels: str | Path | None) -> tuple[CardHead, ...]:
+    if labels is not None:
+        names, confidence = _named_labels(labels)
+        if len(names) != config.num_classes:
+            raise DataError(
+                f"the labels {labels} are {len(names)} names, but the checkpoint has "
+                f"{config.num_classes} classes"
+            )
+        return (CardHead("action", len(names), names, confidence),)
+    if row is not None:
+        return tuple(
+            CardHead(h.name, h.size, h.class_names(), h.confidence or "unverified")
+            for h in row.heads
+        )
+    count = config.num_classes
+    return (CardHead("action", count, unverified_labels(count), "unverified"),)
+
+
+def _named_labels(labels: str | Path) -> tuple[tuple[str, ...], str]:
+    """Class names from a text file, one per line, or from a list that comes with the package."""
+    path = Path(labels)
+    names = read_label_file(path) if path.is_file() else load_labels(str(labels))
+    return names, f"given: {path.name}"
+
+
+def _usual_pipeline(architecture: Architecture, config: Any, registry: Registry) -> Pipeline:
+    """The pipeline of the architecture's default checkpoint, at this configuration's size."""
+    row = registry.find(architecture.name)
+    frames, size = config.num_frames, config.image_size
+    changes = {"frames": frames, "crop_size": size}
+    if row.resolution != size:
+        changes["short_side"] = round(row.pipeline.short_side * size / row.resolution)
+    return replace(row.pipeline, **changes)
+
+
+def _verify(
+    contents: FileContents,
+    mapped: Mapped,
+    ours: Mapping[str, Tensor],
+    layout: Layout,
+    architecture: Architecture,
+    config: Any,
+    permutation: str,
+) -> int:
+    """Both directions, bit for bit: ours -> layout equals the file, and that -> ours equals
+    ours.
+    """
+    back = from_ours(layout, permute_head(ours, architecture, permutation, undo=True), config)
+    theirs = {layout.full_name(name): contents.tensors[name] for name, _ in mapped.renamed}
+    _count_equal(back, theirs)
+    again = permute_head(to_ours(layout, back).tensors, architecture, permutation)
+    return _count_equal(again, ours)
+
+
+def _count_equal(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int:
+    """How many tensors are equal bit for bit: all of them, or `LayoutError` naming the first that
+    is not.
+    """
+    for name, tensor in expected.items():
+        if name not in tensors or not torch.equal(tensors[name], tensor):
+            raise LayoutError(
+                f"the tensor '{name}' does not come back bit for bit; please report this"
+            )
+    return len(expected)
+
+
+def export(
+    src: Path, dst: Path, layout: str, verify: bool = False, registry: Registry | None = None
+) -> Report:
+    """Write one of our files as an upstream's own checkpoint, in that upstream's class order.
+
+    `verify` reads the file back and compares it bit for bit. Raises `UsageError` for a layout the
+    architecture does not have.
+    """
+    card = read_card(src)
+    target = _target_layout(card, layout)
+    architecture = get_architecture(card.arch)
+    config = architecture.read_config(card.config)
+    ours = open_tensors(src)
+    check_fit(build_empty(architecture, config), ours, src)
+    permutation = _export_permutation(card, target, registry or load_registry())
+    foreign = from_ours(target, permute_head(ours, architecture, permutation, undo=True), config)
+    write_foreign(dst, foreign, target)
+    verified = 0
+    if verify:
+        again = to_ours(target, read_checkpoint(dst).tensors).tensors
+        again = permute_head(again, architecture, permutation)
+        verified = _count_equal(again, ours)
+    return Report(
+        source=str(src),
+        output=str(dst),
+        arch=card.arch,
+        model=card.id or card.model,
+        layout=layout,
+        container=".".join(target.nest),
+        tensors_read=len(ours),
+        tensors_written=len(foreign),
+        renamed=[],
+        dropped=[],
+        permutation=permutation,
+        labels=card.heads[0].confidence,
+        sha256=_sha256(dst),
+        config=card.config,
+        verified=verified,
+    )
+
+
+def export_suffix(src: Path, layout: str) -> str:
+    """The file ending that an upstream's checkpoints have."""
+    return _target_layout(read_card(src), layout).suffix
+
+
+def _target_layout(card: Card, layout: str) -> Layout:
+    architecture = get_architecture(card.arch)
+    if layout not in architecture.layouts:
+        known = ", ".join(["safetensors", *architecture.layouts])
+        raise UsageError(f"{architecture.title} cannot be written as '{layout}'; it can as {known}")
+    return architecture.layouts[layout]
+
+
+def _export_permutation(card: Card, layout: Layout, registry: Registry) -> str:
+    if card.source.get("layout") == layout.name:
+        return str(card.source.get("permutation", ""))
+    row = registry.checkpoints.get(card.id)
+    if row is None:
+        return ""
+    return _permutation(_Identity(row, None, ""), layout, registry)
+
+
+def write_foreign(dst: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+    """Write tensors in a layout's own file format, whole or not at all."""
+    part = dst.with_name(f".{dst.name}.part")
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if layout.suffix == ".safetensors":
+            write_checkpoint(part, tensors, {})
+        elif layout.suffix == ".msgpack":
+            from vtcli.weights.flax import write_flax
+
+            write_flax(part, dict(tensors))
+        else:
+            content: Any = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            for key in reversed(layout.nest):
+                content = {key: content}
+            torch.save(content, part)
+        part.replace(dst)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"cannot write {dst}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)

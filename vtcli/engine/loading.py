@@ -1,0 +1,238 @@
+"""From a model's name to a network that runs: find the file (fetching and converting it once),
+build, fill.
+
+The network is built without memory and filled from the mapped file, so that nothing is initialised
+only to be overwritten, and in fp32 on the CPU not even copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtcli.errors import InputError, LayoutError, UsageError
+from vtcli.weights.registry import Checkpoint, Registry, load_registry
+from vtcli.weights.store import Card, read_card
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One of our files and its card."""
+
+    path: Path
+    card: Card
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Ids of all known checkpoints that fit a shell pattern, such as `uniformerv2*`."""
+    return [row.id for row in load_registry().match(pattern)]
+
+
+def is_path(name: str | Path) -> bool:
+    """Whether a `--model` means a file rather than a name: it looks like a path, or there is such a
+    file.
+    """
+    text = str(name)
+    return isinstance(name, Path) or text.endswith(".safetensors") or Path(text).is_file()
+
+
+def peek(name: str | Path, progress: Progress | None = None) -> Card | Checkpoint:
+    """What can be said of a model before its weights are here: its card, or its registry row.
+
+    Does not import PyTorch, and touches the network only for `hf://`. Raises what `resolve` raises.
+    """
+    if is_path(name) or str(name).startswith("hf://"):
+        return resolve(name, progress).card
+    return load_registry().find(str(name))
+
+
+def resolve(
+    name: str | Path, progress: Progress | None = None, registry: Registry | None = None
+) -> Resolved:
+    """Our file for an id, an alias, a path or `hf://org/repo[@revision]`; fetched and converted if
+    need be.
+
+    Raises `UnknownModelError` (exit 2), `InputError` (4) or `WeightsError` (5).
+    """
+    text = str(name)
+    if text.startswith("hf://"):
+        from vtcli.weights.fetch import fetch_hub_file
+
+        repo, _, revision = text.removeprefix("hf://").partition("@")
+        path = fetch_hub_file(repo, revision or None, ["model.safetensors"], progress=progress)
+    elif is_path(name):
+        path = Path(text).expanduser()
+        if path.is_file() and path.suffix != ".safetensors":
+            raise InputError(
+                f"{path} is not one of our files; convert it first: vt convert {path} -m MODEL "
+                "-o model.safetensors"
+            )
+    else:
+        path = _ensure_cached((registry or load_registry()).find(text), progress, registry)
+    return Resolved(path, read_card(path))
+
+
+def _ensure_cached(row: Checkpoint, progress: Progress | None, registry: Registry | None) -> Path:
+    """The converted file of a row in the cache, made on first use."""
+    from vtcli.weights.cache import checkpoint_path, lock
+
+    path = checkpoint_path(row.id)
+    if path.is_file():
+        return path
+    from vtcli.engine.converter import convert
+    from vtcli.weights.fetch import fetch
+
+    registry = registry or load_registry()
+    with lock(path):
+        if not path.is_file():
+            fetched = fetch(row, progress=progress, alternatives=_alternatives(row, registry))
+            convert(
+                fetched.path,
+                path,
+                model=row.id,
+                registry=registry,
+                source=fetched.source,
+                sha256=fetched.sha256,
+            )
+    return path
+
+
+def _alternatives(row: Checkpoint, registry: Registry) -> list[str]:
+    """Ids of the same dataset that can be had, those of the same model first."""
+    others = [
+        other
+        for other in registry.checkpoints.values()
+        if other.dataset == row.dataset and other.available and other.id != row.id
+    ]
+    others.sort(key=lambda other: (other.model != row.model, other.arch != row.arch))
+    return [other.id for other in others[:3]]
+
+
+def load_model(
+    name: str | Path,
+    device: str = "cpu",
+    precision: str = "fp32",
+    progress: Progress | None = None,
+) -> nn.Module:
+    """A network with its weights, in evaluation mode, with `.config`, `.labels` and `.card`.
+
+    `name` is an id, an alias, a path to one of our safetensors files, or `hf://org/repo`. It takes
+    a clip [B,3,T,H,W], normalised, of its own dtype, and returns logits [B,classes]. Raises what
+    `resolve` raises, and `LayoutError` where file and card do not belong together.
+    """
+    return load_resolved(resolve(name, progress), device, precision)
+
+
+def load_resolved(found: Resolved, device: str = "cpu", precision: str = "fp32") -> nn.Module:
+    """`load_model` for a file that has been found already."""
+    from vtcli.engine.precision import pick_device, pick_dtype
+    from vtcli.models import get_architecture
+    from vtcli.weights.store import open_tensors
+
+    architecture = get_architecture(found.card.arch)
+    config = architecture.read_config(found.card.config)
+    target = pick_device(device)
+    tensors = open_tensors(found.path)
+    model = build_empty(architecture, config)
+    check_fit(model, tensors, found.path)
+    model.load_state_dict(tensors, assign=True)
+    return finish(model, found.card, target, pick_dtype(precision, target))
+
+
+def build_empty(architecture: Any, config: Any) -> nn.Module:
+    """A network without memory for its weights."""
+    import torch
+
+    with torch.device("meta"):
+        model: nn.Module = architecture.build(config)
+    return model
+
+
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], src: Path) -> None:
+    """Whether the tensors are exactly those of the network, none missing, left over or mis-shaped.
+
+    Raises `LayoutError` naming the tensors.
+    """
+    wanted = model.state_dict()
+    if missing := wanted.keys() - tensors.keys():
+        raise LayoutError(f"{src} lacks {name_some(list(missing))} of this model")
+    if extra := tensors.keys() - wanted.keys():
+        raise LayoutError(f"{src} has {name_some(list(extra))} that this model does not have")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise LayoutError(
+                f"{src}: '{name}' has the shape {list(tensor.shape)}, this model's is "
+                f"{list(wanted[name].shape)}"
+            )
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first few of many tensor names."""
+    listed = ", ".join(f"'{name}'" for name in sorted(names)[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{'tensors' if len(names) > 1 else 'the tensor'} {listed}{more}"
+
+
+def finish(
+    model: nn.Module, card: Card | None, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """Move to device and precision (norms stay fp32), set to evaluation, attach card and labels."""
+    import torch
+
+    norms = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
+    for module in model.modules():
+        keeps_fp32 = isinstance(module, norms) or getattr(module, "keeps_fp32", False)
+        module_dtype = torch.float32 if keeps_fp32 else dtype
+        for name, parameter in module.named_parameters(recurse=False):
+            cast = parameter.detach().to(device, module_dtype)
+            setattr(module, name, torch.nn.Parameter(cast, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            kind = module_dtype if buffer.is_floating_point() else buffer.dtype
+            setattr(module, name, buffer.to(device, kind))
+    model.card = card  # type: ignore[assignment]
+    model.labels = card.labels if card is not None else ()  # type: ignore[assignment]
+    model.dtype = dtype  # type: ignore[assignment]
+    return model.eval()
+
+
+def create_model(name: str, num_classes: int | None = None, **overrides: Any) -> nn.Module:
+    """A fresh network, randomly initialised: `name` is a model (`uniformerv2-b`) or a checkpoint
+    id.
+
+    `num_classes` and `overrides` replace fields of its configuration.
+    Raises `UnknownModelError`, or `UsageError` for a field it does not have.
+    """
+    from vtcli.models import with_overrides
+
+    architecture, config = model_config(name)
+    if num_classes is not None:
+        overrides["num_classes"] = num_classes
+    model = build_empty(architecture, with_overrides(config, overrides))
+    model.to_empty(device="cpu")
+    if not callable(getattr(model, "init_weights", None)):
+        raise UsageError(f"{architecture.title} has no rule for fresh weights")
+    model.init_weights()  # type: ignore[operator]
+    return model
+
+
+def model_config(name: str) -> tuple[Any, Any]:
+    """The architecture and configuration of a model name or a checkpoint id.
+
+    Raises `UnknownModelError` naming the nearest names.
+    """
+    from vtcli.models import find_preset, get_architecture, list_architectures, with_overrides
+
+    if any(name in get_architecture(arch).presets for arch in list_architectures()):
+        return find_preset(name)
+    row = load_registry().find(name)
+    architecture = get_architecture(row.arch)
+    facts = {"num_classes": row.num_classes, "num_frames": row.frames, **row.config}
+    return architecture, with_overrides(architecture.presets[row.model], facts)

@@ -1,0 +1,394 @@
+"""From video files to answers: decode ahead, cut the views a checkpoint is tested with, score,
+fuse.
+
+The next file is decoded while the model works on this one, and the first while PyTorch and the
+weights are loaded; views go through the network in batches of bounded size. A file that cannot be
+read becomes a `Failure` in its place and the rest go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from vtcli.engine.loading import Progress, load_resolved, peek, resolve
+from vtcli.errors import DataError, InputError, OutOfMemoryError, UsageError, VideoDecodeError
+from vtcli.video.pipeline import Pipeline, View, plan_views
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from vtcli.video.decode import VideoInfo
+    from vtcli.weights.store import Card
+
+SCHEMA = 1
+VIDEO_SUFFIXES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4"),
+        *("mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"),
+    )
+)
+# Values of a batch's clips: two of 8 frames at 224 pixels on a CPU, where more are no faster, and
+# 64 on a GPU.
+CPU_BATCH_VALUES = 2 * 3 * 8 * 224 * 224
+GPU_BATCH_VALUES = 64 * 3 * 8 * 224 * 224
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One class of a ranking.
+
+    score: probability in 0..1; raw: what upstream's own evaluation ranks by (see the pipeline's
+    score rule).
+    """
+
+    index: int
+    label: str
+    score: float
+    raw: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one file; `predictions` is the ranking of the first (or only) head."""
+
+    path: str
+    info: VideoInfo
+    views: tuple[View, ...]
+    heads: Mapping[str, tuple[Answer, ...]]
+    view_logits: Mapping[str, Tensor]
+    seconds: float
+    failed: ClassVar[bool] = False
+
+    @property
+    def predictions(self) -> tuple[Answer, ...]:
+        """The classes, best first."""
+        return next(iter(self.heads.values()))
+
+    @property
+    def error(self) -> None:
+        """An answer has none; see `Failure`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `heads` only where there are several."""
+        answers = {name: [vars(a) for a in ranking] for name, ranking in self.heads.items()}
+        table: dict[str, Any] = {
+            "path": self.path,
+            "frames": self.info.frames,
+            "fps": self.info.fps,
+            "duration": self.info.duration,
+            "width": self.info.width,
+            "height": self.info.height,
+            "predictions": next(iter(answers.values())),
+            "views": [
+                {"clip": v.clip, "crop": v.crop, "frames": [int(i) for i in v.frame_indices]}
+                for v in self.views
+            ],
+            "seconds": round(self.seconds, 3),
+        }
+        return table | ({"heads": answers} if len(answers) > 1 else {})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that gave no answer, and why."""
+
+    path: str
+    error: VideoDecodeError
+    failed: ClassVar[bool] = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"path": self.path, "reason": self.error.reason, "error": str(self.error)}
+
+
+@dataclass
+class Result:
+    """All answers of one call; `header` says what they were made with."""
+
+    header: Mapping[str, Any]
+    results: list[Prediction] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def predictions(self) -> tuple[Answer, ...]:
+        """The ranking of the first file."""
+        return self.results[0].predictions
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `vt predict --format json` prints."""
+        return {
+            **self.header,
+            "results": [r.to_dict() for r in self.results],
+            "failures": [f.to_dict() for f in self.failures],
+        }
+
+
+def predict(
+    source: str | Path | Sequence[str | Path],
+    model: str | Path = "uniformerv2-b",
+    topk: int = 5,
+    views: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+) -> Result:
+    """Recognise the action in one file, or in several (folders and shell patterns too).
+
+    `views` is CLIPSxCROPS, or `paper` for the published protocol; by default one centre view. A
+    single file that cannot be read raises `VideoDecodeError`; of several, each becomes a `Failure`.
+    """
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    predictor = Predictor(model, topk, views, device, precision, batch_size)
+    paths = find_videos(sources)
+    outcomes = list(predictor.start(paths))
+    result = Result(
+        predictor.header,
+        [o for o in outcomes if isinstance(o, Prediction)],
+        [o for o in outcomes if isinstance(o, Failure)],
+    )
+    if paths == [str(source)] and result.failures:
+        raise result.failures[0].error
+    return result
+
+
+def find_videos(sources: Iterable[str | Path]) -> list[str]:
+    """The files that sources mean: a folder stands for the videos below it, a pattern for what it
+    matches.
+
+    A name that exists nowhere is kept, so that it is reported in its place.
+    Raises `InputError` for a folder without a video.
+    """
+    found: list[str] = []
+    for source in map(str, sources):
+        path = Path(source)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+            if not inside:
+                raise InputError(f"there is no video in the folder {path}")
+            found += map(str, inside)
+        elif not path.exists() and any(c in source for c in "*?["):
+            import glob
+
+            found += sorted(glob.glob(source, recursive=True)) or [source]
+        else:
+            found.append(source)
+    return found
+
+
+def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:
+    """Clips and crops of `--views`: CLIPSxCROPS, `paper`, or None for one centre view.
+
+    Raises `UsageError` for anything else, and for crops no rule knows.
+    """
+    if views is None:
+        return 1, 1
+    if views == "paper":
+        return pipeline.clips, pipeline.crops
+    clips, x, crops = views.lower().partition("x")
+    if not (x and clips.isdigit() and crops.isdigit() and int(clips) > 0 and crops in ("1", "3")):
+        raise UsageError(
+            f"--views is CLIPSxCROPS with 1 or 3 crops, such as 4x3, or 'paper', not '{views}'"
+        )
+    return int(clips), int(crops)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    info: VideoInfo
+    views: list[View]
+    frames: np.ndarray
+    row_of: Mapping[int, int]
+
+
+class Predictor:
+    """A model that answers for any number of files.
+
+    Making one only parses: `start` decodes the first files while the model loads, and from then on
+    `header` says what the answers are made with.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        topk: int = 5,
+        views: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+        workers: int = 1,
+        decoder: Literal["auto", "pyav", "decord"] = "auto",
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.topk, self.device, self.precision = model, topk, device, precision
+        self.batch_size, self.workers, self.progress = batch_size, workers, progress
+        self.decoder = decoder
+        known = peek(model, progress)
+        self.pipeline = known.pipeline
+        self.clips, self.crops = parse_views(views, self.pipeline)
+        self.header: Mapping[str, Any] = {
+            "schema": SCHEMA,
+            "model": known.id or str(model),
+            "dataset": known.dataset,
+            "views": f"{self.clips}x{self.crops}",
+            "score_rule": self.pipeline.score,
+            "precision": precision,
+            "device": device,
+        }
+        self.net: Any = None
+
+    def start(self, paths: Sequence[str]) -> Iterator[Prediction | Failure]:
+        """One outcome per path, in order.
+
+        Raises what `resolve` and `load_model` raise, before the first outcome. Where no path exists, the model
+        is not even fetched.
+        """
+        ahead = self.workers + 1
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        waiting = [pool.submit(self._decode, path) for path in paths[:ahead]]
+        try:
+            if any(Path(path).exists() for path in paths):
+                self._load()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return self._outcomes(paths, pool, waiting)
+
+    def _outcomes(
+        self, paths: Sequence[str], pool: ThreadPoolExecutor, waiting: list[Future[_Decoded]]
+    ) -> Iterator[Prediction | Failure]:
+        ahead = len(waiting)
+        try:
+            for number, path in enumerate(paths):
+                yield self._outcome(path, waiting.pop(0))
+                if number + ahead < len(paths):
+                    waiting.append(pool.submit(self._decode, paths[number + ahead]))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self) -> None:
+        from vtcli.engine.precision import precision_name
+
+        found = resolve(self.model, self.progress)
+        net: Any = load_resolved(found, self.device, self.precision)
+        device = next(net.parameters()).device
+        used = {"precision": precision_name(net.dtype), "device": str(device)}
+        self.net, self.header = net, {**self.header, **used}
+
+    def _outcome(self, path: str, future: Future[_Decoded]) -> Prediction | Failure:
+        try:
+            decoded = future.result()
+        except VideoDecodeError as error:
+            return Failure(path, error)
+        start = time.perf_counter()
+        logits = self._score(decoded)
+        heads = self._rank(logits)
+        seconds = time.perf_counter() - start
+        return Prediction(path, decoded.info, tuple(decoded.views), heads, logits, seconds)
+
+    def _decode(self, path: str) -> _Decoded:
+        from vtcli.video.decode import probe, read_frames
+
+        info = probe(path)
+        try:
+            views = plan_views(self.pipeline, info.frames, info.fps, self.clips, self.crops)
+        except InputError as error:
+            raise VideoDecodeError(path, "unsupported", str(error)) from error
+        wanted = sorted({int(i) for view in views for i in view.frame_indices})
+        frames = read_frames(path, wanted, backend=self.decoder, info=info)
+        return _Decoded(info, views, frames, {index: row for row, index in enumerate(wanted)})
+
+    def _score(self, decoded: _Decoded) -> dict[str, Tensor]:
+        """Logits of all views, [V,K] per head, in fp32 on the CPU."""
+        from vtcli.video.views import views_from_frames
+
+        clips = views_from_frames(decoded.frames, decoded.row_of, self.pipeline, decoded.views)
+        return score_clips(self.net, clips, self.batch_size)
+
+    def _rank(self, logits: Mapping[str, Tensor]) -> dict[str, tuple[Answer, ...]]:
+        from vtcli.video.views import fuse_scores, probabilities
+
+        card: Card = self.net.card
+        heads: dict[str, tuple[Answer, ...]] = {}
+        for head in card.heads:
+            raw_K = fuse_scores(logits[head.name], self.pipeline.score)
+            score_K = probabilities(logits[head.name], self.pipeline.score)
+            order = raw_K.argsort(descending=True, stable=True)[: self.topk].tolist()
+            heads[head.name] = tuple(
+                Answer(i, head.labels[i], score_K[i].item(), raw_K[i].item()) for i in order
+            )
+        return heads
+
+
+def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> dict[str, Tensor]:
+    """Logits [V,K] per head for clips [3,T,S,S], in batches of bounded size; fp32 on the CPU.
+
+    A batch that is too large for the device is halved and tried again. Raises `OutOfMemoryError`
+    where one clip is too many, `DataError` where a logit is NaN.
+    """
+    import torch
+
+    names = [head.name for head in net.card.heads]
+    rows: dict[str, list[Tensor]] = {name: [] for name in names}
+    pending: list[Tensor] = []
+    size = batch_size
+
+    def flush() -> None:
+        nonlocal size, pending
+        while pending:
+            assert size is not None
+            try:
+                logits = _forward(net, torch.stack(pending[:size]))
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if size == 1 or len(pending) == 1:
+                    raise OutOfMemoryError(
+                        "one view of this model does not fit into memory; take a smaller model "
+                        "or --device cpu"
+                    ) from error
+                size = max(1, min(size, len(pending)) // 2)
+                continue
+            parts = logits if isinstance(logits, Mapping) else {names[0]: logits}
+            for name in names:
+                rows[name].append(parts[name].float().cpu())
+            pending = pending[size:]
+
+    for clip in clips:
+        size = size or _views_per_batch(net, clip)
+        pending.append(clip)
+        if len(pending) >= size:
+            flush()
+    flush()
+    result = {name: torch.cat(parts) for name, parts in rows.items()}
+    if not all(torch.isfinite(logits).all() for logits in result.values()):
+        raise DataError("the model answers NaN; its weights are damaged, or try --precision fp32")
+    return result
+
+
+def _forward(net: Any, clips: Tensor) -> Any:
+    import torch
+
+    device = next(net.parameters()).device
+    with torch.inference_mode():
+        return net(clips.to(device, net.dtype))
+
+
+def _views_per_batch(net: Any, clip: Tensor) -> int:
+    on_cpu = next(net.parameters()).device.type == "cpu"
+    budget = CPU_BATCH_VALUES if on_cpu else GPU_BATCH_VALUES
+    return max(1, budget // clip.numel())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in text for w in words)

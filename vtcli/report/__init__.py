@@ -1,0 +1,1 @@
+"""What people look at: tables, JSON, CSV. Knows no engine: it renders what it is given."""

@@ -1,0 +1,135 @@
+"""Registry rows for people and for programs: the list, and one row's whole card."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vtcli.weights.registry import Checkpoint, Registry, Source
+
+COLUMNS = (
+    "id",
+    "dataset",
+    "frames",
+    "resolution",
+    "views",
+    "top1",
+    "top5",
+    "params",
+    "gmacs",
+    "state",
+)
+
+
+def best_state(row: Checkpoint) -> str:
+    """The most hopeful state among a row's sources, which is what fetching will meet."""
+    states = [s.state for s in row.sources if s.convertible]
+    return next((s for s in ("alive", "likely", "unknown") if s in states), "dead")
+
+
+def print_list(rows: Sequence[Checkpoint], registry: Registry, format: str) -> None:
+    """Print rows as `table`, `json` or `csv` on standard output."""
+    tables = [_line(row) for row in rows]
+    if format == "json":
+        print(json.dumps(tables, indent=2))
+    elif format == "csv":
+        writer = csv.DictWriter(sys.stdout, COLUMNS)
+        writer.writeheader()
+        writer.writerows(tables)
+    else:
+        _print_table(tables, set(registry.model_defaults.values()))
+
+
+def _line(row: Checkpoint) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in COLUMNS[:-1]} | {"state": best_state(row)}
+
+
+def _print_table(lines: Sequence[dict[str, Any]], defaults: set[str]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in COLUMNS:
+        numeric = name not in ("id", "dataset", "views", "state")
+        table.add_column(
+            {"resolution": "size", "params": "M params", "gmacs": "GMACs"}.get(name, name),
+            justify="right" if numeric else "left",
+            no_wrap=name == "id",
+        )
+    styles = {"alive": "green", "likely": "yellow", "unknown": "yellow", "dead": "red"}
+    for line in lines:
+        cells = ["" if line[name] is None else str(line[name]) for name in COLUMNS]
+        cells[0] += " *" if line["id"] in defaults else ""
+        cells[-1] = f"[{styles[line['state']]}]{line['state']}[/]"
+        table.add_row(*cells)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+    console.print(
+        f"{len(lines)} checkpoints; * is its model's default. Cost is per view as published.",
+        style="dim",
+    )
+
+
+def print_card(row: Checkpoint, cached: Path | None, format: str) -> None:
+    """Print everything a row holds; `cached` is our converted file, where there is one."""
+    if format == "json":
+        table = asdict(row) | {"pipeline": row.pipeline.to_dict(), "cached": cached and str(cached)}
+        print(json.dumps(table, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(row.id, style="bold")
+    for name, value in _facts(row, cached):
+        if value:
+            console.print(f"  [dim]{name:<12}[/dim] {value}", markup=True)
+    console.print("  [dim]sources, in the order they are tried[/dim]")
+    for source in row.sources:
+        for line in _source_lines(source):
+            console.print(f"    {line}", markup=False)
+
+
+def _facts(row: Checkpoint, cached: Path | None) -> Iterator[tuple[str, str]]:
+    scores = [f"{k} {v}" for k, v in ((row.metric, row.top1), ("top-5", row.top5)) if v is not None]
+    yield "model", f"{row.model} ({row.arch})"
+    yield "dataset", row.dataset
+    for head in row.heads:
+        order = f"order: {head.labels or 'unknown'} ({head.confidence or 'not stated'})"
+        yield f"{head.name} head", f"{head.size} classes, {order}"
+    yield "clip", f"{row.frames} frames of {row.resolution}x{row.resolution}"
+    yield "protocol", f"{row.views} (clips x crops), {row.pipeline.sampling}, {row.pipeline.score}"
+    yield "pretraining", row.pretrain
+    yield "accuracy", ", ".join(scores) + (f" ({row.metric_source})" if row.metric_source else "")
+    cost = [f"{row.params} M parameters"] * (row.params is not None)
+    cost += [f"{row.gmacs} GMACs per view"] * (row.gmacs is not None)
+    yield (
+        "published",
+        ", ".join(cost) + (f" ({row.cost_source})" if cost and row.cost_source else ""),
+    )
+    yield "cost note", row.cost_note
+    yield "settings", ", ".join(f"{k} = {v}" for k, v in row.config.items())
+    yield "licence", row.license
+    yield "notes", row.notes
+    yield "in cache", str(cached) if cached else "no"
+
+
+def _source_lines(source: Source) -> Iterator[str]:
+    mark = "" if source.convertible else ", not convertible"
+    yield f"[{source.state}{mark}] {source.address}"
+    digest = source.sha256 or (
+        f"{source.sha256_prefix}..." if source.sha256_prefix else "not stated"
+    )
+    size = f"{source.bytes / 1e6:.0f} MB, " if source.bytes else ""
+    order = source.labels or "unknown"
+    yield f"    {size}{source.layout} layout, {source.trust}, sha256 {digest}, class order {order}"
+    for text in (source.checked and f"checked {source.checked}", source.notes):
+        if text:
+            yield f"    {text}"

@@ -1,0 +1,176 @@
+"""Predictions for people and for programs: a table, JSON, JSON lines, CSV.
+
+Each writer takes outcomes one at a time (`add`) and ends with `close`. An outcome is anything with
+`path`, `failed` and `to_dict()`; an answered one also has `heads`, name -> ranking of answers with
+index, label, score, raw.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from vtcli.errors import DataError
+
+
+class Outcome(Protocol):
+    """What a writer needs of a prediction or a failure."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def failed(self) -> bool: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Writer(Protocol):
+    """Takes outcomes as they come."""
+
+    def add(self, outcome: Outcome) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def open_output(path: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears under its name only when all is written.
+
+    Raises `DataError` where it cannot be written.
+    """
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def make_writer(format: str, stream: TextIO, header: Mapping[str, Any]) -> Writer:
+    """The writer for `table`, `json`, `jsonl` or `csv`."""
+    if format == "json":
+        return JsonWriter(stream, header)
+    if format == "jsonl":
+        return JsonLinesWriter(stream, header)
+    if format == "csv":
+        return CsvWriter(stream, header)
+    return TableWriter(stream, header)
+
+
+class JsonWriter:
+    """One JSON object for the whole call, written at the end."""
+
+    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
+        self.stream = stream
+        self.table = {**header, "results": [], "failures": []}
+
+    def add(self, outcome: Outcome) -> None:
+        self.table["failures" if outcome.failed else "results"].append(outcome.to_dict())
+
+    def close(self) -> None:
+        json.dump(self.table, self.stream, ensure_ascii=False, indent=2)
+        self.stream.write("\n")
+
+
+class JsonLinesWriter:
+    """One JSON object per file, written as soon as it is known; a failure has `error` and
+    `reason`.
+    """
+
+    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
+        self.stream, self.header = stream, header
+
+    def add(self, outcome: Outcome) -> None:
+        line = {"path": outcome.path, **self.header, **outcome.to_dict()}
+        self.stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.stream.flush()
+
+    def close(self) -> None: ...
+
+
+class CsvWriter:
+    """One row per class and file; a failed file has one row with its error."""
+
+    COLUMNS = ("path", "model", "head", "rank", "index", "label", "score", "raw", "error")
+
+    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
+        self.rows = csv.DictWriter(stream, self.COLUMNS, restval="")
+        self.model = header["model"]
+        self.rows.writeheader()
+
+    def add(self, outcome: Outcome) -> None:
+        shared = {"path": outcome.path, "model": self.model}
+        table = outcome.to_dict()
+        if outcome.failed:
+            self.rows.writerow({**shared, "error": table["error"]})
+            return
+        for head, ranking in table.get("heads", {"": table["predictions"]}).items():
+            for rank, answer in enumerate(ranking, 1):
+                self.rows.writerow({**shared, "head": head, "rank": rank, **answer})
+
+    def close(self) -> None: ...
+
+
+class TableWriter:
+    """A ranking with bars per file, and under all of them what they were made with."""
+
+    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
+        from rich.console import Console
+
+        self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        self.header, self.answered = header, False
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.failed:
+            return
+        from rich.text import Text
+
+        self.answered = True
+        table = outcome.to_dict()
+        self.console.print(Text(outcome.path, style="bold"))
+        for head, ranking in table.get("heads", {"": table["predictions"]}).items():
+            if head:
+                self.console.print(Text(f"  {head}", style="dim"))
+            for answer in ranking:
+                self.console.print(_answer_line(answer))
+        self.console.print()
+
+    def close(self) -> None:
+        from rich.text import Text
+
+        if not self.answered:
+            return
+        h = self.header
+        words = f"{h['model']} · {_views_in_words(h['views'])} · {h['precision']} on {h['device']}"
+        self.console.print(Text(words, style="dim"))
+
+
+def _answer_line(answer: Mapping[str, Any]) -> Any:
+    from rich.text import Text
+
+    bar = "█" * round(20 * answer["score"])
+    line = Text(f"  {100 * answer['score']:5.1f} %  ")
+    line.append(f"{bar:<20}", style="green")
+    line.append(f"  {answer['label']}")
+    return line
+
+
+def _views_in_words(views: str) -> str:
+    clips, _, crops = views.partition("x")
+    if views == "1x1":
+        return "1 view"
+    return f"{clips} clip{'s' * (clips != '1')} x {crops} crop{'s' * (crops != '1')}"
