@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vtcli.errors import (
 )
 from vtcli.labels import load_labels, load_permutation
 from vtcli.weights.readers import read_checkpoint
-from vtcli.weights.store import open_tensors, read_card
+from vtcli.weights.store import open_tensors, read_card, write_checkpoint
 
 
 @pytest.fixture
@@ -249,3 +250,27 @@ def test_a_registry_of_ones_own_names_files_beside_itself(
     own.write_text(own.read_text().replace('labels = "k400"\n', 'labels = "names.txt"\n'))
     monkeypatch.setenv("VT_REGISTRY", str(own))
     assert "my action 17" in vtcli.load_model("tiny.k400-8f").labels
+
+
+@pytest.mark.parametrize("dataset", ["k400", "k600", "k700"])
+def test_a_k710_head_reads_out_as_its_parts(tmp_path: Path, dataset: str) -> None:
+    config = vtcli.models.with_overrides(tiny.CONFIG, {"num_classes": 710})
+    src = saved(tmp_path / "k710.pyth", tiny.official(config=config))
+    convert(src, tmp_path / "k710.safetensors", labels="k710.mmaction2")
+    card = read_card(tmp_path / "k710.safetensors")
+    write_checkpoint(
+        tmp_path / "named.safetensors",
+        open_tensors(tmp_path / "k710.safetensors"),
+        {"vt": replace(card, dataset="k710").to_json()},
+    )
+    whole = vtcli.load_model(tmp_path / "named.safetensors")
+    part = vtcli.load_model(tmp_path / "named.safetensors", read_as=dataset)
+    assert part.labels == load_labels(dataset)
+    clip = torch.randn(1, 3, 8, 32, 32)
+    rows = load_permutation(f"mmaction2_k710_to_alpha_{dataset}")
+    with torch.inference_mode():
+        assert torch.allclose(part(clip), whole(clip)[:, list(rows)], atol=1e-5)
+    same = sum(whole.labels[row] == label for row, label in zip(rows, part.labels, strict=True))
+    assert same >= len(rows) - 13  # the known renamings between Kinetics versions
+    with pytest.raises(UsageError, match="not 'ucf101'"):
+        vtcli.load_model(tmp_path / "named.safetensors", read_as="ucf101")

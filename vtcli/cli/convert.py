@@ -11,7 +11,12 @@ from vtcli.errors import EXIT_OK, UsageError
 
 
 def convert(
-    src: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint file.")],
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC", help="A checkpoint file; an id is enough to write one of ours elsewhere."
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -34,7 +39,10 @@ def convert(
         str, typer.Option("--layout", help="SRC's key names: auto, official, mmaction2, ...")
     ] = "auto",
     to: Annotated[
-        str, typer.Option("--to", help="safetensors (ours), or an upstream's layout.")
+        str,
+        typer.Option(
+            "--to", help="safetensors (ours), an upstream's layout, onnx or torch-export."
+        ),
     ] = "safetensors",
     verify: Annotated[
         bool, typer.Option("--verify", help="Check both directions bit for bit.")
@@ -44,19 +52,37 @@ def convert(
     ] = False,
 ) -> int:
     """Convert a checkpoint between an upstream's file and ours."""
-    from vtcli.engine import converter
+    from vtcli.engine import converter, exporter
     from vtcli.report.conversion import print_report
 
     if to == "safetensors":
         dst = output or src.with_name(f"{src.stem}.vt.safetensors")
         _refuse_overwriting_itself(src, dst)
-        report = converter.convert(src, dst, model, layout, labels, verify)
-    else:
-        dst = output or src.with_name(src.stem + converter.export_suffix(src, to))
-        _refuse_overwriting_itself(src, dst)
-        report = converter.export(src, dst, to, verify=verify)
-    print_report(report, tensors)
+        print_report(converter.convert(src, dst, model, layout, labels, verify), tensors)
+        return EXIT_OK
+    src = _our_file(src)
+    if to in exporter.SUFFIXES:
+        dst = output or Path(src.stem + exporter.SUFFIXES[to])
+        difference = exporter.export_graph(src, dst, to, verify)
+        typer.echo(f"{src} -> {dst}")
+        if difference is not None:
+            typer.echo(f"  verified   logits differ by {difference:.1e} at most")
+        return EXIT_OK
+    dst = output or Path(src.stem + converter.export_suffix(src, to))
+    _refuse_overwriting_itself(src, dst)
+    print_report(converter.export(src, dst, to, verify=verify), tensors)
     return EXIT_OK
+
+
+def _our_file(src: Path) -> Path:
+    """One of our files, by its path or by a checkpoint's id."""
+    from vtcli.cli.progress import fetch_progress
+    from vtcli.engine.loading import is_path, resolve
+
+    if src.exists() or is_path(str(src)):
+        return src
+    with fetch_progress() as progress:
+        return resolve(str(src), progress).path
 
 
 def _refuse_overwriting_itself(src: Path, dst: Path) -> None:

@@ -42,6 +42,10 @@ def predict(
         typer.Option("--format", help="How to print.", show_default="table, or by -o's ending"),
     ] = None,
     output: OutputOption = None,
+    read_as: Annotated[
+        str | None,
+        typer.Option("--read-as", help="Read a Kinetics-710 model as k400, k600 or k700."),
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     batch_size: BatchOption = None,
@@ -60,7 +64,7 @@ def predict(
     paths = find_videos(sources)
     with fetch_progress() as fetching:
         predictor = Predictor(
-            model, topk, views, device, precision, batch_size, workers, decoder, fetching
+            model, topk, views, device, precision, batch_size, workers, decoder, read_as, fetching
         )
         outcomes = predictor.start(paths)
     answered = 0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import vtcli
-from vtcli.engine.loading import build_empty, check_fit, name_some
+from vtcli.engine.loading import build_empty, check_fit, name_some, select_classes
 from vtcli.errors import DataError, LayoutError, UsageError
 from vtcli.labels import load_labels, load_permutation, read_label_file, unverified_labels
 from vtcli.models import Architecture, get_architecture, list_architectures, with_overrides
@@ -256,13 +256,10 @@ def permute_head(
     """
     if not permutation:
         return dict(tensors)
-    index = torch.tensor(load_permutation(permutation))
+    rows = load_permutation(permutation)
     if undo:
-        index = torch.argsort(index)
-    return {
-        name: tensor[index] if name in architecture.head_tensors else tensor
-        for name, tensor in tensors.items()
-    }
+        rows = tuple(sorted(range(len(rows)), key=rows.__getitem__))
+    return select_classes(tensors, architecture.head_tensors, rows)
 
 
 def _card(

@@ -8,11 +8,12 @@ only to be overwritten, and in fp32 on the CPU not even copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import InputError, LayoutError, UsageError
+from vtcli.labels import load_labels, load_permutation
 from vtcli.weights.registry import Checkpoint, Registry, load_registry
 from vtcli.weights.store import Card, read_card
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Progress = Callable[[str, int, int | None], None]
+READ_OUTS = ("k400", "k600", "k700")
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def load_model(
     name: str | Path,
     device: str = "cpu",
     precision: str = "fp32",
+    read_as: str | None = None,
     progress: Progress | None = None,
 ) -> nn.Module:
     """A network with its weights, in evaluation mode, with `.config`, `.labels` and `.card`.
@@ -128,23 +131,51 @@ def load_model(
     a clip [B,3,T,H,W], normalised, of its own dtype, and returns logits [B,classes]. Raises what
     `resolve` raises, and `LayoutError` where file and card do not belong together.
     """
-    return load_resolved(resolve(name, progress), device, precision)
+    return load_resolved(resolve(name, progress), device, precision, read_as)
 
 
-def load_resolved(found: Resolved, device: str = "cpu", precision: str = "fp32") -> nn.Module:
+def load_resolved(
+    found: Resolved, device: str = "cpu", precision: str = "fp32", read_as: str | None = None
+) -> nn.Module:
     """`load_model` for a file that has been found already."""
     from vtcli.engine.precision import pick_device, pick_dtype
     from vtcli.models import get_architecture
     from vtcli.weights.store import open_tensors
 
     architecture = get_architecture(found.card.arch)
-    config = architecture.read_config(found.card.config)
+    tensors, card = open_tensors(found.path), found.card
+    if read_as is not None:
+        tensors, card = _read_out(tensors, card, architecture.head_tensors, read_as)
     target = pick_device(device)
-    tensors = open_tensors(found.path)
-    model = build_empty(architecture, config)
+    model = build_empty(architecture, architecture.read_config(card.config))
     check_fit(model, tensors, found.path)
     model.load_state_dict(tensors, assign=True)
-    return finish(model, found.card, target, pick_dtype(precision, target))
+    return finish(model, card, target, pick_dtype(precision, target))
+
+
+def _read_out(
+    tensors: Mapping[str, Tensor], card: Card, head_tensors: Sequence[str], dataset: str
+) -> tuple[dict[str, Tensor], Card]:
+    """A Kinetics-710 head cut down to the classes of Kinetics-400, -600 or -700."""
+    if card.dataset != "k710" or card.labels != load_labels("k710.mmaction2"):
+        raise UsageError(f"{card.id or 'this model'} has no Kinetics-710 head to read out")
+    if dataset not in READ_OUTS:
+        raise UsageError(f"a Kinetics-710 head reads as {', '.join(READ_OUTS)}, not '{dataset}'")
+    rows = load_permutation(f"mmaction2_k710_to_alpha_{dataset}")
+    labels = load_labels(dataset)
+    head = replace(card.heads[0], size=len(labels), labels=labels)
+    card = replace(card, heads=(head,), config={**card.config, "num_classes": len(labels)})
+    return select_classes(tensors, head_tensors, rows), replace(card, dataset=dataset)
+
+
+def select_classes(
+    tensors: Mapping[str, Tensor], head_tensors: Sequence[str], rows: Sequence[int]
+) -> dict[str, Tensor]:
+    """The same weights with other classifier rows: class i becomes row rows[i]."""
+    return {
+        name: tensor[list(rows)] if name in head_tensors else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def build_empty(architecture: Any, config: Any) -> nn.Module:

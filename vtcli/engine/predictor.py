@@ -224,11 +224,12 @@ class Predictor:
         batch_size: int | None = None,
         workers: int = 1,
         decoder: Literal["auto", "pyav", "decord"] = "auto",
+        read_as: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.model, self.topk, self.device, self.precision = model, topk, device, precision
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
-        self.decoder = decoder
+        self.decoder, self.read_as = decoder, read_as
         known = peek(model, progress)
         self.pipeline = known.pipeline
         self.clips, self.crops = parse_views(views, self.pipeline)
@@ -246,8 +247,8 @@ class Predictor:
     def start(self, paths: Sequence[str]) -> Iterator[Prediction | Failure]:
         """One outcome per path, in order.
 
-        Raises what `resolve` and `load_model` raise, before the first outcome. Where no path exists, the model
-        is not even fetched.
+        Raises what `resolve` and `load_model` raise, before the first outcome. Where no path
+        exists, the model is not even fetched.
         """
         ahead = self.workers + 1
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
@@ -276,9 +277,10 @@ class Predictor:
         from vtcli.engine.precision import precision_name
 
         found = resolve(self.model, self.progress)
-        net: Any = load_resolved(found, self.device, self.precision)
+        net: Any = load_resolved(found, self.device, self.precision, self.read_as)
         device = next(net.parameters()).device
         used = {"precision": precision_name(net.dtype), "device": str(device)}
+        used["dataset"] = net.card.dataset
         self.net, self.header = net, {**self.header, **used}
 
     def _outcome(self, path: str, future: Future[_Decoded]) -> Prediction | Failure:
