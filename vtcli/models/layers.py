@@ -1,5 +1,4 @@
-"""Blocks that at least two architectures share, arranged so that most time goes into matrix
-products.
+"""Blocks that at least two architectures share, arranged so that time goes into matrix products.
 
 Shapes: B clips, T frames, N tokens, C channels, H heads, D channels per head, L any leading
 dimensions.
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
+gelu_ = torch.ops.aten.gelu_
 QUICK_GELU_SLOPE = 1.702
 # Explicit attention forms this many scores at a time, which stay in a CPU's cache (4 MiB in bf16).
 MAX_SCORES = 2 * 1024 * 1024
@@ -32,18 +32,32 @@ class LayerNorm(nn.LayerNorm):
 
 
 def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear that in fp32 on the CPU runs as a 1x1 convolution: [L,C] -> [L,K].
-
-    PyTorch gives fp32 convolutions to oneDNN, which uses the full vector width of every processor,
-    and fp32 matrix products to MKL, which on AMD uses half of it.
-    """
-    slow = x_LC.device.type == "cpu" and x_LC.dtype == torch.float32
-    if not slow or not torch.backends.mkldnn.is_available() or torch.compiler.is_compiling():
+    """F.linear that in fp32 on the CPU runs as a 1x1 convolution: [L,C] -> [L,K]."""
+    if not _faster_as_convolution(x_LC):
         return F.linear(x_LC, weight, bias)
     # Rows are the pixels of a channels-last image that is one pixel wide.
     x_1CM1 = x_LC.reshape(1, -1, 1, x_LC.shape[-1]).permute(0, 3, 1, 2)
     y_1KM1 = F.conv2d(x_1CM1, weight[:, :, None, None], bias)
     return y_1KM1.permute(0, 2, 3, 1).reshape(*x_LC.shape[:-1], -1)
+
+
+def scaled_linear(x_LC: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """scale·(x·Wᵀ + b) -> [L,K]; in half precision the product scales before it rounds."""
+    if _faster_as_convolution(x_LC):
+        return linear(x_LC, weight, bias).mul_(scale)
+    x_MC = x_LC.flatten(0, -2)
+    y_MK = torch.addmm(bias, x_MC, weight.t(), beta=scale, alpha=scale)
+    return y_MK.view(*x_LC.shape[:-1], -1)
+
+
+def _faster_as_convolution(x_LC: Tensor) -> bool:
+    """PyTorch gives fp32 convolutions to oneDNN, which uses the full vector width of every processor,
+    and fp32 matrix products to MKL, which on AMD uses half of it.
+    """
+    fp32_on_cpu = x_LC.device.type == "cpu" and x_LC.dtype == torch.float32
+    return (
+        fp32_on_cpu and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+    )
 
 
 class Linear(nn.Linear):
@@ -60,28 +74,27 @@ class Mlp(nn.Module):
         self, width: int, hidden: int, activation: Activation, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
         self.activation = activation
         self.dropout = dropout
 
     def forward(self, x_LC: Tensor) -> Tensor:
         if self.activation == "quick_gelu":
             return self._quick_gelu(x_LC)
-        h = F.gelu(self.fc1(x_LC), approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        form = "tanh" if self.activation == "gelu_tanh" else "none"
+        h = self.fc1(x_LC)
+        # Memory for a second result would cost a quarter of the activation's time.
+        h = F.gelu(h, approximate=form) if torch.is_grad_enabled() else gelu_(h, approximate=form)
         return self.fc2(F.dropout(h, self.dropout, self.training))
 
     def _quick_gelu(self, x_LC: Tensor) -> Tensor:
-        """z·σ(1.702z) = silu(1.702z)/1.702, both factors left to the matrix products' own
-        scaling.
-        """
-        x_MC = x_LC.flatten(0, -2)
+        """z·σ(1.702z) = silu(1.702z)/1.702, both factors left to the products around it."""
         slope = QUICK_GELU_SLOPE
-        z = torch.addmm(self.fc1.bias, x_MC, self.fc1.weight.t(), beta=slope, alpha=slope)
+        z = scaled_linear(x_LC, self.fc1.weight, self.fc1.bias, slope)
         h = F.silu(z, inplace=not torch.is_grad_enabled())
         h = F.dropout(h, self.dropout, self.training)
-        y_MC = torch.addmm(self.fc2.bias, h, self.fc2.weight.t(), alpha=1 / slope)
-        return y_MC.view(x_LC.shape)
+        return scaled_linear(h, self.fc2.weight, self.fc2.bias * slope, 1 / slope)
 
 
 def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
@@ -115,8 +128,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = Linear(width, width)
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         B, N, C = x_BNC.shape

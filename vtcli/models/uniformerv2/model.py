@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtcli.errors import ShapeError
-from vtcli.models.layers import Attention, DropPath, LayerNorm, Mlp, depthwise_conv3d, patches
+from vtcli.models.layers import (
+    Attention,
+    DropPath,
+    LayerNorm,
+    Mlp,
+    depthwise_conv3d,
+    linear,
+    patches,
+)
 from vtcli.models.uniformerv2.configs import UniFormerV2Config
 
 
@@ -36,7 +44,7 @@ class PatchEmbed(nn.Module):
             padded = F.pad(x_BCTHW, (0, 0, 0, 0, kt // 2, kt // 2))
             windows = padded.unfold(2, kt, self.temporal_stride)
             x_BCTHW = windows.permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
-        return F.linear(patches(x_BCTHW, (kt, p, p)), self.weight.flatten(1))
+        return linear(patches(x_BCTHW, (kt, p, p)), self.weight.flatten(1))
 
 
 class BatchNorm(nn.Module):
@@ -84,9 +92,9 @@ class LocalBlock(nn.Module):
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         z = self.norm(x_BTHWC.flatten(0, 3)).view(x_BTHWC.shape)
-        z = F.linear(z, self.down.weight.flatten(1), self.down.bias)
+        z = linear(z, self.down.weight.flatten(1), self.down.bias)
         z = depthwise_conv3d(z, self.temporal.weight, self.temporal.bias)
-        return F.linear(z, self.up.weight.flatten(1), self.up.bias)
+        return linear(z, self.up.weight.flatten(1), self.up.bias)
 
 
 class Block(nn.Module):
