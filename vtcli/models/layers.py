@@ -54,10 +54,10 @@ def _faster_as_convolution(x_LC: Tensor) -> bool:
     """PyTorch gives fp32 convolutions to oneDNN, which uses the full vector width of every processor,
     and fp32 matrix products to MKL, which on AMD uses half of it.
     """
+    if torch.compiler.is_compiling():
+        return False  # a compiler chooses for itself, and may not trace the question below
     fp32_on_cpu = x_LC.device.type == "cpu" and x_LC.dtype == torch.float32
-    return (
-        fp32_on_cpu and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
-    )
+    return fp32_on_cpu and torch.backends.mkldnn.is_available()
 
 
 class Linear(nn.Linear):

@@ -94,8 +94,7 @@ class Layout:
     signature: foreign names (patterns) that are there in every file of this layout and tell it from
     the others; absent: patterns that no file of this layout has; prefix: a prefix of the rules'
     names that files may lack; nest: what the file's tensors are wrapped in on export, outermost key
-    first;
-    suffix: file ending on export.
+    first; suffix: file ending on export.
     """
 
     name: str
@@ -114,6 +113,7 @@ class Layout:
         )
 
     def full_name(self, name: str) -> str:
+        """A tensor's name as the rules have it, whatever wrapper the file's lacks or adds."""
         name = name.removeprefix("module.")
         if not self.prefix or name.startswith(self.prefix) or self._names_bare(name):
             return name

@@ -1,0 +1,157 @@
+"""X-ViT checkpoints: official key names, those of a retraining, and initialisation from ViT.
+
+A released file also holds a classifier of single frames, `new_fc`, which nothing reads unless
+frames are averaged: then it is the classifier, and the file has no temporal transformer. These two
+forms are two layouts. The third is that of "Time Is MattEr" (arXiv 2207.09067), which trained the
+same network and renamed its classifier.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vtcli.errors import LayoutError
+from vtcli.models.layouts import Layout, Mapped, Rule, pairs, to_ours, unused
+from vtcli.models.xvit.configs import XViTConfig
+
+_BASE = "base_model."
+_TEMPORAL = "consensus.temporal_encoder.{}."
+_NEST = ("model_state",)
+
+
+def _block_rules(theirs: str, ours: str, qkv_bias: bool) -> list[Rule]:
+    qkv = pairs(f"{theirs}attn.qkv", f"{ours}attn.qkv")
+    return [
+        *pairs(f"{theirs}norm1", f"{ours}norm1"),
+        *(qkv if qkv_bias else qkv[:1]),
+        *pairs(f"{theirs}attn.proj", f"{ours}attn.proj"),
+        *pairs(f"{theirs}norm2", f"{ours}norm2"),
+        *pairs(f"{theirs}mlp.fc1", f"{ours}mlp.fc1"),
+        *pairs(f"{theirs}mlp.fc2", f"{ours}mlp.fc2"),
+    ]
+
+
+def _image_rules(prefix: str) -> list[Rule]:
+    """timm's ViT without its classifier."""
+    return [
+        Rule(f"{prefix}cls_token", "class_token"),
+        Rule(f"{prefix}pos_embed", "pos_embed"),
+        *pairs(f"{prefix}patch_embed.proj", "patch_embed"),
+        *_block_rules(f"{prefix}blocks.{{}}.", "blocks.{}.", qkv_bias=True),
+        *pairs(f"{prefix}norm", "norm"),
+    ]
+
+
+_BACKBONE = (*_image_rules(_BASE), Rule(f"{_BASE}temp_embed", "temporal_embed"))
+_TEMPORAL_RULES = (
+    Rule("consensus.cls_token", "temporal.class_token"),
+    *_block_rules(_TEMPORAL, "temporal.blocks.{}.", qkv_bias=False),
+    *pairs("consensus.mlp_head.0", "temporal.norm"),
+    *pairs("consensus.mlp_head.1", "temporal.fc"),
+)
+
+
+def _frame_classifier(name: str, config: XViTConfig) -> Tensor:
+    """The classifier that upstream makes but never reads where frames attend to each other."""
+    if config.consensus != "attention":
+        raise LayoutError(
+            "a model that averages its frames is written in the layout 'official-avg'"
+        )
+    shape = (config.num_classes, config.width) if name.endswith("weight") else (config.num_classes,)
+    return torch.zeros(shape)
+
+
+_DEAD = "classifies single frames; nothing reads it beside a temporal transformer"
+_SELF_SUPERVISED = "serves the self-supervised losses in training only"
+
+LAYOUTS = {
+    "official": Layout(
+        "official",
+        (
+            *_BACKBONE,
+            *_TEMPORAL_RULES,
+            *pairs("consensus.mlp_head.4", "head"),
+            unused("new_fc.weight", _DEAD, _frame_classifier),
+            unused("new_fc.bias", _DEAD, _frame_classifier),
+        ),
+        signature=(f"{_BASE}temp_embed", "consensus.mlp_head.4.weight"),
+        nest=_NEST,
+    ),
+    "official-avg": Layout(
+        "official-avg",
+        (*_BACKBONE, *pairs("new_fc", "head")),
+        signature=(f"{_BASE}temp_embed", "new_fc.weight"),
+        absent=("consensus.cls_token",),
+        nest=_NEST,
+    ),
+    "time": Layout(
+        "time",
+        (
+            *_BACKBONE,
+            *_TEMPORAL_RULES,
+            *pairs("consensus.head", "head"),
+            *(
+                unused(f"{module}.{end}", _SELF_SUPERVISED)
+                for module in (
+                    "temp_head",
+                    "flow_head",
+                    *(f"mlp_{part}" for part in ("q", "k", "v", "proj", "norm")),
+                )
+                for end in ("weight", "bias")
+            ),
+        ),
+        signature=(f"{_BASE}temp_embed", "consensus.head.weight"),
+        nest=_NEST,
+        suffix=".pyth",
+    ),
+}
+
+_CLASSIFIER = "belongs to the image classifier"
+_VIT = Layout(
+    "timm",
+    (
+        *_image_rules(""),
+        *(
+            unused(f"{module}.{end}", _CLASSIFIER)
+            for module in ("head", "pre_logits.fc")
+            for end in ("weight", "bias")
+        ),
+    ),
+    signature=("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.{}.attn.qkv.weight"),
+)
+
+
+def initialise(tensors: Mapping[str, Tensor], config: XViTConfig) -> Mapped:
+    """timm's ViT as the part of an X-ViT that it covers: the image transformer as it is.
+
+    Positions of another grid are resized. All other tensors keep the values of `init_weights`; the
+    temporal embedding is zero there. Raises `LayoutError` where the tensors are not a ViT's.
+    """
+    if not _VIT.recognises(tensors):
+        raise LayoutError("this is no vision transformer in timm's key names")
+    mapped = to_ours(_VIT, {name: tensor.float() for name, tensor in tensors.items()})
+    mapped.tensors["pos_embed"] = resize_positions(mapped.tensors["pos_embed"], config.stored_grid)
+    # timm once embedded patches with a Linear: its weight is the kernel, dimensions merged.
+    kernel = mapped.tensors["patch_embed.weight"]
+    size = config.patch_size
+    mapped.tensors["patch_embed.weight"] = kernel.reshape(kernel.shape[0], -1, size, size)
+    return mapped
+
+
+def resize_positions(table_1NC: Tensor, grid: int) -> Tensor:
+    """A position table for grid x grid patches, the class token's row kept: -> [1,1+grid²,C].
+
+    Bilinear, as upstream does it here, though its networks resize their own table bicubically.
+    """
+    cls_11C, patches_1PC = table_1NC[:, :1], table_1NC[:, 1:]
+    source = math.isqrt(patches_1PC.shape[1])
+    if source == grid:
+        return table_1NC
+    grid_1CHW = patches_1PC.transpose(1, 2).unflatten(2, (source, source))
+    resized = F.interpolate(grid_1CHW, size=(grid, grid), mode="bilinear", align_corners=False)
+    return torch.cat([cls_11C, resized.flatten(2).transpose(1, 2)], dim=1)
