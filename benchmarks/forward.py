@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from vtcli.engine.loading import create_model, finish, model_config
+from vtcli.engine.loading import clip_shape, create_model, finish, model_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,9 +50,7 @@ def measure(name: str, precision: str, rounds: int, device: torch.device) -> str
     dtype = DTYPES[precision]
     architecture, config = model_config(name)
     model = finish(create_model(name), None, device, dtype)
-    clip = torch.randn(
-        1, 3, config.num_frames, config.image_size, config.image_size, device=device, dtype=dtype
-    )
+    clip = torch.randn(1, *clip_shape(config), device=device, dtype=dtype)
     m, k, n = largest_product(model, clip)
     products = {
         2048**3: [torch.randn(2048, 2048, device=device, dtype=dtype) for _ in range(2)],

@@ -16,9 +16,9 @@ import time
 
 FORWARD = """
 import sys, time, torch, vtcli
+from vtcli.engine.loading import clip_shape
 net = vtcli.load_model(sys.argv[1], precision=sys.argv[2])
-c = net.config
-clip = torch.randn(1, 3, c.num_frames, c.image_size, c.image_size).to(net.dtype)
+clip = torch.randn(1, *clip_shape(net.config)).to(net.dtype)
 with torch.inference_mode():
     net(clip)
     start = time.perf_counter()

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import vtcli
 from tests import tiny
-from tests.goldens import big_golden, load_manifest
 from vtcli.engine import predictor
 from vtcli.engine.converter import convert
-from vtcli.engine.predictor import find_videos, parse_views, score_clips
+from vtcli.engine.predictor import Predictor, find_videos, parse_views, score_clips
 from vtcli.errors import DataError, InputError, OutOfMemoryError, UsageError, VideoDecodeError
-from vtcli.labels import load_permutation
 from vtcli.video.decode import read_frames
 from vtcli.video.pipeline import plan_views
 from vtcli.video.views import clip_tensors
@@ -170,29 +167,13 @@ def test_a_batch_too_large_is_halved_until_it_fits(
         score_clips(net, clips, 4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["official", "mmaction2"])
-def test_a_real_size_checkpoint_and_clip_give_upstreams_scores(tmp_path: Path, layout: str) -> None:
-    """From a file in upstream's own format and decoded frames to the fused scores of all views."""
-    name = f"uniformerv2_b16_8x224_k400_{layout}"
-    expected = load_file(big_golden("e2e", f"{name}_A.safetensors"))
-    about = json.loads(big_golden("e2e", f"{name}_A.json").read_text())
-    clip = big_golden("..", "clips/arm_wrestling_340x256.mp4")
-    _, tensors = load_manifest(big_golden("uniformerv2", f"full_b16_8x224_k400_{layout}.json"))
-    src, dst = tmp_path / "full.pyth", tmp_path / "ours.safetensors"
-    torch.save(tensors if layout == "official" else {"state_dict": tensors, "meta": {}}, src)
-    tag = "k400-8f" if layout == "official" else "k400-8f-mm"
-    convert(src, dst, model=f"uniformerv2-b.{tag}")
-    result = vtcli.predict(clip, model=dst, topk=400, views="paper", precision="fp32")
-    order = torch.arange(400)
-    if layout == "official":
-        order = torch.tensor(load_permutation("uniformerv2_to_alpha_k400"))
-    logits = result.results[0].view_logits["action"]
-    assert (logits - expected["logits"][:, order]).abs().max() < about["tolerance"]["same_pixels"][
-        "logits"
-    ]
-    scores = torch.zeros(400)
-    for answer in result.predictions:
-        scores[answer.index] = answer.raw
-    wanted = expected["scores"][order]
-    assert (scores - wanted).abs().max() < 1e-4 * wanted.max()
+def test_another_pipeline_of_the_registry_can_be_taken(model: str, clip: Path) -> None:
+    own, other = (
+        Predictor(model, views="2x1", precision="fp32", pipeline=name)
+        for name in (None, "videoswin-kinetics")
+    )
+    (a,), (b,) = own.start([str(clip)]), other.start([str(clip)])
+    assert other.pipeline.frames == own.pipeline.frames
+    assert a.views != b.views
+    with pytest.raises(UsageError, match="known are uniformerv2-kinetics"):
+        Predictor(model, pipeline="none")

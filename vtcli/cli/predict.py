@@ -46,6 +46,14 @@ def predict(
         str | None,
         typer.Option("--read-as", help="Read a Kinetics-710 model as k400, k600 or k700."),
     ] = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(
+            "--pipeline",
+            help="Sample and prepare frames as another pipeline of the registry does.",
+            show_default="the checkpoint's own",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     batch_size: BatchOption = None,
@@ -64,7 +72,17 @@ def predict(
     paths = find_videos(sources)
     with fetch_progress() as fetching:
         predictor = Predictor(
-            model, topk, views, device, precision, batch_size, workers, decoder, read_as, fetching
+            model,
+            topk,
+            views,
+            device,
+            precision,
+            batch_size,
+            workers,
+            decoder=decoder,
+            read_as=read_as,
+            pipeline=pipeline,
+            progress=fetching,
         )
         outcomes = predictor.start(paths)
     answered = 0

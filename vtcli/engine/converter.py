@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import vtcli
-from vtcli.engine.loading import build_empty, check_fit, name_some, select_classes
+from vtcli.engine.loading import build_empty, check_fit, clip_shape, name_some, select_classes
 from vtcli.errors import DataError, LayoutError, UsageError
 from vtcli.labels import load_labels, load_permutation, read_label_file, unverified_labels
 from vtcli.models import Architecture, get_architecture, list_architectures, with_overrides
@@ -92,7 +92,8 @@ def convert(
     architecture, found = find_layout(contents.tensors, identity.row, layout, src)
     mapped = to_ours(found, contents.tensors)
     _refuse_left_over(mapped, found, src)
-    config = _configure(architecture, mapped.tensors, identity.row, src)
+    hints = found.hints(contents.tensors)
+    config = _configure(architecture, mapped.tensors, identity.row, hints, src)
     check_fit(build_empty(architecture, config), mapped.tensors, src)
     _refuse_nan(mapped.tensors, src)
     permutation = _permutation(identity, found, registry)
@@ -180,12 +181,16 @@ def _refuse_left_over(mapped: Mapped, layout: Layout, src: Path) -> None:
 
 
 def _configure(
-    architecture: Architecture, tensors: Mapping[str, Tensor], row: Checkpoint | None, src: Path
+    architecture: Architecture,
+    tensors: Mapping[str, Tensor],
+    row: Checkpoint | None,
+    hints: Mapping[str, Any],
+    src: Path,
 ) -> Any:
     """The configuration the shapes show, completed by the row, which must agree with them."""
     shapes = _shapes(tensors)
     if row is None:
-        return architecture.infer_config(shapes, {})
+        return architecture.infer_config(shapes, hints)
     expected = with_overrides(
         architecture.presets[row.model],
         {"num_classes": row.num_classes, "num_frames": row.frames, **row.config},
@@ -324,8 +329,8 @@ def _heads(row: Checkpoint | None, config: Any, labels: str | Path | None) -> tu
             CardHead(h.name, h.size, h.class_names(), h.confidence or "unverified")
             for h in row.heads
         )
-    count = config.num_classes
-    return (CardHead("action", count, unverified_labels(count), "unverified"),)
+    sizes = getattr(config, "heads", ()) or (("action", config.num_classes),)
+    return tuple(CardHead(n, size, unverified_labels(size), "unverified") for n, size in sizes)
 
 
 def _named_labels(labels: str | Path) -> tuple[tuple[str, ...], str]:
@@ -338,7 +343,7 @@ def _named_labels(labels: str | Path) -> tuple[tuple[str, ...], str]:
 def _usual_pipeline(architecture: Architecture, config: Any, registry: Registry) -> Pipeline:
     """The pipeline of the architecture's default checkpoint, at this configuration's size."""
     row = registry.find(architecture.name)
-    frames, size = config.num_frames, config.image_size
+    _, frames, size, _ = clip_shape(config)
     changes = {"frames": frames, "crop_size": size}
     if row.resolution != size:
         changes["short_side"] = round(row.pipeline.short_side * size / row.resolution)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtcli.engine.loading import Resolved, load_resolved
+from vtcli.engine.loading import Resolved, clip_shape, load_resolved
 from vtcli.errors import DataError, UsageError
 from vtcli.weights.store import CARD_KEY, read_card
 
@@ -37,8 +37,7 @@ def export_graph(src: Path, dst: Path, kind: str, verify: bool = False) -> float
     card = read_card(src)
     model: Any = load_resolved(Resolved(src, card))
     names = [head.name for head in card.heads]
-    size, frames = model.config.image_size, model.config.num_frames
-    clip = torch.randn(2, 3, frames, size, size)
+    clip = torch.randn(2, *clip_shape(model.config))
     part = dst.with_name(f".{dst.stem}.part{SUFFIXES[kind]}")
     dst.parent.mkdir(parents=True, exist_ok=True)
     write = _write_onnx if kind == "onnx" else _write_archive

@@ -178,6 +178,13 @@ def select_classes(
     }
 
 
+def clip_shape(config: Any) -> tuple[int, int, int, int]:
+    """[3,T,H,W] of the clip a configuration is made for."""
+    size = config.image_size
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return 3, config.num_frames, height, width
+
+
 def build_empty(architecture: Any, config: Any) -> nn.Module:
     """A network without memory for its weights."""
     import torch

@@ -11,13 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vtcli.engine.loading import Progress, load_resolved, peek, resolve
 from vtcli.errors import DataError, InputError, OutOfMemoryError, UsageError, VideoDecodeError
 from vtcli.video.pipeline import Pipeline, View, plan_views
+from vtcli.weights.registry import load_registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,6 +200,18 @@ def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:
     return int(clips), int(crops)
 
 
+def _named_pipeline(name: str | None, own: Pipeline) -> Pipeline:
+    """A pipeline of the registry for a checkpoint's frames and size, or the checkpoint's own."""
+    if name is None:
+        return own
+    pipelines = load_registry().pipelines
+    if name not in pipelines:
+        raise UsageError(f"there is no pipeline '{name}'; known are {', '.join(pipelines)}")
+    chosen = pipelines[name]
+    short_side = round(chosen.short_side * own.crop_size / chosen.crop_size)
+    return replace(chosen, frames=own.frames, crop_size=own.crop_size, short_side=short_side)
+
+
 @dataclass(frozen=True)
 class _Decoded:
     info: VideoInfo
@@ -225,13 +238,14 @@ class Predictor:
         workers: int = 1,
         decoder: Literal["auto", "pyav", "decord"] = "auto",
         read_as: str | None = None,
+        pipeline: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.model, self.topk, self.device, self.precision = model, topk, device, precision
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
         self.decoder, self.read_as = decoder, read_as
         known = peek(model, progress)
-        self.pipeline = known.pipeline
+        self.pipeline = _named_pipeline(pipeline, known.pipeline)
         self.clips, self.crops = parse_views(views, self.pipeline)
         self.header: Mapping[str, Any] = {
             "schema": SCHEMA,
