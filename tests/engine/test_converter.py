@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import vtcli
 from tests import tiny
-from vtcli.engine.converter import convert, export
+from vtcli.engine.converter import convert
+from vtcli.engine.foreign import export
 from vtcli.errors import (
     DataError,
     InputError,

@@ -10,9 +10,10 @@ import torch
 
 import vtcli
 from tests import tiny
-from vtcli.engine import predictor
+from vtcli.engine import scoring
 from vtcli.engine.converter import convert
-from vtcli.engine.predictor import Predictor, find_videos, parse_views, score_clips
+from vtcli.engine.predictor import Predictor, find_videos, parse_views
+from vtcli.engine.scoring import score_clips
 from vtcli.errors import DataError, InputError, OutOfMemoryError, UsageError, VideoDecodeError
 from vtcli.video.decode import read_frames
 from vtcli.video.pipeline import plan_views
@@ -149,7 +150,7 @@ def test_nan_is_an_error_and_no_answer(model: str, monkeypatch: pytest.MonkeyPat
 def test_a_batch_too_large_is_halved_until_it_fits(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net, forward, sizes = vtcli.load_model(model), predictor._forward, []
+    net, forward, sizes = vtcli.load_model(model), scoring._forward, []
 
     def small_device(net: object, clips: torch.Tensor) -> object:
         sizes.append(len(clips))
@@ -157,7 +158,7 @@ def test_a_batch_too_large_is_halved_until_it_fits(
             raise torch.OutOfMemoryError("out of memory")
         return forward(net, clips)
 
-    monkeypatch.setattr(predictor, "_forward", small_device)
+    monkeypatch.setattr(scoring, "_forward", small_device)
     clips = list(torch.randn(5, 3, 8, 32, 32))
     limit = 1
     assert score_clips(net, clips, 4)["action"].shape == (5, 400)

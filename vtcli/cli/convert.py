@@ -52,7 +52,7 @@ def convert(
     ] = False,
 ) -> int:
     """Convert a checkpoint between an upstream's file and ours."""
-    from vtcli.engine import converter, exporter
+    from vtcli.engine import converter, exporter, foreign
     from vtcli.report.conversion import print_report
 
     if to == "safetensors":
@@ -68,9 +68,9 @@ def convert(
         if difference is not None:
             typer.echo(f"  verified   logits differ by {difference:.1e} at most")
         return EXIT_OK
-    dst = output or Path(src.stem + converter.export_suffix(src, to))
+    dst = output or Path(src.stem + foreign.export_suffix(src, to))
     _refuse_overwriting_itself(src, dst)
-    print_report(converter.export(src, dst, to, verify=verify), tensors)
+    print_report(foreign.export(src, dst, to, verify=verify), tensors)
     return EXIT_OK
 
 

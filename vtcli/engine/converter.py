@@ -25,7 +25,7 @@ from vtcli.models.layouts import Layout, Mapped, from_ours, to_ours
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.readers import FileContents, read_checkpoint
 from vtcli.weights.registry import Checkpoint, Registry, Source, load_registry
-from vtcli.weights.store import CARD_KEY, Card, CardHead, open_tensors, read_card, write_checkpoint
+from vtcli.weights.store import CARD_KEY, Card, CardHead, write_checkpoint
 
 # Fields that no tensor shows and that do not make another model of it.
 _INVISIBLE = ("num_frames", "dropout", "global_dropout", "drop_path", "global_drop_path")
@@ -57,7 +57,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Identity:
+class Identity:
     """What is known of a file before its tensors are looked at."""
 
     row: Checkpoint | None
@@ -96,7 +96,7 @@ def convert(
     config = _configure(architecture, mapped.tensors, identity.row, hints, src)
     check_fit(build_empty(architecture, config), mapped.tensors, src)
     _refuse_nan(mapped.tensors, src)
-    permutation = _permutation(identity, found, registry)
+    permutation = find_permutation(identity, found, registry)
     ours = permute_head(mapped.tensors, architecture, permutation)
     card = _card(src, identity, architecture, config, found, labels, permutation, registry)
     verified = 0
@@ -124,20 +124,20 @@ def convert(
 
 def _identify(
     src: Path, model: str | None, registry: Registry, source: Source | None, sha256: str
-) -> _Identity:
-    digest = sha256 or _sha256(src)
+) -> Identity:
+    digest = sha256 or file_sha256(src)
     if model is not None:
-        return _Identity(registry.find(model), source, digest)
+        return Identity(registry.find(model), source, digest)
     for row in registry.checkpoints.values():
         for candidate in row.sources:
             if candidate.sha256 == digest or (
                 candidate.sha256_prefix and digest.startswith(candidate.sha256_prefix)
             ):
-                return _Identity(row, candidate, digest)
-    return _Identity(None, None, digest)
+                return Identity(row, candidate, digest)
+    return Identity(None, None, digest)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -228,7 +228,7 @@ def _refuse_nan(tensors: Mapping[str, Tensor], src: Path) -> None:
             )
 
 
-def _permutation(identity: _Identity, layout: Layout, registry: Registry) -> str:
+def find_permutation(identity: Identity, layout: Layout, registry: Registry) -> str:
     """The name of the permutation that brings the file's class order to the row's own ("" for
     none).
     """
@@ -269,7 +269,7 @@ def permute_head(
 
 def _card(
     src: Path,
-    identity: _Identity,
+    identity: Identity,
     architecture: Architecture,
     config: Any,
     layout: Layout,
@@ -344,10 +344,8 @@ def _usual_pipeline(architecture: Architecture, config: Any, registry: Registry)
     """The pipeline of the architecture's default checkpoint, at this configuration's size."""
     row = registry.find(architecture.name)
     _, frames, size, _ = clip_shape(config)
-    changes = {"frames": frames, "crop_size": size}
-    if row.resolution != size:
-        changes["short_side"] = round(row.pipeline.short_side * size / row.resolution)
-    return replace(row.pipeline, **changes)
+    short_side = round(row.pipeline.short_side * size / row.resolution)
+    return replace(row.pipeline, frames=frames, crop_size=size, short_side=short_side)
 
 
 def _verify(
@@ -364,12 +362,12 @@ def _verify(
     """
     back = from_ours(layout, permute_head(ours, architecture, permutation, undo=True), config)
     theirs = {layout.full_name(name): contents.tensors[name] for name, _ in mapped.renamed}
-    _count_equal(back, theirs)
+    count_equal(back, theirs)
     again = permute_head(to_ours(layout, back).tensors, architecture, permutation)
-    return _count_equal(again, ours)
+    return count_equal(again, ours)
 
 
-def _count_equal(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int:
+def count_equal(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int:
     """How many tensors are equal bit for bit: all of them, or `LayoutError` naming the first that
     is not.
     """
@@ -379,89 +377,3 @@ def _count_equal(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
                 f"the tensor '{name}' does not come back bit for bit; please report this"
             )
     return len(expected)
-
-
-def export(
-    src: Path, dst: Path, layout: str, verify: bool = False, registry: Registry | None = None
-) -> Report:
-    """Write one of our files as an upstream's own checkpoint, in that upstream's class order.
-
-    `verify` reads the file back and compares it bit for bit. Raises `UsageError` for a layout the
-    architecture does not have.
-    """
-    card = read_card(src)
-    target = _target_layout(card, layout)
-    architecture = get_architecture(card.arch)
-    config = architecture.read_config(card.config)
-    ours = open_tensors(src)
-    check_fit(build_empty(architecture, config), ours, src)
-    permutation = _export_permutation(card, target, registry or load_registry())
-    foreign = from_ours(target, permute_head(ours, architecture, permutation, undo=True), config)
-    write_foreign(dst, foreign, target)
-    verified = 0
-    if verify:
-        again = to_ours(target, read_checkpoint(dst).tensors).tensors
-        again = permute_head(again, architecture, permutation)
-        verified = _count_equal(again, ours)
-    return Report(
-        source=str(src),
-        output=str(dst),
-        arch=card.arch,
-        model=card.id or card.model,
-        layout=layout,
-        container=".".join(target.nest),
-        tensors_read=len(ours),
-        tensors_written=len(foreign),
-        renamed=[],
-        dropped=[],
-        permutation=permutation,
-        labels=card.heads[0].confidence,
-        sha256=_sha256(dst),
-        config=card.config,
-        verified=verified,
-    )
-
-
-def export_suffix(src: Path, layout: str) -> str:
-    """The file ending that an upstream's checkpoints have."""
-    return _target_layout(read_card(src), layout).suffix
-
-
-def _target_layout(card: Card, layout: str) -> Layout:
-    architecture = get_architecture(card.arch)
-    if layout not in architecture.layouts:
-        known = ", ".join(["safetensors", *architecture.layouts])
-        raise UsageError(f"{architecture.title} cannot be written as '{layout}'; it can as {known}")
-    return architecture.layouts[layout]
-
-
-def _export_permutation(card: Card, layout: Layout, registry: Registry) -> str:
-    if card.source.get("layout") == layout.name:
-        return str(card.source.get("permutation", ""))
-    row = registry.checkpoints.get(card.id)
-    if row is None:
-        return ""
-    return _permutation(_Identity(row, None, ""), layout, registry)
-
-
-def write_foreign(dst: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
-    """Write tensors in a layout's own file format, whole or not at all."""
-    part = dst.with_name(f".{dst.name}.part")
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if layout.suffix == ".safetensors":
-            write_checkpoint(part, tensors, {})
-        elif layout.suffix == ".msgpack":
-            from vtcli.weights.flax import write_flax
-
-            write_flax(part, dict(tensors))
-        else:
-            content: Any = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            for key in reversed(layout.nest):
-                content = {key: content}
-            torch.save(content, part)
-        part.replace(dst)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"cannot write {dst}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vtcli.engine.loading import Progress, load_resolved, peek, resolve
-from vtcli.errors import DataError, InputError, OutOfMemoryError, UsageError, VideoDecodeError
+from vtcli.engine.scoring import Answer, rank_heads, score_clips
+from vtcli.errors import InputError, UsageError, VideoDecodeError
 from vtcli.video.pipeline import Pipeline, View, plan_views
 from vtcli.weights.registry import load_registry
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vtcli.video.decode import VideoInfo
-    from vtcli.weights.store import Card
 
 SCHEMA = 1
 VIDEO_SUFFIXES = frozenset(
@@ -35,24 +35,6 @@ VIDEO_SUFFIXES = frozenset(
         *("mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"),
     )
 )
-# Values of a batch's clips: two of 8 frames at 224 pixels on a CPU, where more are no faster, and
-# 64 on a GPU.
-CPU_BATCH_VALUES = 2 * 3 * 8 * 224 * 224
-GPU_BATCH_VALUES = 64 * 3 * 8 * 224 * 224
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One class of a ranking.
-
-    score: probability in 0..1; raw: what upstream's own evaluation ranks by (see the pipeline's
-    score rule).
-    """
-
-    index: int
-    label: str
-    score: float
-    raw: float
 
 
 @dataclass(frozen=True)
@@ -304,7 +286,7 @@ class Predictor:
             return Failure(path, error)
         start = time.perf_counter()
         logits = self._score(decoded)
-        heads = self._rank(logits)
+        heads = rank_heads(logits, self.net.card.heads, self.pipeline.score, self.topk)
         seconds = time.perf_counter() - start
         return Prediction(path, decoded.info, tuple(decoded.views), heads, logits, seconds)
 
@@ -326,85 +308,3 @@ class Predictor:
 
         clips = views_from_frames(decoded.frames, decoded.row_of, self.pipeline, decoded.views)
         return score_clips(self.net, clips, self.batch_size)
-
-    def _rank(self, logits: Mapping[str, Tensor]) -> dict[str, tuple[Answer, ...]]:
-        from vtcli.video.views import fuse_scores, probabilities
-
-        card: Card = self.net.card
-        heads: dict[str, tuple[Answer, ...]] = {}
-        for head in card.heads:
-            raw_K = fuse_scores(logits[head.name], self.pipeline.score)
-            score_K = probabilities(logits[head.name], self.pipeline.score)
-            order = raw_K.argsort(descending=True, stable=True)[: self.topk].tolist()
-            heads[head.name] = tuple(
-                Answer(i, head.labels[i], score_K[i].item(), raw_K[i].item()) for i in order
-            )
-        return heads
-
-
-def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> dict[str, Tensor]:
-    """Logits [V,K] per head for clips [3,T,S,S], in batches of bounded size; fp32 on the CPU.
-
-    A batch that is too large for the device is halved and tried again. Raises `OutOfMemoryError`
-    where one clip is too many, `DataError` where a logit is NaN.
-    """
-    import torch
-
-    names = [head.name for head in net.card.heads]
-    rows: dict[str, list[Tensor]] = {name: [] for name in names}
-    pending: list[Tensor] = []
-    size = batch_size
-
-    def flush() -> None:
-        nonlocal size, pending
-        while pending:
-            assert size is not None
-            try:
-                logits = _forward(net, torch.stack(pending[:size]))
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if size == 1 or len(pending) == 1:
-                    raise OutOfMemoryError(
-                        "one view of this model does not fit into memory; take a smaller model "
-                        "or --device cpu"
-                    ) from error
-                size = max(1, min(size, len(pending)) // 2)
-                continue
-            parts = logits if isinstance(logits, Mapping) else {names[0]: logits}
-            for name in names:
-                rows[name].append(parts[name].float().cpu())
-            pending = pending[size:]
-
-    for clip in clips:
-        size = size or _views_per_batch(net, clip)
-        pending.append(clip)
-        if len(pending) >= size:
-            flush()
-    flush()
-    result = {name: torch.cat(parts) for name, parts in rows.items()}
-    if not all(torch.isfinite(logits).all() for logits in result.values()):
-        raise DataError("the model answers NaN; its weights are damaged, or try --precision fp32")
-    return result
-
-
-def _forward(net: Any, clips: Tensor) -> Any:
-    import torch
-
-    device = next(net.parameters()).device
-    with torch.inference_mode():
-        return net(clips.to(device, net.dtype))
-
-
-def _views_per_batch(net: Any, clip: Tensor) -> int:
-    on_cpu = next(net.parameters()).device.type == "cpu"
-    budget = CPU_BATCH_VALUES if on_cpu else GPU_BATCH_VALUES
-    return max(1, budget // clip.numel())
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in text for w in words)

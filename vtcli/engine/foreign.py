@@ -1,0 +1,114 @@
+"""From our safetensors to an upstream's own checkpoint file, in its names, nesting and class
+order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtcli.engine.converter import (
+    Identity,
+    Report,
+    count_equal,
+    file_sha256,
+    find_permutation,
+    permute_head,
+)
+from vtcli.engine.loading import build_empty, check_fit
+from vtcli.errors import DataError, UsageError
+from vtcli.models import get_architecture
+from vtcli.models.layouts import Layout, from_ours, to_ours
+from vtcli.weights.readers import read_checkpoint
+from vtcli.weights.registry import Registry, load_registry
+from vtcli.weights.store import Card, open_tensors, read_card, write_checkpoint
+
+
+def export(
+    src: Path, dst: Path, layout: str, verify: bool = False, registry: Registry | None = None
+) -> Report:
+    """Write one of our files as an upstream's own checkpoint, in that upstream's class order.
+
+    `verify` reads the file back and compares it bit for bit. Raises `UsageError` for a layout the
+    architecture does not have.
+    """
+    card = read_card(src)
+    target = _target_layout(card, layout)
+    architecture = get_architecture(card.arch)
+    config = architecture.read_config(card.config)
+    ours = open_tensors(src)
+    check_fit(build_empty(architecture, config), ours, src)
+    permutation = _export_permutation(card, target, registry or load_registry())
+    foreign = from_ours(target, permute_head(ours, architecture, permutation, undo=True), config)
+    write_foreign(dst, foreign, target)
+    verified = 0
+    if verify:
+        again = to_ours(target, read_checkpoint(dst).tensors).tensors
+        again = permute_head(again, architecture, permutation)
+        verified = count_equal(again, ours)
+    return Report(
+        source=str(src),
+        output=str(dst),
+        arch=card.arch,
+        model=card.id or card.model,
+        layout=layout,
+        container=".".join(target.nest),
+        tensors_read=len(ours),
+        tensors_written=len(foreign),
+        renamed=[],
+        dropped=[],
+        permutation=permutation,
+        labels=card.heads[0].confidence,
+        sha256=file_sha256(dst),
+        config=card.config,
+        verified=verified,
+    )
+
+
+def export_suffix(src: Path, layout: str) -> str:
+    """The file ending that an upstream's checkpoints have."""
+    return _target_layout(read_card(src), layout).suffix
+
+
+def _target_layout(card: Card, layout: str) -> Layout:
+    architecture = get_architecture(card.arch)
+    if layout not in architecture.layouts:
+        known = ", ".join(["safetensors", *architecture.layouts])
+        raise UsageError(f"{architecture.title} cannot be written as '{layout}'; it can as {known}")
+    return architecture.layouts[layout]
+
+
+def _export_permutation(card: Card, layout: Layout, registry: Registry) -> str:
+    if card.source.get("layout") == layout.name:
+        return str(card.source.get("permutation", ""))
+    row = registry.checkpoints.get(card.id)
+    if row is None:
+        return ""
+    return find_permutation(Identity(row, None, ""), layout, registry)
+
+
+def write_foreign(dst: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+    """Write tensors in a layout's own file format, whole or not at all."""
+    part = dst.with_name(f".{dst.name}.part")
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if layout.suffix == ".safetensors":
+            write_checkpoint(part, tensors, {})
+        elif layout.suffix == ".msgpack":
+            from vtcli.weights.flax import write_flax
+
+            write_flax(part, dict(tensors))
+        else:
+            content: Any = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            for key in reversed(layout.nest):
+                content = {key: content}
+            torch.save(content, part)
+        part.replace(dst)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"cannot write {dst}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)

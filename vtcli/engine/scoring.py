@@ -1,0 +1,142 @@
+"""From clips to logits in batches of bounded size, and from the logits of all views to ranked
+answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vtcli.errors import DataError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vtcli.video.pipeline import ScoreName
+    from vtcli.weights.store import CardHead
+
+# Values of a batch's clips: two of 8 frames at 224 pixels on a CPU, where more are no faster, and
+# 64 on a GPU.
+CPU_BATCH_VALUES = 2 * 3 * 8 * 224 * 224
+GPU_BATCH_VALUES = 64 * 3 * 8 * 224 * 224
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One class of a ranking.
+
+    score: probability in 0..1; raw: what upstream's own evaluation ranks by (see the pipeline's
+    score rule).
+    """
+
+    index: int
+    label: str
+    score: float
+    raw: float
+
+
+def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> dict[str, Tensor]:
+    """Logits [V,K] per head for clips [3,T,S,S], in batches of bounded size; fp32 on the CPU.
+
+    A batch that is too large for the device is halved and tried again. Raises `OutOfMemoryError`
+    where one clip is too many, `DataError` where a logit is NaN.
+    """
+    import torch
+
+    names = [head.name for head in net.card.heads]
+    rows: dict[str, list[Tensor]] = {name: [] for name in names}
+    pending: list[Tensor] = []
+    size = batch_size
+
+    def flush() -> None:
+        nonlocal size, pending
+        while pending:
+            assert size is not None
+            try:
+                logits = _forward(net, torch.stack(pending[:size]))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if size == 1 or len(pending) == 1:
+                    raise OutOfMemoryError(
+                        "one view of this model does not fit into memory; take a smaller model "
+                        "or --device cpu"
+                    ) from error
+                size = max(1, min(size, len(pending)) // 2)
+                continue
+            parts = logits if isinstance(logits, Mapping) else {names[0]: logits}
+            for name in names:
+                rows[name].append(parts[name].float().cpu())
+            pending = pending[size:]
+
+    for clip in clips:
+        size = size or _views_per_batch(net, clip)
+        pending.append(clip)
+        if len(pending) >= size:
+            flush()
+    flush()
+    result = {name: torch.cat(parts) for name, parts in rows.items()}
+    if not all(torch.isfinite(logits).all() for logits in result.values()):
+        raise DataError("the model answers NaN; its weights are damaged, or try --precision fp32")
+    return result
+
+
+def _forward(net: Any, clips: Tensor) -> Any:
+    import torch
+
+    device = next(net.parameters()).device
+    with torch.inference_mode():
+        return net(clips.to(device, net.dtype))
+
+
+def _views_per_batch(net: Any, clip: Tensor) -> int:
+    on_cpu = next(net.parameters()).device.type == "cpu"
+    budget = CPU_BATCH_VALUES if on_cpu else GPU_BATCH_VALUES
+    return max(1, budget // clip.numel())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in text for w in words)
+
+
+def rank_heads(
+    logits: Mapping[str, Tensor], heads: Sequence[CardHead], rule: ScoreName, topk: int
+) -> dict[str, tuple[Answer, ...]]:
+    """The best classes of each head, from its logits [V,K]; nouns and verbs are also ranked in
+    pairs.
+    """
+    from vtcli.video.views import fuse_scores, probabilities
+
+    rankings: dict[str, tuple[Answer, ...]] = {}
+    if {head.name for head in heads} == {"noun", "verb"}:
+        rankings["action"] = _rank_pairs(logits, {h.name: h for h in heads}, rule, topk)
+    for head in heads:
+        raw_K = fuse_scores(logits[head.name], rule)
+        score_K = probabilities(logits[head.name], rule)
+        rankings[head.name] = _best(raw_K, score_K, head.labels, topk)
+    return rankings
+
+
+def _rank_pairs(
+    logits: Mapping[str, Tensor], heads: Mapping[str, CardHead], rule: ScoreName, topk: int
+) -> tuple[Answer, ...]:
+    """EPIC-Kitchens' actions: every verb with every noun, scored by the product of both.
+
+    The index of a pair is noun · verbs + verb (ViViT, section 4.1; specification, head).
+    """
+    from vtcli.video.views import probabilities
+
+    noun, verb = (probabilities(logits[name], rule) for name in ("noun", "verb"))
+    pairs_K = (noun[:, None] * verb).flatten()
+    names = [f"{v} {n}" for n in heads["noun"].labels for v in heads["verb"].labels]
+    return _best(pairs_K, pairs_K, names, topk)
+
+
+def _best(raw_K: Tensor, score_K: Tensor, names: Sequence[str], topk: int) -> tuple[Answer, ...]:
+    order = raw_K.argsort(descending=True, stable=True)[:topk].tolist()
+    return tuple(Answer(i, names[i], score_K[i].item(), raw_K[i].item()) for i in order)
