@@ -92,8 +92,7 @@ def convert(
     architecture, found = find_layout(contents.tensors, identity.row, layout, src)
     mapped = to_ours(found, contents.tensors)
     _refuse_left_over(mapped, found, src)
-    hints = found.hints(contents.tensors)
-    config = _configure(architecture, mapped.tensors, identity.row, hints, src)
+    config = _configure(architecture, mapped, identity.row, src)
     check_fit(build_empty(architecture, config), mapped.tensors, src)
     _refuse_nan(mapped.tensors, src)
     permutation = find_permutation(identity, found, registry)
@@ -181,16 +180,12 @@ def _refuse_left_over(mapped: Mapped, layout: Layout, src: Path) -> None:
 
 
 def _configure(
-    architecture: Architecture,
-    tensors: Mapping[str, Tensor],
-    row: Checkpoint | None,
-    hints: Mapping[str, Any],
-    src: Path,
+    architecture: Architecture, mapped: Mapped, row: Checkpoint | None, src: Path
 ) -> Any:
     """The configuration the shapes show, completed by the row, which must agree with them."""
-    shapes = _shapes(tensors)
+    shapes = _shapes(mapped.tensors)
     if row is None:
-        return architecture.infer_config(shapes, hints)
+        return architecture.infer_config(shapes, mapped.hints)
     expected = with_overrides(
         architecture.presets[row.model],
         {"num_classes": row.num_classes, "num_frames": row.frames, **row.config},
@@ -202,6 +197,8 @@ def _configure(
         wanted = architecture.infer_config(wanted_shapes, {})
     except LayoutError:
         return expected  # check_fit will say which tensor is missing
+    believed = {f: getattr(shown, f) for f in architecture.decided_by_file}
+    wanted, expected = replace(wanted, **believed), replace(expected, **believed)
     unlike = [f for f in asdict(shown) if getattr(shown, f) != getattr(wanted, f)]
     if unlike:
         name = unlike[0]

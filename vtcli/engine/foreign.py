@@ -44,7 +44,10 @@ def export(
     check_fit(build_empty(architecture, config), ours, src)
     permutation = _export_permutation(card, target, registry or load_registry())
     foreign = from_ours(target, permute_head(ours, architecture, permutation, undo=True), config)
+    beside = _companion(dst, target, config, card)
     write_foreign(dst, foreign, target)
+    if beside is not None:
+        beside[0].write_text(beside[1], encoding="utf-8")
     verified = 0
     if verify:
         again = to_ours(target, read_checkpoint(dst).tensors).tensors
@@ -67,6 +70,17 @@ def export(
         config=card.config,
         verified=verified,
     )
+
+
+def _companion(dst: Path, layout: Layout, config: Any, card: Card) -> tuple[Path, str] | None:
+    """The file that this upstream wants beside its weights; never written over another one."""
+    if layout.companion is None:
+        return None
+    name, text = layout.companion(config, card.labels)
+    path = dst.with_name(name)
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+        raise UsageError(f"{path} lies in the way; write into a folder of its own with -o")
+    return path, text
 
 
 def export_suffix(src: Path, layout: str) -> str:

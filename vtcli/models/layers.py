@@ -51,8 +51,10 @@ def scaled_linear(x_LC: Tensor, weight: Tensor, bias: Tensor, scale: float) -> T
 
 
 def _faster_as_convolution(x_LC: Tensor) -> bool:
-    """PyTorch gives fp32 convolutions to oneDNN, which uses the full vector width of every processor,
-    and fp32 matrix products to MKL, which on AMD uses half of it.
+    """Whether a product should be handed to oneDNN, as PyTorch does with fp32 convolutions.
+
+    oneDNN uses the full vector width of every processor; MKL, which gets fp32 matrix products,
+    uses half of it on AMD.
     """
     if torch.compiler.is_compiling():
         return False  # a compiler chooses for itself, and may not trace the question below
@@ -120,6 +122,24 @@ def _explicit_attention(q_XND: Tensor, k_XMD: Tensor, v_XMD: Tensor) -> Tensor:
     scale = q_XND.shape[-1] ** -0.5
     scores_XNM = torch.baddbmm(nothing, q_XND, k_XMD.transpose(1, 2), beta=0, alpha=scale)
     return torch.bmm(scores_XNM.softmax(-1), v_XMD)
+
+
+def attend_with_one_query(x_BC: Tensor, y_BMC: Tensor, qkv: nn.Linear, num_heads: int) -> Tensor:
+    """Attention of one token x to M others y, by packed q, k, v rows -> [B,C], not yet projected.
+
+    With a single query the projections of keys and values need not be formed for every token: the
+    key projection folds into the query and the value projection is applied to the pooled tokens.
+    The key bias adds the same number to every score of a head and so drops out of the softmax.
+    """
+    C, H = x_BC.shape[-1], num_heads
+    w_q, w_k, w_v = qkv.weight.chunk(3)
+    b_q, _, b_v = qkv.bias.chunk(3)
+    q_BHD = (F.linear(x_BC, w_q, b_q) * (C // H) ** -0.5).view(-1, H, C // H)
+    q_HBC = q_BHD.transpose(0, 1) @ w_k.view(H, C // H, C)
+    scores_BHM = q_HBC.transpose(0, 1) @ y_BMC.transpose(1, 2)
+    pooled_BHC = scores_BHM.softmax(-1) @ y_BMC
+    v_HBD = pooled_BHC.transpose(0, 1) @ w_v.view(H, C // H, C).transpose(1, 2)
+    return v_HBD.transpose(0, 1).flatten(1) + b_v
 
 
 class Attention(nn.Module):

@@ -52,6 +52,7 @@ class Concat:
 
 SAME = Same()
 Remake = Callable[[str, Any], Tensor]
+Companion = Callable[[Any, Sequence[str]], tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class Layout:
     signature: foreign names (patterns) that are there in every file of this layout and tell it from
     the others; absent: patterns that no file of this layout has; prefix: a prefix of the rules'
     names that files may lack; nest: what the file's tensors are wrapped in on export, outermost key
-    first; suffix: file ending on export.
+    first; suffix: file ending on export;
+    companion: (configuration, labels) -> name and text of a file that has to lie beside it.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Layout:
     prefix: str = ""
     nest: tuple[str, ...] = ()
     suffix: str = ".pth"
+    companion: Companion | None = None
 
     def recognises(self, names: Iterable[str]) -> bool:
         """Whether a file with these tensor names is of this layout."""

@@ -21,6 +21,7 @@ from vtcli.models.layers import (
     DropPath,
     LayerNorm,
     Mlp,
+    attend_with_one_query,
     depthwise_conv3d,
     linear,
     patches,
@@ -130,12 +131,7 @@ class Block(nn.Module):
 
 
 class QueryAttention(nn.Module):
-    """Cross-attention of one query to all tokens of a clip: q [B,C], y [B,M,C] -> [B,C].
-
-    With a single query the projections of keys and values need not be formed for every token: the
-    key projection folds into the query and the value projection is applied to the pooled tokens.
-    The key bias adds the same number to every score of a head and so drops out of the softmax.
-    """
+    """Cross-attention of one query to all tokens of a clip: q [B,C], y [B,M,C] -> [B,C]."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -144,15 +140,7 @@ class QueryAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, q_BC: Tensor, y_BMC: Tensor) -> Tensor:
-        C, H = q_BC.shape[-1], self.num_heads
-        w_q, w_k, w_v = self.qkv.weight.chunk(3)
-        b_q, _, b_v = self.qkv.bias.chunk(3)
-        q_BHD = (F.linear(q_BC, w_q, b_q) * (C // H) ** -0.5).view(-1, H, C // H)
-        q_HBC = q_BHD.transpose(0, 1) @ w_k.view(H, C // H, C)
-        scores_BHM = q_HBC.transpose(0, 1) @ y_BMC.transpose(1, 2)
-        pooled_BHC = scores_BHM.softmax(-1) @ y_BMC
-        v_HBD = pooled_BHC.transpose(0, 1) @ w_v.view(H, C // H, C).transpose(1, 2)
-        return self.proj(v_HBD.transpose(0, 1).flatten(1) + b_v)
+        return self.proj(attend_with_one_query(q_BC, y_BMC, self.qkv, self.num_heads))
 
 
 class GlobalBlock(nn.Module):

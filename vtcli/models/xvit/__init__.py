@@ -13,5 +13,6 @@ ARCHITECTURE = Architecture(
     infer_config=infer_config,
     published_macs=published_macs,
     layouts=LAYOUTS,
+    decided_by_file=("temporal_positions",),
     initialise=initialise,
 )

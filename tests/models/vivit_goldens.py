@@ -1,0 +1,115 @@
+"""ViViT's goldens: their configurations as ours, their clips, and models with their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.goldens import golden_dir, golden_input, load_manifest
+from vtcli.models.layouts import Mapped, to_ours
+from vtcli.models.vivit import ARCHITECTURE
+from vtcli.models.vivit.configs import ViViTConfig
+
+GOLDEN = golden_dir("vivit")
+TINY = sorted(p.stem for p in GOLDEN.glob("tiny_*.json"))
+ROOT = "optimizer/target/"
+ATTENTION = {
+    "spacetime": "joint",
+    "factorized_encoder": "factorised_encoder",
+    "factorized_self_attention_block": "factorised_self_attention",
+    "factorized_dot_product_attention": "factorised_dot_product",
+}
+
+
+def config_of(manifest: Mapping[str, Any]) -> ViViTConfig:
+    """Upstream's configuration as ours."""
+    theirs = manifest["config"]
+    if manifest["layout"] == "hf":
+        return ViViTConfig(
+            image_size=theirs["image_size"],
+            num_frames=theirs["num_frames"],
+            tubelet_size=tuple(theirs["tubelet_size"]),
+            width=theirs["hidden_size"],
+            depth=theirs["num_hidden_layers"],
+            num_heads=theirs["num_attention_heads"],
+            mlp_ratio=theirs["intermediate_size"] / theirs["hidden_size"],
+            num_classes=theirs["num_labels"],
+        )
+    theirs = theirs["model"]
+    attention, width = theirs["attention_config"], theirs["hidden_size"]
+    first = theirs.get("spatial_transformer", theirs)
+    temporal_depth = theirs.get("temporal_transformer", {"num_layers": 4})["num_layers"]
+    rows, columns, *frames = theirs["patches"]["size"]
+    _, clip_frames, height, clip_width, _ = manifest["input"]["shape"]
+    extra = manifest.get("extra", {})
+    return ViViTConfig(
+        attention=ATTENTION[attention["type"]],
+        image_size=(height, clip_width),
+        num_frames=clip_frames,
+        tubelet_size=(frames[0] if frames else 1, rows, columns),
+        sampled_frames=theirs["temporal_encoding_config"].get("n_sampled_frames", 0),
+        width=width,
+        depth=first["num_layers"],
+        num_heads=first["num_heads"],
+        mlp_ratio=first["mlp_dim"] / width,
+        temporal_depth=0 if attention.get("spatial_only_baseline") else temporal_depth,
+        class_token=theirs["classifier"] == "token",
+        attention_order=attention.get("attention_order", "space_time"),
+        representation_size=theirs["representation_size"] or 0,
+        num_classes=manifest["num_classes"],
+        heads=tuple(zip(extra.get("split_names", ()), extra.get("class_splits", ()), strict=True)),
+    )
+
+
+def clip_of(manifest: Mapping[str, Any]) -> Tensor:
+    clip = golden_input(manifest["input"]["shape"])
+    return clip.permute(0, 4, 1, 2, 3) if manifest["layout"] == "scenic" else clip.transpose(1, 2)
+
+
+def build(config: ViViTConfig, tensors: Mapping[str, Tensor]) -> Any:
+    with torch.device("meta"):
+        model = ARCHITECTURE.build(config)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def fresh(config: ViViTConfig) -> Any:
+    with torch.device("meta"):
+        model = ARCHITECTURE.build(config)
+    torch.manual_seed(0)
+    model.to_empty(device="cpu")
+    model.init_weights()
+    return model
+
+
+def mapped(name: str) -> tuple[dict[str, Any], Mapped]:
+    manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
+    return manifest, to_ours(ARCHITECTURE.layouts[manifest["layout"]], theirs)
+
+
+def golden_model(name: str) -> tuple[Any, Tensor]:
+    """A tiny golden's model and its clip."""
+    manifest, found = mapped(name)
+    return build(config_of(manifest), found.tensors), clip_of(manifest)
+
+
+def together(logits: Tensor | dict[str, Tensor]) -> Tensor:
+    """The logits of all heads, one after the other."""
+    return torch.cat(list(logits.values()), -1) if isinstance(logits, dict) else logits
+
+
+OLD_NUMBERS = {
+    "MultiHeadDotProductAttention_0": "MultiHeadDotProductAttention_1",
+    "LayerNorm_1": "LayerNorm_2",
+    "MlpBlock_0": "MlpBlock_3",
+}
+
+
+def old_numbered(name: str) -> str:
+    """A Flax name as it was when all modules of a block were numbered together."""
+    for new, old in OLD_NUMBERS.items():
+        name = name.replace(new, old)
+    return name

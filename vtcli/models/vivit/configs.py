@@ -1,0 +1,203 @@
+"""Sizes of ViViT (arXiv 2103.15691, section 4.1, table 6) and how a checkpoint shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from vtcli.errors import LayoutError, UsageError
+from vtcli.models import Shapes, with_overrides
+
+Attention = Literal[
+    "joint", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"
+]
+
+
+@dataclass(frozen=True)
+class ViViTConfig:
+    """One network.
+
+    attention: models 1-4 of section 3.3, in this order.
+    image_size: side of the frames, or (height, width); num_frames: frames of the clip it is given.
+    tubelet_size: (frames, height, width) under one token.
+    sampled_frames: uniform frame sampling (section 3.2): so many frames are picked from the clip
+        and cut into 2-D patches; 0: tubelets of all frames.
+    temporal_depth: layers of the factorised encoder's second transformer; 0 averages the frames.
+    class_token: read a class token; False averages all tokens.
+    attention_order: which attention comes first in a block of model 3.
+    representation_size: width of a tanh layer before the classifier; 0: none.
+    heads: names and sizes of several classifiers that share the rows of one, in order.
+    """
+
+    attention: Attention = "joint"
+    image_size: int | tuple[int, int] = 224
+    num_frames: int = 32
+    tubelet_size: tuple[int, int, int] = (2, 16, 16)
+    sampled_frames: int = 0
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    temporal_depth: int = 4
+    class_token: bool = True
+    attention_order: Literal["space_time", "time_space"] = "space_time"
+    representation_size: int = 0
+    num_classes: int = 400
+    heads: tuple[tuple[str, int], ...] = ()
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", tuple((name, int(size)) for name, size in self.heads))
+        if self.heads and sum(size for _, size in self.heads) != self.num_classes:
+            raise UsageError(
+                f"the heads {self.heads} do not make up {self.num_classes} classes; "
+                "name heads that do, or none (heads=())"
+            )
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        size = self.image_size
+        return size if isinstance(size, tuple) else (size, size)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens along time, height and width; what does not fill a tubelet is not seen."""
+        kt, kh, kw = self.tubelet_size
+        height, width = self.frame_size
+        return self.sampled_frames or self.num_frames // kt, height // kh, width // kw
+
+
+HEAD_DIM = 64  # where the width is none of the published ones
+
+_B = ViViTConfig()
+_L = replace(_B, width=1024, depth=24, num_heads=16)
+_H = replace(_B, width=1280, depth=32, num_heads=16)
+_H14 = replace(_H, tubelet_size=(2, 14, 14))
+_SIZES = {"b": _B, "l": _L, "h": _H14, "h16": _H}
+_NUM_HEADS = {size.width: size.num_heads for size in _SIZES.values()}
+
+
+def _model(attention: Attention, size: ViViTConfig, **changes: Any) -> ViViTConfig:
+    """A size in one of the factorised forms; only the encoder form has a class token."""
+    token = attention == "factorised_encoder"
+    return replace(size, attention=attention, class_token=token, **changes)
+
+
+PRESETS: dict[str, ViViTConfig] = {
+    **{f"vivit-{name}": size for name, size in _SIZES.items()},
+    **{f"vivit-{name}-fe": _model("factorised_encoder", size) for name, size in _SIZES.items()},
+    # The published L files have as many temporal layers as spatial ones.
+    "vivit-l-fe": _model("factorised_encoder", _L, temporal_depth=24),
+    **{f"vivit-{n}-fsa": _model("factorised_self_attention", s) for n, s in _SIZES.items()},
+    **{f"vivit-{n}-fdp": _model("factorised_dot_product", s) for n, s in _SIZES.items()},
+    "vivit-b-fe-avg": _model("factorised_encoder", _B, temporal_depth=0),
+    "vivit-b-ufs8": replace(_B, tubelet_size=(1, 16, 16), sampled_frames=8),
+}
+
+
+def published_macs(config: ViViTConfig) -> int:
+    """Multiply-accumulates of one view as papers count them: what the configuration implies.
+
+    All tokens are counted through the last layers too, although the answer may read only one.
+    """
+    C, hidden = config.width, round(config.mlp_ratio * config.width)
+    T, rows, columns = config.grid
+    S, token = rows * columns, int(config.class_token)
+
+    def layers(depth: int, tokens: int, seen: int, attentions: int = 1) -> int:
+        """`seen`: keys of a query, of all attentions and averaged over heads."""
+        linear = 4 * attentions * C * C + 2 * C * hidden
+        return depth * tokens * (linear + 2 * seen * C)
+
+    if config.attention == "factorised_encoder":
+        blocks = T * layers(config.depth, token + S, token + S)
+        if config.temporal_depth:
+            blocks += layers(config.temporal_depth, token + T, token + T)
+    elif config.attention == "joint":
+        blocks = layers(config.depth, token + T * S, token + T * S)
+    elif config.attention == "factorised_self_attention":
+        blocks = layers(config.depth, T * S, T + S, attentions=2)
+    else:
+        blocks = layers(config.depth, T * S, (T + S) // 2)
+    patch_embed = T * S * C * 3 * math.prod(config.tubelet_size)
+    representation = config.representation_size * C
+    classifier = (config.representation_size or C) * config.num_classes
+    return patch_embed + blocks + representation + classifier
+
+
+_AXIAL_MLP = "encoder.blocks.0.mlp.layer.fc1.weight"  # in model 3 only
+
+
+def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> ViViTConfig:
+    """The configuration that tensors of these shapes (our names) belong to.
+
+    `hints` holds fields that the weights do not show, and wins: the number of heads where it is not
+    the published one, the order of attention in model 3, the names of several classifiers, and the
+    clip where it is not 32 square frames. Without a class token models 1 and 4 look the same, and
+    4 is taken, as published. Raises `LayoutError` where the shapes are not of this architecture.
+    """
+    first = "spatial" if "spatial.pos_embed" in shapes else "encoder"
+    try:
+        width, _, *frames, rows, columns = shapes["patch_embed.weight"]
+        positions = shapes[f"{first}.pos_embed"][1]
+        mlp = _AXIAL_MLP if _AXIAL_MLP in shapes else f"{first}.blocks.0.mlp.fc1.weight"
+        hidden = shapes[mlp][0]
+        num_classes = shapes["head.weight"][0]
+    except (KeyError, ValueError, IndexError) as error:
+        raise LayoutError(f"this is no complete ViViT checkpoint: {error} is wrong") from error
+    class_token = f"{first}.class_token" in shapes
+    config = ViViTConfig(
+        attention=_attention(shapes, class_token),
+        tubelet_size=(*(frames or (1,)), rows, columns),
+        width=width,
+        depth=_layers(shapes, first),
+        num_heads=_NUM_HEADS.get(width, max(1, width // HEAD_DIM)),
+        mlp_ratio=hidden / width,
+        temporal_depth=_layers(shapes, "temporal") if first == "spatial" else 4,
+        class_token=class_token,
+        representation_size=shapes.get("pre_logits.weight", (0,))[0],
+        num_classes=num_classes,
+    )
+    temporal = shapes.get("temporal.pos_embed", (1, 0))[1]
+    clip = _clip(config, positions - class_token, temporal - class_token, not frames, hints)
+    return with_overrides(config, {**clip, **hints})
+
+
+def _attention(shapes: Shapes, class_token: bool) -> Attention:
+    if "spatial.pos_embed" in shapes:
+        return "factorised_encoder"
+    if _AXIAL_MLP in shapes:
+        return "factorised_self_attention"
+    return "joint" if class_token else "factorised_dot_product"
+
+
+def _layers(shapes: Shapes, encoder: str) -> int:
+    return len({name.split(".")[2] for name in shapes if name.startswith(f"{encoder}.blocks.")})
+
+
+def _clip(
+    config: ViViTConfig, tokens: int, steps: int, sampled: bool, hints: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The clip that `tokens` positions were made for; `steps` along time, 0 where none shows it."""
+    frames = hints.get("num_frames", config.num_frames)
+    kt, kh, _ = config.tubelet_size
+    one_table = config.attention != "factorised_encoder"
+    if steps <= 0:
+        _, rows, columns = config.grid
+        steps = tokens // (rows * columns) if sampled and one_table else frames // kt
+    steps = max(1, hints.get("sampled_frames") or steps)
+    space = tokens // steps if one_table else tokens
+    side = math.isqrt(space)
+    if "image_size" not in hints and side**2 * (steps if one_table else 1) != tokens:
+        raise LayoutError(
+            f"{tokens} positions are no square grid for {frames} frames: "
+            "say what clip they are for (num_frames and image_size)"
+        )
+    return {
+        "image_size": side * kh,
+        "num_frames": frames if sampled else steps * kt,
+        "sampled_frames": steps if sampled else 0,
+    }

@@ -1,0 +1,291 @@
+"""ViViT (Arnab et al., arXiv 2103.15691): pure transformers over the tubelets of a clip.
+
+A clip is cut into tubelets (or into patches of a few sampled frames), each of which is a token. The
+four models of section 3.3 differ in which tokens attend to each other: all (1), those of a frame
+and then the frames (2), in every block those of a frame and those of a place (3), or half of the
+heads each (4).
+
+Shapes: B clips, T steps of tokens in time, N tokens of a step (class token first), C channels,
+H heads, D channels per head, L any leading dimensions, K classes. Where all tokens attend to all,
+T is 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vtcli.errors import ShapeError
+from vtcli.models import layers
+from vtcli.models.layers import LayerNorm, Mlp, attend_with_one_query, attention, linear, patches
+from vtcli.models.vivit.configs import ViViTConfig
+
+LAYER_NORM_EPS = 1e-6
+POSITION_STD = 0.02
+# Variance of a standard normal cut off at two deviations, which the initial values make up for.
+TRUNCATED_STD = 0.87962566103423978
+
+Axis = Literal["space", "time", "both"]
+
+
+class PatchEmbed(nn.Module):
+    """Tubelet embedding (section 3.2) as one matrix product: [B,3,T',H',W'] -> [B,T,N,C].
+
+    With uniform frame sampling the kernel has no time axis and sees only the sampled frames. Frames
+    and pixels that do not fill a tubelet are not seen.
+    """
+
+    def __init__(self, config: ViViTConfig) -> None:
+        super().__init__()
+        kt, kh, kw = config.tubelet_size
+        kernel = (kh, kw) if config.sampled_frames else (kt, kh, kw)
+        self.weight = nn.Parameter(torch.empty(config.width, 3, *kernel))
+        self.bias = nn.Parameter(torch.empty(config.width))
+        self.config = config
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        config = self.config
+        if config.sampled_frames:
+            x_BCTHW = x_BCTHW[:, :, sampled_indices(x_BCTHW.shape[2], config.sampled_frames)]
+        seen = (count * size for count, size in zip(config.grid, config.tubelet_size, strict=True))
+        frames, height, width = seen
+        rows = patches(x_BCTHW[:, :, :frames, :height, :width], config.tubelet_size)
+        return linear(rows.flatten(2, 3), self.weight.flatten(1), self.bias)
+
+
+def sampled_indices(frames: int, count: int) -> list[int]:
+    """Uniform frame sampling (section 3.2): `count` frames at equal distances inside the clip.
+
+    Halves are rounded to even numbers. Upstream's float32 steps overshoot for two frames of 8, 16,
+    32 or 64 and append a third; that one is left out here.
+    """
+    if count >= frames:
+        return list(range(frames))
+    return [round(i * frames / (count + 1)) for i in range(1, count + 1)]
+
+
+class Attention(layers.Attention):
+    """Self-attention of the tokens of a step ("space"), of a place ("time"), or both.
+
+    [B,T,N,C] -> [B,T,N,C].
+    With "both" (model 4) the first half of the heads attends over time, the second over space.
+    """
+
+    def __init__(self, config: ViViTConfig, axis: Axis) -> None:
+        super().__init__(config.width, config.num_heads)
+        self.axis = axis
+
+    def forward(self, x_BTNC: Tensor) -> Tensor:
+        qkv_BTN3HD = self.qkv(x_BTNC).unflatten(-1, (3, self.num_heads, -1))
+        if self.axis == "space":
+            y_BTNHD = attend_in_space(qkv_BTN3HD)
+        elif self.axis == "time":
+            y_BTNHD = attend_in_time(qkv_BTN3HD)
+        else:
+            in_time, in_space = qkv_BTN3HD.chunk(2, dim=4)
+            y_BTNHD = torch.cat([attend_in_time(in_time), attend_in_space(in_space)], dim=3)
+        return self.proj(y_BTNHD.flatten(3))
+
+    def read(self, x_BTNC: Tensor) -> Tensor:
+        """What the first token of every step gets from its step: [B,T,N,C] -> [B,T,1,C]."""
+        x_LNC = x_BTNC.flatten(0, 1)
+        y_LC = self.proj(attend_with_one_query(x_LNC[:, 0], x_LNC, self.qkv, self.num_heads))
+        return y_LC.view(*x_BTNC.shape[:2], 1, -1)
+
+
+def attend_in_space(qkv_BTN3HD: Tensor) -> Tensor:
+    """Each token attends to those of its step -> [B,T,N,H,D]."""
+    q, k, v = qkv_BTN3HD.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)
+    y_BTHND = attention(q, k, v).unflatten(0, qkv_BTN3HD.shape[:2])
+    return y_BTHND.transpose(2, 3)
+
+
+def attend_in_time(qkv_BTN3HD: Tensor) -> Tensor:
+    """Each token attends to those of its place -> [B,T,N,H,D]."""
+    return attend_in_space(qkv_BTN3HD.transpose(1, 2)).transpose(1, 2)
+
+
+class DropPath(layers.DropPath):
+    """Stochastic depth per clip; upstream does not scale up the branches that are kept."""
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        y_BLC = super().forward(x_BLC)
+        return y_BLC * (1.0 - self.rate) if self.training and self.rate else y_BLC
+
+
+class Block(nn.Module):
+    """One layer of models 1, 2 and 4: [B,T,N,C] -> [B,T,N,C]."""
+
+    def __init__(self, config: ViViTConfig, axis: Axis, drop_path: float) -> None:
+        super().__init__()
+        C = config.width
+        self.norm1 = LayerNorm(C, LAYER_NORM_EPS)
+        self.attn = Attention(config, axis)
+        self.norm2 = LayerNorm(C, LAYER_NORM_EPS)
+        self.mlp = Mlp(C, round(config.mlp_ratio * C), "gelu_tanh")
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BTNC: Tensor, first_only: bool = False) -> Tensor:
+        """With `first_only`, -> [B,T,1,C]: nothing reads the other tokens afterwards."""
+        y_BTNC = self.attn.read(self.norm1(x_BTNC)) if first_only else self.attn(self.norm1(x_BTNC))
+        x_BTNC = x_BTNC[:, :, : y_BTNC.shape[2]] + self.drop_path(y_BTNC)
+        return x_BTNC + self.drop_path(self.mlp(self.norm2(x_BTNC)))
+
+
+class Residual(nn.Module):
+    """A layer that adds to its normalised input: x + layer(norm(x))."""
+
+    def __init__(self, width: int, layer: nn.Module) -> None:
+        super().__init__()
+        self.norm = LayerNorm(width, LAYER_NORM_EPS)
+        self.layer = layer
+
+    def forward(self, x_BTNC: Tensor) -> Tensor:
+        return x_BTNC + self.layer(self.norm(x_BTNC))
+
+
+class FactorisedBlock(nn.Module):
+    """One layer of model 3, with one attention in space and one in time: [B,T,N,C] -> [B,T,N,C]."""
+
+    def __init__(self, config: ViViTConfig) -> None:
+        super().__init__()
+        C = config.width
+        self.space = Residual(C, Attention(config, "space"))
+        self.time = Residual(C, Attention(config, "time"))
+        self.mlp = Residual(C, Mlp(C, round(config.mlp_ratio * C), "gelu_tanh"))
+        self.space_first = config.attention_order == "space_time"
+
+    def forward(self, x_BTNC: Tensor) -> Tensor:
+        x_BTNC = (
+            self.time(self.space(x_BTNC)) if self.space_first else self.space(self.time(x_BTNC))
+        )
+        return self.mlp(x_BTNC)
+
+
+class Encoder(nn.Module):
+    """Positions, blocks, norm and pooling: [B,T,N,C] -> [B,T,C], one vector per step.
+
+    A class token stands in front of the tokens of every step and is the vector; without one it is
+    their mean.
+    """
+
+    def __init__(self, config: ViViTConfig, positions: int, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        C = config.width
+        if config.class_token:
+            self.class_token = nn.Parameter(torch.empty(1, 1, C))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.class_token + positions, C))
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = LayerNorm(C, LAYER_NORM_EPS)
+        self.reads_class_token = config.class_token
+
+    def forward(self, x_BTNC: Tensor) -> Tensor:
+        if not self.reads_class_token:
+            # One table holds the positions of all steps, in models 3 and 4 too.
+            x_BTNC = x_BTNC + self.pos_embed.view(1, -1, *x_BTNC.shape[2:])
+            for block in self.blocks:
+                x_BTNC = block(x_BTNC)
+            return self.norm(x_BTNC).mean(dim=2)
+        class_BT1C = self.class_token.expand(*x_BTNC.shape[:2], 1, -1)
+        x_BTNC = torch.cat([class_BT1C, x_BTNC], dim=2) + self.pos_embed
+        for number, block in enumerate(self.blocks, start=1):
+            x_BTNC = block(x_BTNC, first_only=number == len(self.blocks))
+        return self.norm(x_BTNC[:, :, 0])
+
+
+class ViViT(nn.Module):
+    """Clip [B,3,T',H',W'], normalised -> logits [B,K]; with several heads, name -> logits."""
+
+    def __init__(self, config: ViViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        steps, rows, columns = config.grid
+        self.patch_embed = PatchEmbed(config)
+        if config.attention == "factorised_encoder":
+            self.spatial = Encoder(config, rows * columns, _blocks(config, config.depth))
+            if config.temporal_depth:
+                self.temporal = Encoder(config, steps, _blocks(config, config.temporal_depth))
+        else:
+            self.encoder = Encoder(config, steps * rows * columns, _blocks(config, config.depth))
+        feature_width = config.representation_size or config.width
+        if config.representation_size:
+            self.pre_logits = nn.Linear(config.width, feature_width)
+        self.head = nn.Linear(feature_width, config.num_classes)
+
+    def forward(self, clip_BCTHW: Tensor) -> Tensor | dict[str, Tensor]:
+        logits_BK = self.head(self.features(clip_BCTHW))
+        if not self.config.heads:
+            return logits_BK
+        names, sizes = zip(*self.config.heads, strict=True)
+        return dict(zip(names, logits_BK.split(sizes, dim=-1), strict=True))
+
+    def features(self, clip_BCTHW: Tensor) -> Tensor:
+        """The clip representation [B,C] that the classifier reads."""
+        self._check(clip_BCTHW)
+        x_BTNC = self.patch_embed(clip_BCTHW)
+        if self.config.attention == "factorised_encoder":
+            x_BTC = self.spatial(x_BTNC)
+            x_BC = (
+                self.temporal(x_BTC[:, None])[:, 0] if self.config.temporal_depth else x_BTC.mean(1)
+            )
+        elif self.config.attention == "joint":
+            x_BC = self.encoder(x_BTNC.flatten(1, 2)[:, None])[:, 0]
+        else:
+            x_BC = self.encoder(x_BTNC).mean(dim=1)
+        return torch.tanh(self.pre_logits(x_BC)) if self.config.representation_size else x_BC
+
+    def _check(self, clip_BCTHW: Tensor) -> None:
+        frames, height, width = clip_BCTHW.shape[2:]
+        config = self.config
+        kt, kh, kw = config.tubelet_size
+        sampled = config.sampled_frames
+        fits = frames >= sampled if sampled else frames // kt == config.grid[0]
+        if not fits or (height // kh, width // kw) != config.grid[1:]:
+            length = f"{sampled} or more frames" if sampled else f"{config.num_frames} frames"
+            rows, columns = config.frame_size
+            raise ShapeError(
+                f"this model reads clips of {length} of {rows}x{columns}, "
+                f"not {frames} of {height}x{width}: its positions are made for that"
+            )
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Values for training from scratch, as upstream draws them; a classifier of zeros."""
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, Attention):
+                for weight in (*module.qkv.weight.chunk(3), module.proj.weight):
+                    nn.init.xavier_uniform_(weight)
+                nn.init.zeros_(module.qkv.bias)
+                nn.init.zeros_(module.proj.bias)
+            elif isinstance(module, Mlp):
+                for layer in (module.fc1, module.fc2):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.normal_(layer.bias, std=1e-6)
+            elif isinstance(module, Encoder):
+                nn.init.normal_(module.pos_embed, std=POSITION_STD)
+                if module.reads_class_token:
+                    nn.init.zeros_(module.class_token)
+        lecun_normal_(self.patch_embed)
+        if self.config.representation_size:
+            lecun_normal_(self.pre_logits)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+
+def _blocks(config: ViViTConfig, depth: int) -> list[nn.Module]:
+    if config.attention == "factorised_self_attention":
+        return [FactorisedBlock(config) for _ in range(depth)]
+    axis: Axis = "both" if config.attention == "factorised_dot_product" else "space"
+    rates = [config.drop_path * i / max(1, depth - 1) for i in range(depth)]
+    return [Block(config, axis, rate) for rate in rates]
+
+
+def lecun_normal_(layer: PatchEmbed | nn.Linear) -> None:
+    """Weight drawn with variance 1 / inputs from a normal cut off at two deviations; bias zero."""
+    std = layer.weight[0].numel() ** -0.5 / TRUNCATED_STD
+    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    nn.init.zeros_(layer.bias)
