@@ -90,7 +90,8 @@ def convert(
         raise UsageError(f"{src} is converted already; --to writes it in an upstream's layout")
     identity = _identify(src, model, registry, source, sha256)
     architecture, found = find_layout(contents.tensors, identity.row, layout, src)
-    mapped = to_ours(found, contents.tensors)
+    tensors_read = len(contents.tensors)
+    mapped = to_ours(found, contents.tensors, consume=not verify)
     _refuse_left_over(mapped, found, src)
     config = _configure(architecture, mapped, identity.row, src)
     check_fit(build_empty(architecture, config), mapped.tensors, src)
@@ -109,7 +110,7 @@ def convert(
         model=card.id or card.model,
         layout=found.name,
         container=contents.container,
-        tensors_read=len(contents.tensors),
+        tensors_read=tensors_read,
         tensors_written=len(ours),
         renamed=mapped.renamed,
         dropped=mapped.dropped,

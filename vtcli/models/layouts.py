@@ -162,14 +162,16 @@ def _any_match(pattern: str, names: Iterable[str]) -> bool:
     return any(compiled.fullmatch(name) for name in names)
 
 
-def to_ours(layout: Layout, tensors: Mapping[str, Tensor]) -> Mapped:
+def to_ours(layout: Layout, tensors: dict[str, Tensor], consume: bool = False) -> Mapped:
     """Rename a file's tensors; nothing is skipped silently: see `Mapped`.
 
+    `consume` empties `tensors` on the way, so that what is put together is not held twice.
     Raises `LayoutError` where a tensor that is stored in parts lacks one of them.
     """
     result = Mapped(hints=layout.hints(tensors))
     parts: dict[str, dict[int, tuple[str, Tensor]]] = {}
-    for name in tensors:
+    for name in list(tensors):
+        tensor = tensors.pop(name) if consume else tensors[name]
         found = _find_rule(layout, layout.full_name(name))
         if found is None:
             result.left_over.append(name)
@@ -180,14 +182,11 @@ def to_ours(layout: Layout, tensors: Mapping[str, Tensor]) -> Mapped:
             continue
         ours = rule.ours.format(*numbers)
         result.renamed.append((name, ours))
-        if len(rule.names) == 1:
-            result.tensors[ours] = rule.op.to_ours([tensors[name]])
-            continue
         have = parts.setdefault(ours, {})
-        have[position] = (name, tensors[name])
+        have[position] = (name, tensor)
         if len(have) == len(rule.names):
             result.tensors[ours] = rule.op.to_ours([have[i][1] for i in range(len(have))])
-            del parts[ours]
+            del parts[ours], have
     for ours, have in parts.items():
         beside = next(iter(have.values()))[0]
         raise LayoutError(f"the file has '{beside}' but not all parts that make up '{ours}'")

@@ -1,0 +1,53 @@
+"""Peak memory of converting and of loading a checkpoint file: python benchmarks/memory.py FILE [-m
+ID]
+
+Each step runs in a process of its own, and so does `import torch` alone; printed is what a step
+takes beyond that, as a multiple of the weights' fp32 size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+CONVERT = (
+    "import sys, torch; from vtcli.engine.converter import convert; from pathlib import Path; "
+)
+CONVERT += "convert(Path(sys.argv[1]), Path(sys.argv[2]), model=sys.argv[3] or None); "
+LOAD = "import sys, torch, vtcli; model = vtcli.load_model(sys.argv[2]); "
+LOAD += "total = sum(p.double().sum().item() for p in model.parameters()); "
+
+
+def peak(code: str, *words: str) -> int:
+    """Bytes resident at the most while a piece of code runs."""
+    command = [sys.executable, "-c", code + PEAK, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("-m", "--model", default="")
+    args = parser.parse_args()
+    base = peak("import torch; ")
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Path(folder) / "ours.safetensors"
+        words = (str(args.file), str(ours), args.model)
+        steps = {"convert": peak(CONVERT, *words), "load, read all": peak(LOAD, *words)}
+        size = ours.stat().st_size
+    print(f"{args.file.name}: weights {size / 1e6:.0f} MB, import torch {base / 1e6:.0f} MB")
+    for name, most in steps.items():
+        print(
+            f"  {name:15} {most / 1e6:6.0f} MB, {(most - base) / size:.2f} x the weights beyond it"
+        )
+
+
+if __name__ == "__main__":
+    main()
