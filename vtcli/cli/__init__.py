@@ -14,7 +14,7 @@ from types import FrameType
 import typer
 
 from vtcli import __version__
-from vtcli.cli import convert, doctor, models, predict
+from vtcli.cli import convert, doctor, models, predict, profile
 from vtcli.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -51,6 +51,7 @@ def _main(
 
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
+app.command("profile")(profile.profile)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 
