@@ -1,0 +1,374 @@
+"""Video Swin gives upstream's logits, in every layout, and starts from image Swin as upstream."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.goldens import big_golden, golden_dir, golden_input, load_manifest, synthetic_tensors
+from vtcli.errors import LayoutError, ShapeError
+from vtcli.models.layouts import Mapped, from_ours, to_ours
+from vtcli.models.videoswin import ARCHITECTURE, PRESETS, infer_config, published_macs
+from vtcli.models.videoswin import model as network
+from vtcli.models.videoswin.checkpoints import initialise
+from vtcli.models.videoswin.configs import VideoSwinConfig
+
+GOLDEN = golden_dir("videoswin")
+TINY = sorted(p.stem for p in GOLDEN.glob("tiny_*.json"))
+INFLATED = sorted(p.stem for p in GOLDEN.glob("inflate_*.json"))
+FULL = [
+    "full_swin_tiny_patch244_window877_kinetics400_1k_official",
+    "full_swin_base_patch244_window1677_sthv2_official",
+    "full_swin3d_t_torchvision",
+]
+
+
+def config_of(manifest: dict[str, Any]) -> VideoSwinConfig:
+    """Upstream's constructor arguments as our configuration."""
+    upstream = manifest["config"]
+    return VideoSwinConfig(
+        patch_size=tuple(upstream["patch_size"]),
+        width=upstream["embed_dim"],
+        depths=tuple(upstream["depths"]),
+        num_heads=tuple(upstream["num_heads"]),
+        window_size=tuple(upstream["window_size"]),
+        mlp_ratio=upstream["mlp_ratio"],
+        qkv_bias=upstream["qkv_bias"],
+        patch_norm=upstream["patch_norm"],
+        num_classes=manifest["num_classes"],
+    )
+
+
+def build(config: VideoSwinConfig, tensors: dict[str, Tensor]) -> nn.Module:
+    with torch.device("meta"):
+        model = ARCHITECTURE.build(config)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def golden_model(path: Path) -> tuple[nn.Module, Tensor, Tensor]:
+    """The model of one golden, its clip and upstream's logits."""
+    manifest, theirs = load_manifest(path)
+    ours = to_ours(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
+    clip = golden_input(manifest["input"]["shape"])
+    logits = load_file(path.with_suffix(".safetensors"))["logits"]
+    return build(config_of(manifest), ours), clip, logits
+
+
+@torch.inference_mode()
+def distance(path: Path) -> float:
+    """Largest logit difference to upstream for one golden."""
+    model, clip, expected = golden_model(path)
+    return (model(clip) - expected).abs().max().item()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_logits_equal_upstream(name: str) -> None:
+    assert distance(GOLDEN / f"{name}.json") < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_full_size_logits_equal_upstream(name: str) -> None:
+    assert distance(big_golden("videoswin", f"{name}.json")) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["shift", "clamp", "window16", "options"])
+@pytest.mark.parametrize("way", ["gradients", "small pieces", "fused attention"])
+def test_every_way_of_computing_gives_upstreams_logits(
+    case: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU takes small pieces of big clips; other devices attend with PyTorch's fused kernel."""
+    if way == "small pieces":
+        monkeypatch.setattr(network, "CPU_ELEMENTS", 1000)
+        monkeypatch.setattr(network, "CPU_SCORES", 2 * 18 * 18)
+    if way == "fused attention":
+        monkeypatch.setattr(network, "_explicit", network._fused)
+    model, clip, expected = golden_model(GOLDEN / f"tiny_{case}_official.json")
+    with torch.set_grad_enabled(way == "gradients"):
+        assert (model(clip) - expected).abs().max() < 1e-5
+
+
+def test_a_compiled_model_gives_the_same_logits() -> None:
+    model, clip, expected = golden_model(GOLDEN / "tiny_shift_official.json")
+    with torch.inference_mode():
+        logits = torch.compile(model, backend="eager", fullgraph=True)(clip)
+        assert (logits - expected).abs().max() < 1e-5
+        assert (model(clip) - expected).abs().max() < 1e-5
+
+
+def test_an_exported_model_gives_the_same_logits_and_leaves_the_model_as_it_was() -> None:
+    model, clip, expected = golden_model(GOLDEN / "tiny_shift_official.json")
+    with torch.no_grad():
+        exported = torch.export.export(model, (clip,)).module()
+        assert (exported(clip) - expected).abs().max() < 1e-5
+        assert (model(clip) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
+    manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
+    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognises(theirs)]
+    assert [layout.name for layout in found] == [manifest["layout"]]
+    mapped = to_ours(found[0], theirs)
+    assert mapped.left_over == []
+    assert {n for n, _ in mapped.dropped} == set(manifest["unused_keys"])
+    back = from_ours(found[0], mapped.tensors, config_of(manifest))
+    if manifest["layout"] == "mmaction2":  # written with the name it has after four stages
+        theirs = {re.sub(r"^backbone\.norm\d", "backbone.norm3", n): t for n, t in theirs.items()}
+    assert back.keys() == theirs.keys()
+    unused = set(manifest["unused_keys"])
+    assert all(torch.equal(back[n], theirs[n]) for n in theirs if n not in unused)
+
+
+def test_names_are_read_with_and_without_their_wrappers() -> None:
+    _, theirs = load_manifest(GOLDEN / "tiny_shift_official.json")
+    layout = ARCHITECTURE.layouts["official"]
+    plain = to_ours(layout, theirs).tensors
+    for wrapped in (
+        {n.removeprefix("backbone."): t for n, t in theirs.items()},
+        {f"module.{n}": t for n, t in theirs.items()},
+    ):
+        assert layout.recognises(wrapped)
+        assert to_ours(layout, wrapped).tensors.keys() == plain.keys()
+
+
+def test_torchvision_loads_what_we_write() -> None:
+    """Its strict loader wants the position index too."""
+    swin = pytest.importorskip("torchvision.models.video.swin_transformer")
+    config = VideoSwinConfig(
+        width=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(2, 3, 3), num_classes=7
+    )
+    ours = _fresh(config).eval()
+    peer = swin.SwinTransformer3d([2, 4, 4], 8, [2] * 4, [1, 2, 4, 8], [2, 3, 3], num_classes=7)
+    index = peer.state_dict()["features.0.0.attn.relative_position_index"].clone()
+    written = from_ours(ARCHITECTURE.layouts["torchvision"], ours.state_dict(), config)
+    peer.load_state_dict(written, strict=True)
+    assert torch.equal(written["features.0.0.attn.relative_position_index"], index)
+    clip = golden_input([1, 3, 5, 50, 41])
+    with torch.inference_mode():
+        assert (ours(clip) - peer.eval()(clip)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("model", PRESETS)
+def test_every_published_size_is_read_off_its_shapes(model: str) -> None:
+    config = PRESETS[model]
+    assert infer_config(_shapes(config), {}) == config
+
+
+def test_an_unpublished_window_is_asked_for() -> None:
+    config = replace(PRESETS["videoswin-t"], window_size=(4, 7, 7), qkv_bias=False)
+    with pytest.raises(LayoutError, match="window_size"):
+        infer_config(_shapes(config), {})
+    assert infer_config(_shapes(config), {"window_size": [4, 7, 7]}) == config
+
+
+def _shapes(config: VideoSwinConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {n: tuple(t.shape) for n, t in ARCHITECTURE.build(config).state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("model", "num_classes", "count"),
+    [
+        ("videoswin-t", 400, 28_158_070),
+        ("videoswin-s", 400, 49_816_678),
+        ("videoswin-s", 710, 50_055_068),
+        ("videoswin-b", 400, 88_048_984),
+        ("videoswin-b", 600, 88_253_984),
+        ("videoswin-b-w16", 174, 88_834_038),
+        ("videoswin-l", 400, 196_953_916),
+        ("videoswin-l", 700, 197_415_016),
+        ("videoswin-l384", 400, 199_999_516),
+        ("videoswin-l384", 600, 200_306_916),
+    ],
+)
+def test_parameters_are_as_measured_upstream(model: str, num_classes: int, count: int) -> None:
+    with torch.device("meta"):
+        net = ARCHITECTURE.build(replace(PRESETS[model], num_classes=num_classes))
+    assert sum(p.numel() for p in net.parameters()) == count
+
+
+@pytest.mark.parametrize(
+    ("model", "giga_macs"),
+    [
+        ("videoswin-t", 87.76),
+        ("videoswin-s", 165.68),
+        ("videoswin-b", 281.33),
+        ("videoswin-b-w16", 320.36),
+        ("videoswin-l", 603.27),
+        ("videoswin-l384", 2106.4),
+    ],
+)
+def test_cost_is_as_measured_upstream(model: str, giga_macs: float) -> None:
+    config = PRESETS[model]
+    assert published_macs(config) / 1e9 == pytest.approx(giga_macs, rel=0.01)
+    with torch.device("meta"):
+        net = ARCHITECTURE.build(config).eval().requires_grad_(False)
+        clip = torch.empty(1, 3, config.num_frames, config.image_size, config.image_size)
+    with FlopCounterMode(display=False) as counter:
+        net(clip)
+    assert counter.get_total_flops() / 2 == pytest.approx(published_macs(config), rel=0.01)
+
+
+def _inflated(name: str, rename: bool) -> tuple[dict[str, Any], Mapped]:
+    """A golden's image checkpoint, in timm's names if `rename`, as the start of its video model."""
+    manifest, image = load_manifest(GOLDEN / f"{name}.json")
+    if rename:
+        image = {_timm_name(n): t for n, t in image.items() if "index" not in n and "mask" not in n}
+    return manifest, initialise(image, config_of(manifest))
+
+
+def _timm_name(name: str) -> str:
+    name = re.sub(r"^head\.", "head.fc.", name)
+    return re.sub(
+        r"^layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name
+    )
+
+
+@pytest.mark.parametrize("rename", [False, True], ids=["microsoft", "timm"])
+@pytest.mark.parametrize("name", INFLATED)
+def test_initialisation_from_image_swin_is_upstreams(name: str, rename: bool) -> None:
+    manifest, mapped = _inflated(name, rename)
+    assert mapped.left_over == []
+    unused = set(manifest["unused_keys"])
+    assert {n for n, _ in mapped.dropped} == (
+        {"head.fc.weight", "head.fc.bias"} if rename else unused
+    )
+    head = to_ours(
+        ARCHITECTURE.layouts["official"], synthetic_tensors(manifest["head_tensors"])
+    ).tensors
+    expected = load_file(GOLDEN / f"{name}.safetensors")
+    for theirs, ours in (
+        ("patch_embed.proj.weight", "patch_embed.proj.weight"),
+        (
+            "layers.0.blocks.0.attn.relative_position_bias_table",
+            "stages.0.blocks.0.attn.bias_table",
+        ),
+        (
+            "layers.3.blocks.1.attn.relative_position_bias_table",
+            "stages.3.blocks.1.attn.bias_table",
+        ),
+    ):
+        assert (mapped.tensors[ours] - expected[f"inflated.{theirs}"]).abs().max() < 1e-6
+    model = build(config_of(manifest), {**mapped.tensors, **head})
+    with torch.inference_mode():
+        logits = model(golden_input(manifest["input"]["shape"]))
+    assert (logits - expected["logits"]).abs().max() < 1e-5
+
+
+def test_an_image_swin_of_timm_is_read_whole() -> None:
+    timm = pytest.importorskip("timm")
+    image = timm.models.swin_transformer.SwinTransformer(
+        img_size=96, embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=3
+    )
+    config = VideoSwinConfig(
+        width=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(8, 3, 3)
+    )
+    mapped = initialise(image.state_dict(), config)
+    assert mapped.left_over == []
+    shapes = {n: tuple(t.shape) for n, t in mapped.tensors.items()}
+    wanted = _shapes(config)
+    assert shapes == {n: s for n, s in wanted.items() if not n.startswith("head.")}
+
+
+def test_what_is_no_image_swin_is_refused() -> None:
+    with pytest.raises(LayoutError, match="no image Swin"):
+        initialise({"fc.weight": torch.ones(2, 2)}, PRESETS["videoswin-t"])
+
+
+def test_a_clip_scores_the_same_whoever_stands_beside_it() -> None:
+    model, _, _ = golden_model(GOLDEN / "tiny_shift_official.json")
+    clips = golden_input([3, 3, 7, 50, 46])
+    with torch.inference_mode():
+        together, alone = model(clips), torch.cat([model(clip[None]) for clip in clips])
+    assert (together - alone).abs().max() < 1e-5
+
+
+def test_inference_leaves_nothing_that_training_cannot_use() -> None:
+    model, clip, _ = golden_model(GOLDEN / "tiny_shift_official.json")
+    with torch.inference_mode():
+        model(clip)
+    model(clip).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_any_size_is_read_and_no_clip_is_refused() -> None:
+    model = _fresh(_TINY).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(2, 3, 1, 5, 33)).shape == (2, 5)
+    for shape in ((3, 4, 32, 32), (1, 1, 4, 32, 32), (1, 3, 0, 32, 32)):
+        with pytest.raises(ShapeError, match=r"\[batch, 3, frames, height, width\]"):
+            model(torch.zeros(shape))
+
+
+_TINY = VideoSwinConfig(
+    width=16, depths=(2, 2), num_heads=(1, 2), window_size=(2, 3, 3), num_classes=5, drop_path=0.5
+)
+
+
+def _fresh(config: VideoSwinConfig) -> network.VideoSwin:
+    with torch.device("meta"):
+        model = network.VideoSwin(config)
+    torch.manual_seed(0)
+    model.to_empty(device="cpu").init_weights()
+    return model
+
+
+def test_a_fresh_model_has_upstreams_initial_values() -> None:
+    state = _fresh(replace(PRESETS["videoswin-t"], depths=(1, 1, 1, 1))).state_dict()
+    for name, tensor in state.items():
+        if name.endswith("bias") and "proj" not in name:
+            assert not tensor.any()
+        elif "norm" in name and name.endswith("weight"):
+            assert (tensor == 1).all()
+    assert state["stages.3.blocks.0.mlp.fc1.weight"].std() == pytest.approx(0.02, rel=0.02)
+    assert state["stages.3.blocks.0.attn.bias_table"].std() == pytest.approx(0.02, rel=0.02)
+    assert state["head.weight"].std() == pytest.approx(0.01, rel=0.02)
+
+
+def test_training_reaches_every_parameter() -> None:
+    model = _fresh(_TINY).train()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model(torch.randn(4, 3, 6, 32, 32)).square().sum().backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+
+
+def test_stochastic_depth_drops_whole_clips() -> None:
+    """Equal clips differ only by which of the last block's two branches each of them loses."""
+    model = _fresh(replace(_TINY, depths=(1, 1), dropout=0.0)).train()
+    clips = torch.randn(1, 3, 6, 32, 32).expand(64, -1, -1, -1, -1)
+    with torch.no_grad():
+        answers = model(clips).unique(dim=0)
+    distances = (answers[:, None] - answers[None]).abs().amax(-1)
+    assert len((distances < 1e-6).unique(dim=0)) == 4
+
+
+def test_autocast_keeps_the_residual_stream_in_full_precision() -> None:
+    block = network.Block(_TINY, stage=0, shifted=True, drop_path=0.0)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x_BTHWC = torch.randn(1, 3, 5, 5, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = block(x_BTHWC)
+    assert mixed.dtype == torch.float32
+    assert (mixed - block(x_BTHWC)).abs().max() < 0.02
+
+
+def test_half_precision_stays_close() -> None:
+    model, clip, expected = golden_model(GOLDEN / "tiny_shift_official.json")
+    with torch.inference_mode():
+        half = model.to(torch.bfloat16)(clip.bfloat16()).float()
+    assert (half - expected).abs().max() < 0.05 * expected.abs().max()

@@ -1,0 +1,17 @@
+"""Video Swin Transformer: attention in shifted space-time windows (arXiv 2106.13230)."""
+
+from vtcli.models import Architecture
+from vtcli.models.videoswin.checkpoints import LAYOUTS, initialise
+from vtcli.models.videoswin.configs import PRESETS, infer_config, published_macs
+from vtcli.models.videoswin.model import VideoSwin
+
+ARCHITECTURE = Architecture(
+    name="videoswin",
+    title="Video Swin",
+    presets=PRESETS,
+    build=VideoSwin,
+    infer_config=infer_config,
+    published_macs=published_macs,
+    layouts=LAYOUTS,
+    initialise=initialise,
+)
