@@ -251,3 +251,50 @@ def test_every_failure_has_an_exit_code_of_the_contract() -> None:
 def test_a_mistyped_path_is_told_before_any_weights_are_fetched(capsys: Streams) -> None:
     assert run(["predict", "-m", "uniformerv2-b", "nowhere.mp4"]) == 4
     assert "nowhere.mp4" in sentence(capsys)
+
+
+def test_a_reader_that_leaves_early_is_no_failure(clip: str) -> None:
+    words = [sys.executable, "-m", "vtcli", *PREDICT, "--format", "jsonl", *[clip] * 4]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert b"error" not in process.stderr.read()
+
+
+def test_writing_a_graph_never_overwrites_its_source(
+    src: Path, tmp_path: Path, capsys: Streams
+) -> None:
+    ours = tmp_path / "ours.safetensors"
+    assert run(["convert", str(src), "-m", "tiny.k400-8f", "-o", str(ours)]) == 0
+    capsys.readouterr()
+    before = ours.read_bytes()
+    for kind in ("onnx", "torch-export", "official"):
+        assert run(["convert", str(ours), "--to", kind, "-o", str(ours)]) == 2
+        assert "overwrite" in sentence(capsys)
+    assert ours.read_bytes() == before
+
+
+def test_too_little_memory_ends_with_6(
+    clip: str, monkeypatch: pytest.MonkeyPatch, capsys: Streams
+) -> None:
+    from vtcli.engine import predictor
+
+    def too_much(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(predictor, "load_resolved", too_much)
+    assert run([*PREDICT, clip]) == 6
+    assert "too little memory" in sentence(capsys)
+
+
+def test_an_empty_folder_does_not_stop_the_others(
+    clip: str, tmp_path: Path, capsys: Streams
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run([*PREDICT, clip, str(tmp_path / "empty")]) == 3
+    out, err = capsys.readouterr()
+    assert "%" in out
+    assert "is a folder" in err

@@ -123,6 +123,20 @@ def test_without_a_source_for_the_order_no_label_is_guessed(src: Path, tmp_path:
     assert read_card(tmp_path / "o.safetensors").labels[17] == "class 17 (order unverified)"
 
 
+def test_given_labels_name_the_files_own_rows(src: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(load_labels("k400.uniformerv2")))
+    for model in (None, "tiny.k400-8f"):
+        convert(src, tmp_path / "o.safetensors", model=model, labels=names)
+        ours, card = open_tensors(tmp_path / "o.safetensors"), read_card(tmp_path / "o.safetensors")
+        row = load_labels("k400.uniformerv2").index("petting cat")
+        theirs = tiny.official()["backbone.transformer.proj.2.weight"]
+        assert torch.equal(ours["head.weight"][card.labels.index("petting cat")], theirs[row])
+        export(tmp_path / "o.safetensors", tmp_path / "b.pyth", "official")
+        back = torch.load(tmp_path / "b.pyth", weights_only=True)
+        assert torch.equal(back["backbone.transformer.proj.2.weight"], theirs)
+
+
 def test_labels_can_be_given(src: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"action {i}" for i in range(400)))

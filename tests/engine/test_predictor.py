@@ -99,6 +99,9 @@ def test_a_model_is_converted_once_and_found_in_the_cache(
     (tmp_path / "tiny.pyth").unlink()
     second = vtcli.predict(clip, model=model).to_dict()
     assert first["results"][0]["predictions"] == second["results"][0]["predictions"]
+    tiny.official_file(tmp_path / "tiny.pyth", seed=1)
+    third = vtcli.predict(clip, model=model).to_dict()
+    assert third["results"][0]["predictions"] != first["results"][0]["predictions"]
 
 
 def test_a_path_to_our_file_is_a_model(model: str, clip: Path, tmp_path: Path) -> None:
@@ -118,8 +121,9 @@ def test_folders_and_patterns_stand_for_their_videos(tmp_path: Path) -> None:
     assert find_videos([f"{tmp_path}/*.m??"]) == videos[:2]
     assert find_videos(["gone.mp4"]) == ["gone.mp4"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no video in the folder"):
-        find_videos([tmp_path / "empty"])
+    (tmp_path / "empty" / "folder.mp4").mkdir()
+    (tmp_path / "empty" / "._hidden.mp4").touch()
+    assert find_videos([tmp_path / "empty"]) == [str(tmp_path / "empty")]
 
 
 def test_views_are_clips_times_crops(model: str) -> None:
@@ -127,7 +131,7 @@ def test_views_are_clips_times_crops(model: str) -> None:
     assert parse_views(None, pipeline) == (1, 1)
     assert parse_views("paper", pipeline) == (4, 3)
     assert parse_views("2x3", pipeline) == (2, 3)
-    for wrong in ("3", "4x2", "0x1", "x", "4x-3", "all"):
+    for wrong in ("3", "4x2", "0x1", "x", "4x-3", "²x1", "all"):
         with pytest.raises(UsageError, match="CLIPSxCROPS"):
             parse_views(wrong, pipeline)
 

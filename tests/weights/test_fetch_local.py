@@ -116,7 +116,7 @@ def test_the_cache_lies_where_the_environment_says(
 ) -> None:
     monkeypatch.setenv("VT_CACHE", str(tmp_path))
     assert cache_dir() == tmp_path
-    assert checkpoint_path("a.b-8f") == tmp_path / "checkpoints" / "a.b-8f.safetensors"
+    assert checkpoint_path("a.b-8f", "0f") == tmp_path / "checkpoints" / "a.b-8f.0f.safetensors"
     monkeypatch.delenv("VT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_dir() == tmp_path / "xdg" / "vtcli"

@@ -176,8 +176,9 @@ def test_what_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no name for"):
         write_flax(tmp_path / "checkpoint", {"a": torch.zeros(2, dtype=torch.float8_e4m3fn)})
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write"):
-        write_flax(tmp_path / "no folder" / "checkpoint", {"a": torch.zeros(2)})
+        write_flax(tmp_path / "file" / "checkpoint", {"a": torch.zeros(2)})
 
 
 MEASURE = """

@@ -20,7 +20,10 @@ def convert(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="The file to write.", show_default="SRC's name with a new ending"
+            "--output",
+            "-o",
+            help="The file to write.",
+            show_default="SRC's name with a new ending; beside SRC for ours, else here",
         ),
     ] = None,
     model: Annotated[
@@ -60,17 +63,18 @@ def convert(
         _refuse_overwriting_itself(src, dst)
         print_report(converter.convert(src, dst, model, layout, labels, verify), tensors)
         return EXIT_OK
-    src = _our_file(src)
+    ours = _our_file(src)
     if to in exporter.SUFFIXES:
-        dst = output or Path(src.stem + exporter.SUFFIXES[to])
-        difference = exporter.export_graph(src, dst, to, verify)
-        typer.echo(f"{src} -> {dst}")
+        dst = output or Path(ours.stem + exporter.SUFFIXES[to])
+        _refuse_overwriting_itself(ours, dst)
+        difference = exporter.export_graph(ours, dst, to, verify)
+        typer.echo(f"{ours} -> {dst}")
         if difference is not None:
             typer.echo(f"  verified   logits differ by {difference:.1e} at most")
         return EXIT_OK
-    dst = output or Path(src.stem + foreign.export_suffix(src, to))
-    _refuse_overwriting_itself(src, dst)
-    print_report(foreign.export(src, dst, to, verify=verify), tensors)
+    dst = output or Path(ours.stem + foreign.export_suffix(ours, to))
+    _refuse_overwriting_itself(ours, dst)
+    print_report(foreign.export(ours, dst, to, verify=verify), tensors)
     return EXIT_OK
 
 

@@ -52,12 +52,12 @@ def show(
     ] = "table",
 ) -> int:
     """Show all that is known of one checkpoint."""
+    from vtcli.engine.loading import cached_path
     from vtcli.report.models import print_card
-    from vtcli.weights.cache import checkpoint_path
     from vtcli.weights.registry import load_registry
 
     row = load_registry().find(name)
-    cached = checkpoint_path(row.id)
+    cached = cached_path(row)
     print_card(row, cached if cached.is_file() else None, format)
     return EXIT_OK
 
@@ -69,7 +69,11 @@ def fetch(
     """Fetch and convert checkpoints now, so that they are there without a network."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.engine.loading import resolve
+    from vtcli.weights.registry import load_registry
 
+    registry = load_registry()
+    for name in names:
+        registry.find(name)
     with fetch_progress() as progress:
         for name in names:
             typer.echo(resolve(name, progress).path)
@@ -93,6 +97,8 @@ def push(
     from vtcli.engine.loading import resolve
     from vtcli.weights.push import push as push_to_hub
 
+    if len(repo.split("/")) != 2 or not all(repo.split("/")):
+        raise UsageError(f"a repository is called ORG/REPO, not '{repo}'")
     with fetch_progress() as progress:
         found = resolve(name, progress)
     typer.echo(push_to_hub(found.path, repo, private=private))

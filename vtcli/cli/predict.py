@@ -86,7 +86,7 @@ def predict(
         )
         outcomes = predictor.start(paths)
     answered = 0
-    with open_output(output) as stream, file_progress(len(paths)) as advance:
+    with open_output(output) as stream, file_progress(len(paths), output is not None) as advance:
         writer = make_writer(chosen, stream, predictor.header)
         for number, outcome in enumerate(outcomes, 1):
             writer.add(outcome)

@@ -99,7 +99,7 @@ def profile(
         compiled=compiled,
         clip=clip,
     )
-    with file_progress(len(subjects)) as advance:
+    with file_progress(len(subjects), True) as advance:
         report = profiler.profile(subjects, options, advance)
     tables = [p.to_dict() for p in report.profiles]
     with open_output(output) as stream:

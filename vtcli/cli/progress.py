@@ -5,25 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from vtcli.engine.loading import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import ProgressColumn
 
 
 @contextmanager
 def fetch_progress() -> Iterator[Progress]:
     """A callback for fetching and converting weights: shows a bar per file on a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    shown = sys.stderr.isatty()
-    with Bars(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bars:
+    name_column = TextColumn("{task.description}", markup=False)
+    columns = (name_column, BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with _bars(*columns, shown=sys.stderr.isatty()) as bars:
         tasks: dict[str, int] = {}
 
         def report(name: str, done: int, total: int | None) -> None:
@@ -35,23 +33,36 @@ def fetch_progress() -> Iterator[Progress]:
 
 
 @contextmanager
-def file_progress(total: int) -> Iterator[Progress]:
-    """A callback per finished file: shows one bar on a terminal when there are several files."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+def file_progress(total: int, to_file: bool = False) -> Iterator[Progress]:
+    """A callback per finished file: shows one bar on a terminal when there are several files.
 
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    shown = sys.stderr.isatty() and total > 1
-    with Bars(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bars:
+    Answers that appear on the same terminal are progress enough and would share the bar's line, so
+    it shows only where they go elsewhere: standard output is redirected, or they are written
+    `to_file`.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    name_column = TextColumn("{task.description}", markup=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), name_column)
+    elsewhere = to_file or not sys.stdout.isatty()
+    with _bars(*columns, shown=sys.stderr.isatty() and elsewhere and total > 1) as bars:
         task = bars.add_task("", total=total)
 
         def report(name: str, done: int, _: int | None) -> None:
             bars.update(task, completed=done, description=name)
 
         yield report
+
+
+def _bars(*columns: ProgressColumn, shown: bool) -> Bars:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        *columns,
+        console=Console(stderr=True),
+        disable=not shown,
+        transient=True,
+        # Lines for a terminal go above the bars; redirected ones must stay on standard output.
+        redirect_stdout=sys.stdout.isatty(),
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ class Identity:
 
 
 def convert(
-    src: Path,
-    dst: Path,
+    src: str | Path,
+    dst: str | Path,
     model: str | None = None,
     layout: str = "auto",
     labels: str | Path | None = None,
@@ -84,6 +85,7 @@ def convert(
     checked. Raises `LayoutError` for tensors that do not fit, `DataError` for NaN or labels that do
     not fit.
     """
+    src, dst = Path(src), Path(dst)
     registry = registry or load_registry()
     contents = read_checkpoint(src)
     if CARD_KEY in contents.metadata:
@@ -96,7 +98,8 @@ def convert(
     config = _configure(architecture, mapped, identity.row, src)
     check_fit(build_empty(architecture, config), mapped.tensors, src)
     _refuse_nan(mapped.tensors, src)
-    permutation = find_permutation(identity, found, registry)
+    # Names that are given name the file's own rows, which then stay where they are.
+    permutation = "" if labels is not None else find_permutation(identity, found, registry)
     ours = permute_head(mapped.tensors, architecture, permutation)
     card = _card(src, identity, architecture, config, found, labels, permutation, registry)
     verified = 0
@@ -314,6 +317,7 @@ def _preset_name(architecture: Architecture, config: Any) -> str:
 
 
 def _heads(row: Checkpoint | None, config: Any, labels: str | Path | None) -> tuple[CardHead, ...]:
+    sizes = getattr(config, "heads", ()) or (("action", config.num_classes),)
     if labels is not None:
         names, confidence = _named_labels(labels)
         if len(names) != config.num_classes:
@@ -321,13 +325,13 @@ def _heads(row: Checkpoint | None, config: Any, labels: str | Path | None) -> tu
                 f"the labels {labels} are {len(names)} names, but the checkpoint has "
                 f"{config.num_classes} classes"
             )
-        return (CardHead("action", len(names), names, confidence),)
+        rest = iter(names)
+        return tuple(CardHead(n, k, tuple(islice(rest, k)), confidence) for n, k in sizes)
     if row is not None:
         return tuple(
             CardHead(h.name, h.size, h.class_names(), h.confidence or "unverified")
             for h in row.heads
         )
-    sizes = getattr(config, "heads", ()) or (("action", config.num_classes),)
     return tuple(CardHead(n, size, unverified_labels(size), "unverified") for n, size in sizes)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vtcli.engine.loading import Resolved, clip_shape, load_resolved
 from vtcli.errors import DataError, UsageError
+from vtcli.weights.atomic import whole_file
 from vtcli.weights.store import CARD_KEY, read_card
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -38,18 +39,12 @@ def export_graph(src: Path, dst: Path, kind: str, verify: bool = False) -> float
     model: Any = load_resolved(Resolved(src, card))
     names = [head.name for head in card.heads]
     clip = torch.randn(2, *clip_shape(model.config))
-    part = dst.with_name(f".{dst.stem}.part{SUFFIXES[kind]}")
-    dst.parent.mkdir(parents=True, exist_ok=True)
     write = _write_onnx if kind == "onnx" else _write_archive
-    try:
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    with whole_file(dst, size) as part:
         with _quiet():
             write(model, clip, part, names, card.to_json())
-        part.replace(dst)
-    except OSError as error:
-        raise DataError(f"cannot write {dst}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return _largest_difference(model, dst, kind, clip) if verify else None
+        return _largest_difference(model, part, kind, clip) if verify else None
 
 
 @contextlib.contextmanager
@@ -121,5 +116,5 @@ def _largest_difference(model: Any, path: Path, kind: str, clip: Tensor) -> floa
             for ours, theirs in zip(_as_list(model(batch)), run(batch), strict=True):
                 worst = max(worst, (ours - theirs).abs().max().item())
     if not worst < TOLERANCE:
-        raise DataError(f"{path} gives logits that differ by {worst:.1e}; please report this")
+        raise DataError(f"the {kind} graph's logits differ by {worst:.1e}; please report this")
     return worst

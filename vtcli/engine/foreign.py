@@ -20,9 +20,10 @@ from vtcli.engine.converter import (
     permute_head,
 )
 from vtcli.engine.loading import build_empty, check_fit
-from vtcli.errors import DataError, UsageError
+from vtcli.errors import UsageError
 from vtcli.models import get_architecture
 from vtcli.models.layouts import Layout, from_ours, to_ours
+from vtcli.weights.atomic import whole_file
 from vtcli.weights.readers import read_checkpoint
 from vtcli.weights.registry import Registry, load_registry
 from vtcli.weights.store import Card, open_tensors, read_card, write_checkpoint
@@ -45,14 +46,15 @@ def export(
     permutation = _export_permutation(card, target, registry or load_registry())
     foreign = from_ours(target, permute_head(ours, architecture, permutation, undo=True), config)
     beside = _companion(dst, target, config, card)
-    write_foreign(dst, foreign, target)
-    if beside is not None:
-        beside[0].write_text(beside[1], encoding="utf-8")
     verified = 0
-    if verify:
-        again = to_ours(target, read_checkpoint(dst).tensors).tensors
-        again = permute_head(again, architecture, permutation)
-        verified = count_equal(again, ours)
+    with whole_file(dst, sum(t.numel() * t.element_size() for t in foreign.values())) as part:
+        write_foreign(part, foreign, target)
+        if beside is not None:
+            part.with_name(beside[0]).write_text(beside[1], encoding="utf-8")
+        if verify:
+            again = to_ours(target, read_checkpoint(part).tensors).tensors
+            verified = count_equal(permute_head(again, architecture, permutation), ours)
+        digest = file_sha256(part)
     return Report(
         source=str(src),
         output=str(dst),
@@ -66,13 +68,13 @@ def export(
         dropped=[],
         permutation=permutation,
         labels=card.heads[0].confidence,
-        sha256=file_sha256(dst),
+        sha256=digest,
         config=card.config,
         verified=verified,
     )
 
 
-def _companion(dst: Path, layout: Layout, config: Any, card: Card) -> tuple[Path, str] | None:
+def _companion(dst: Path, layout: Layout, config: Any, card: Card) -> tuple[str, str] | None:
     """The file that this upstream wants beside its weights; never written over another one."""
     if layout.companion is None:
         return None
@@ -80,7 +82,7 @@ def _companion(dst: Path, layout: Layout, config: Any, card: Card) -> tuple[Path
     path = dst.with_name(name)
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         raise UsageError(f"{path} lies in the way; write into a folder of its own with -o")
-    return path, text
+    return name, text
 
 
 def export_suffix(src: Path, layout: str) -> str:
@@ -100,29 +102,22 @@ def _export_permutation(card: Card, layout: Layout, registry: Registry) -> str:
     if card.source.get("layout") == layout.name:
         return str(card.source.get("permutation", ""))
     row = registry.checkpoints.get(card.id)
-    if row is None:
+    if row is None or card.labels != tuple(n for h in row.heads for n in h.class_names()):
         return ""
     return find_permutation(Identity(row, None, ""), layout, registry)
 
 
-def write_foreign(dst: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
-    """Write tensors in a layout's own file format, whole or not at all."""
-    part = dst.with_name(f".{dst.name}.part")
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if layout.suffix == ".safetensors":
-            write_checkpoint(part, tensors, {})
-        elif layout.suffix == ".msgpack":
-            from vtcli.weights.flax import write_flax
+def write_foreign(path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+    """Write tensors in a layout's own file format."""
+    if layout.suffix == ".safetensors":
+        write_checkpoint(path, tensors, {})
+    elif layout.suffix == ".msgpack":
+        from vtcli.weights.flax import write_flax
 
-            write_flax(part, dict(tensors))
-        else:
-            content: Any = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            for key in reversed(layout.nest):
-                content = {key: content}
-            torch.save(content, part)
-        part.replace(dst)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"cannot write {dst}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+        write_flax(path, dict(tensors))
+    else:
+        content: Any = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        for key in reversed(layout.nest):
+            content = {key: content}
+        with path.open("wb") as file:
+            torch.save(content, file)

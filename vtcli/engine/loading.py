@@ -7,11 +7,14 @@ only to be overwritten, and in fp32 on the CPU not even copied.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtcli.engine.precision import check_precision
 from vtcli.errors import InputError, LayoutError, UsageError
 from vtcli.labels import load_labels, load_permutation
 from vtcli.weights.registry import Checkpoint, Registry, load_registry
@@ -43,7 +46,7 @@ def is_path(name: str | Path) -> bool:
     file.
     """
     text = str(name)
-    return isinstance(name, Path) or text.endswith(".safetensors") or Path(text).is_file()
+    return isinstance(name, Path) or text.endswith(".safetensors") or os.path.isfile(text)
 
 
 def peek(name: str | Path, progress: Progress | None = None) -> Card | Checkpoint:
@@ -72,7 +75,7 @@ def resolve(
         path = fetch_hub_file(repo, revision or None, ["model.safetensors"], progress=progress)
     elif is_path(name):
         path = Path(text).expanduser()
-        if path.is_file() and path.suffix != ".safetensors":
+        if os.path.isfile(path) and path.suffix != ".safetensors":
             raise InputError(
                 f"{path} is not one of our files; convert it first: vt convert {path} -m MODEL "
                 "-o model.safetensors"
@@ -83,18 +86,18 @@ def resolve(
 
 
 def _ensure_cached(row: Checkpoint, progress: Progress | None, registry: Registry | None) -> Path:
-    """The converted file of a row in the cache, made on first use."""
-    from vtcli.weights.cache import checkpoint_path, lock
+    """The converted file of a row in the cache, made on first use and when the row has changed."""
+    from vtcli.weights.cache import lock
 
-    path = checkpoint_path(row.id)
-    if path.is_file():
+    path = cached_path(row)
+    if _is_fresh(path, row):
         return path
     from vtcli.engine.converter import convert
     from vtcli.weights.fetch import fetch
 
     registry = registry or load_registry()
     with lock(path):
-        if not path.is_file():
+        if not _is_fresh(path, row):
             fetched = fetch(row, progress=progress, alternatives=_alternatives(row, registry))
             convert(
                 fetched.path,
@@ -105,6 +108,27 @@ def _ensure_cached(row: Checkpoint, progress: Progress | None, registry: Registr
                 sha256=fetched.sha256,
             )
     return path
+
+
+def cached_path(row: Checkpoint) -> Path:
+    """Where the converted file of a row lies or will lie.
+
+    Its name changes with what the row says of the weights, so that an older file is not taken.
+    """
+    from vtcli.weights.cache import checkpoint_path
+
+    said: list[object] = [row.config, row.pipeline, [head.class_names() for head in row.heads]]
+    said += [(s.address, s.layout, s.sha256, s.permutation) for s in row.sources]
+    return checkpoint_path(row.id, hashlib.sha256(repr(said).encode()).hexdigest()[:8])
+
+
+def _is_fresh(path: Path, row: Checkpoint) -> bool:
+    """Whether a converted file is there and no older than the local files it may come from."""
+    if not path.is_file():
+        return False
+    made = path.stat().st_mtime_ns
+    local = [s.file for s in row.sources if s.kind == "local" and os.path.isfile(s.file)]
+    return all(os.stat(file).st_mtime_ns <= made for file in local)
 
 
 def _alternatives(row: Checkpoint, registry: Registry) -> list[str]:
@@ -134,6 +158,13 @@ def load_model(
     return load_resolved(resolve(name, progress), device, precision, read_as)
 
 
+def check_settings(precision: str, read_as: str | None) -> None:
+    """Raise `UsageError` for settings that no model and no machine has."""
+    check_precision(precision)
+    if read_as is not None and read_as not in READ_OUTS:
+        raise UsageError(f"a Kinetics-710 head reads as {', '.join(READ_OUTS)}, not '{read_as}'")
+
+
 def load_resolved(
     found: Resolved, device: str = "cpu", precision: str = "fp32", read_as: str | None = None
 ) -> nn.Module:
@@ -142,6 +173,7 @@ def load_resolved(
     from vtcli.models import get_architecture
     from vtcli.weights.store import open_tensors
 
+    check_settings(precision, read_as)
     architecture = get_architecture(found.card.arch)
     tensors, card = open_tensors(found.path), found.card
     if read_as is not None:
@@ -159,8 +191,6 @@ def _read_out(
     """A Kinetics-710 head cut down to the classes of Kinetics-400, -600 or -700."""
     if card.dataset != "k710" or card.labels != load_labels("k710.mmaction2"):
         raise UsageError(f"{card.id or 'this model'} has no Kinetics-710 head to read out")
-    if dataset not in READ_OUTS:
-        raise UsageError(f"a Kinetics-710 head reads as {', '.join(READ_OUTS)}, not '{dataset}'")
     rows = load_permutation(f"mmaction2_k710_to_alpha_{dataset}")
     labels = load_labels(dataset)
     head = replace(card.heads[0], size=len(labels), labels=labels)
@@ -252,6 +282,8 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
 
     architecture, config = model_config(name)
     if num_classes is not None:
+        if num_classes < 1:
+            raise UsageError(f"a classifier has at least one class, not {num_classes}")
         overrides["num_classes"] = num_classes
     model = build_empty(architecture, with_overrides(config, overrides))
     model.to_empty(device="cpu")

@@ -58,19 +58,23 @@ def multiplies_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool({"avx512_bf16", "amx_tile"} & set(cpu_features()))
 
 
+def check_precision(precision: str) -> None:
+    """Raise `UsageError` for a precision that there is not."""
+    known = get_args(Precision)
+    if precision not in known:
+        raise UsageError(f"unknown precision '{precision}'; it is one of {', '.join(known)}")
+
+
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type activations and matrices get; `auto` is bf16 where the hardware multiplies it, else
     fp32.
 
-    Raises `UsageError` for an unknown precision, or fp16 on a CPU, whose products would be slower
+    Raises `UsageError` for fp16 on a CPU, whose products would be slower
     and coarser.
     """
     import torch
 
-    if precision not in get_args(Precision):
-        raise UsageError(
-            f"unknown precision '{precision}'; it is one of {', '.join(get_args(Precision))}"
-        )
+    check_precision(precision)
     if precision == "auto":
         return torch.bfloat16 if multiplies_bf16(device) else torch.float32
     if precision == "fp16" and device.type == "cpu":

@@ -8,6 +8,9 @@ read becomes a `Failure` in its place and the rest go on.
 
 from __future__ import annotations
 
+import glob
+import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vtcli.engine.loading import Progress, load_resolved, peek, resolve
+from vtcli.engine.loading import Progress, check_settings, load_resolved, peek, resolve
 from vtcli.engine.scoring import Answer, rank_heads, score_clips
 from vtcli.errors import InputError, UsageError, VideoDecodeError
 from vtcli.video.pipeline import Pipeline, View, plan_views
@@ -101,8 +104,8 @@ class Result:
 
     @property
     def predictions(self) -> tuple[Answer, ...]:
-        """The ranking of the first file."""
-        return self.results[0].predictions
+        """The ranking of the first file that was answered; nothing where none was."""
+        return self.results[0].predictions if self.results else ()
 
     def to_dict(self) -> dict[str, Any]:
         """What `vt predict --format json` prints."""
@@ -145,24 +148,23 @@ def find_videos(sources: Iterable[str | Path]) -> list[str]:
     """The files that sources mean: a folder stands for the videos below it, a pattern for what it
     matches.
 
-    A name that exists nowhere is kept, so that it is reported in its place.
-    Raises `InputError` for a folder without a video.
+    A name that exists nowhere, and a folder without a video, is kept to be reported in its place.
     """
     found: list[str] = []
     for source in map(str, sources):
-        path = Path(source)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
-            if not inside:
-                raise InputError(f"there is no video in the folder {path}")
-            found += map(str, inside)
-        elif not path.exists() and any(c in source for c in "*?["):
-            import glob
-
+        if os.path.isdir(source):
+            inside = sorted(p for p in Path(source).rglob("*") if _is_video(p))
+            found += map(str, inside) if inside else [source]
+        elif not os.path.exists(source) and any(c in source for c in "*?["):
             found += sorted(glob.glob(source, recursive=True)) or [source]
         else:
             found.append(source)
     return found
+
+
+def _is_video(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in VIDEO_SUFFIXES and not hidden and os.path.isfile(path)
 
 
 def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:
@@ -174,12 +176,12 @@ def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:
         return 1, 1
     if views == "paper":
         return pipeline.clips, pipeline.crops
-    clips, x, crops = views.lower().partition("x")
-    if not (x and clips.isdigit() and crops.isdigit() and int(clips) > 0 and crops in ("1", "3")):
+    match = re.fullmatch(r"([1-9][0-9]{0,3})x([13])", views, re.ASCII)
+    if match is None:
         raise UsageError(
             f"--views is CLIPSxCROPS with 1 or 3 crops, such as 4x3, or 'paper', not '{views}'"
         )
-    return int(clips), int(crops)
+    return int(match[1]), int(match[2])
 
 
 def _named_pipeline(name: str | None, own: Pipeline) -> Pipeline:
@@ -226,6 +228,9 @@ class Predictor:
         self.model, self.topk, self.device, self.precision = model, topk, device, precision
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
         self.decoder, self.read_as = decoder, read_as
+        check_settings(precision, read_as)
+        if topk < 1 or (batch_size is not None and batch_size < 1):
+            raise UsageError("topk and batch_size are whole numbers above 0")
         known = peek(model, progress)
         self.pipeline = _named_pipeline(pipeline, known.pipeline)
         self.clips, self.crops = parse_views(views, self.pipeline)
@@ -250,7 +255,7 @@ class Predictor:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         waiting = [pool.submit(self._decode, path) for path in paths[:ahead]]
         try:
-            if any(Path(path).exists() for path in paths):
+            if any(os.path.exists(path) for path in paths):
                 self._load()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -270,8 +275,9 @@ class Predictor:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _load(self) -> None:
-        from vtcli.engine.precision import precision_name
+        from vtcli.engine.precision import pick_device, precision_name
 
+        pick_device(self.device)
         found = resolve(self.model, self.progress)
         net: Any = load_resolved(found, self.device, self.precision, self.read_as)
         device = next(net.parameters()).device

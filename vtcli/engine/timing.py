@@ -174,9 +174,12 @@ class Bench:
             return
         if self.bytes_per_clip is None:
             before = self.memory.reset()
-            self.net(self._clip(1))
+            clip = self._clip(1)
+            self.net(clip)
             peak = self.memory.peak()
-            self.bytes_per_clip = 0 if before is None or peak is None else peak - before
+            grown = 0 if before is None or peak is None else peak - before
+            # At least the clip itself, where the rest found room in memory already taken.
+            self.bytes_per_clip = max(grown, clip.numel() * clip.element_size())
         room = available_bytes()
         if room is not None and batch_size * self.bytes_per_clip > room:
             raise OutOfMemoryError(f"{batch_size} clips need more than {room} bytes")

@@ -47,7 +47,7 @@ def read_label_file(path: Path) -> tuple[str, ...]:
     Raises `DataError` where it cannot be read as text.
     """
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        return tuple(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the labels file {path} cannot be read as text: {error}") from error
 

@@ -32,7 +32,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear that in fp32 on the CPU runs as a 1x1 convolution: [L,C] -> [L,K]."""
+    """F.linear that on the CPU runs as a 1x1 convolution where that is faster: [L,C] -> [L,K]."""
     if not _faster_as_convolution(x_LC):
         return F.linear(x_LC, weight, bias)
     # Rows are the pixels of a channels-last image that is one pixel wide.
@@ -42,7 +42,7 @@ def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def scaled_linear(x_LC: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """scale·(x·Wᵀ + b) -> [L,K]; in half precision the product scales before it rounds."""
+    """scale·(x·Wᵀ + b) -> [L,K]; a plain product scales on the way."""
     if _faster_as_convolution(x_LC):
         return linear(x_LC, weight, bias).mul_(scale)
     x_MC = x_LC.flatten(0, -2)
@@ -51,15 +51,16 @@ def scaled_linear(x_LC: Tensor, weight: Tensor, bias: Tensor, scale: float) -> T
 
 
 def _faster_as_convolution(x_LC: Tensor) -> bool:
-    """Whether a product should be handed to oneDNN, as PyTorch does with fp32 convolutions.
+    """Whether a product should be handed to oneDNN, as PyTorch does with convolutions.
 
     oneDNN uses the full vector width of every processor; MKL, which gets fp32 matrix products,
-    uses half of it on AMD.
+    uses half of it on AMD. In bf16 both are oneDNN's, but a convolution adds its bias on the way.
     """
-    if torch.compiler.is_compiling():
-        return False  # a compiler chooses for itself, and may not trace the question below
-    fp32_on_cpu = x_LC.device.type == "cpu" and x_LC.dtype == torch.float32
-    return fp32_on_cpu and torch.backends.mkldnn.is_available()
+    if torch.compiler.is_compiling() or x_LC.device.type != "cpu":
+        return False  # a compiler chooses for itself, and may not trace the questions below
+    if x_LC.dtype == torch.bfloat16 and "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    return x_LC.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
 
 
 class Linear(nn.Linear):

@@ -10,10 +10,13 @@ def print_report(report: Any, list_tensors: bool) -> None:
     digest.
     """
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    # Paths and tensor names are printed as they are: brackets and colons in them mean nothing.
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     inside = f" under '{report.container}'" if report.container else ""
-    console.print(f"[bold]{report.source}[/bold] -> [bold]{report.output}[/bold]")
+    source, output = (str(report.source), "bold"), (str(report.output), "bold")
+    console.print(Text.assemble(source, " -> ", output))
     console.print(f"  model      {report.model or report.arch}")
     console.print(f"  layout     {report.layout}{inside}")
     console.print(

@@ -8,10 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtcli.weights.registry import Checkpoint, Registry, Source
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NARROW_COLUMNS = ("id", "dataset", "frames", "top1", "state")
 COLUMNS = (
     "id",
     "dataset",
@@ -50,32 +54,45 @@ def _line(row: Checkpoint) -> dict[str, Any]:
 
 
 def _print_table(lines: Sequence[dict[str, Any]], defaults: set[str]) -> None:
+    """All columns where they fit or nobody's terminal is narrow, else the most asked-for ones."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    note = f"{len(lines)} checkpoints; * is its model's default."
+    table, width = _table(COLUMNS, lines, defaults)
+    if sys.stdout.isatty() and width > console.width:
+        table, width = _table(NARROW_COLUMNS, lines, defaults)
+    else:
+        note += " Cost is per view as published."
+    console.width = max(console.width, width)
+    console.print(table)
+    console.print(note, style="dim", soft_wrap=True)
+
+
+def _table(
+    columns: Sequence[str], lines: Sequence[dict[str, Any]], defaults: set[str]
+) -> tuple[Table, int]:
+    """The table and the characters it needs to show every cell on one line."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in COLUMNS:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in columns:
         numeric = name not in ("id", "dataset", "views", "state")
         table.add_column(
             {"resolution": "size", "params": "M params", "gmacs": "GMACs"}.get(name, name),
             justify="right" if numeric else "left",
-            no_wrap=name == "id",
+            no_wrap=True,
         )
     styles = {"alive": "green", "likely": "yellow", "unknown": "yellow", "dead": "red"}
     for line in lines:
-        cells = ["" if line[name] is None else str(line[name]) for name in COLUMNS]
-        cells[0] += " *" if line["id"] in defaults else ""
-        cells[-1] = f"[{styles[line['state']]}]{line['state']}[/]"
+        cells = [Text("" if line[name] is None else str(line[name])) for name in columns]
+        cells[0].append(" *" if line["id"] in defaults else "")
+        cells[-1].stylize(styles[line["state"]])
         table.add_row(*cells)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
-    console.print(
-        f"{len(lines)} checkpoints; * is its model's default. Cost is per view as published.",
-        style="dim",
-    )
+    return table, Console(width=10_000).measure(table).maximum
 
 
 def print_card(row: Checkpoint, cached: Path | None, format: str) -> None:
@@ -85,16 +102,17 @@ def print_card(row: Checkpoint, cached: Path | None, format: str) -> None:
         print(json.dumps(table, indent=2, ensure_ascii=False))
         return
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    console.print(row.id, style="bold")
+    console.print(Text(row.id, style="bold"))
     for name, value in _facts(row, cached):
         if value:
-            console.print(f"  [dim]{name:<12}[/dim] {value}", markup=True)
-    console.print("  [dim]sources, in the order they are tried[/dim]")
+            console.print(Text.assemble((f"  {name:<12}", "dim"), f" {value}"))
+    console.print(Text("  sources, in the order they are tried", style="dim"))
     for source in row.sources:
         for line in _source_lines(source):
-            console.print(f"    {line}", markup=False)
+            console.print(Text(f"    {line}"))
 
 
 def _facts(row: Checkpoint, cached: Path | None) -> Iterator[tuple[str, str]]:

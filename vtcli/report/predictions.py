@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from vtcli.errors import DataError
+from vtcli.weights.atomic import whole_file
 
 
 class Outcome(Protocol):
@@ -46,18 +46,16 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
     Raises `DataError` where it cannot be written.
     """
     if path is None:
+        if sys.stdout is None:
+            raise DataError("standard output is closed; write into a file with -o")
         yield sys.stdout
         sys.stdout.flush()
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        part.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        whole_file(path, make_folder=False) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        yield file
 
 
 def make_writer(format: str, stream: TextIO, header: Mapping[str, Any]) -> Writer:

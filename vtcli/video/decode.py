@@ -73,7 +73,7 @@ def read_frames(
         if backend == "decord":
             return read_with_decord(info, asked, threads)
         return read_with_pyav(info, asked, threads, missing)
-    except VideoDecodeError:
+    except (VideoDecodeError, MemoryError):
         raise
     except Exception as error:
         raise VideoDecodeError(

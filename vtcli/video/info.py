@@ -109,7 +109,7 @@ def probe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> V
     file = checked_path(path)
     try:
         return _probe(file, limits)
-    except VideoDecodeError:
+    except (VideoDecodeError, MemoryError):
         raise
     except Exception as error:
         raise VideoDecodeError(

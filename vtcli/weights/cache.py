@@ -21,9 +21,9 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vtcli"
 
 
-def checkpoint_path(checkpoint_id: str) -> Path:
-    """Where the converted file of a checkpoint lies or will lie."""
-    return cache_dir() / "checkpoints" / f"{checkpoint_id}.safetensors"
+def checkpoint_path(checkpoint_id: str, fingerprint: str) -> Path:
+    """Where the converted file of a checkpoint lies or will lie; `fingerprint` is of its row."""
+    return cache_dir() / "checkpoints" / f"{checkpoint_id}.{fingerprint}.safetensors"
 
 
 @contextmanager

@@ -8,7 +8,6 @@ over.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import struct
@@ -21,7 +20,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
-from vtcli.errors import DataError, WeightsError
+from vtcli.errors import WeightsError
+from vtcli.weights.atomic import whole_file
 
 # Where the weights lie in a training state, first match first; without one the file is all weights.
 ROOTS = (("params",), ("optimizer", "target"), ("opt", "target"))
@@ -257,17 +257,8 @@ def write_flax(path: Path, tensors: Mapping[str, Tensor]) -> None:
         for folder in folders:
             node = node.setdefault(folder, {})
         node[leaf] = tensor
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            _write(file, tree)
-        part.replace(path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror
-        raise DataError(f"cannot write {path}: {reason}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("wb") as file:
+        _write(file, tree)
 
 
 def _write(file: BinaryIO, node: Any) -> None:

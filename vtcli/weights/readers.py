@@ -8,6 +8,7 @@ TorchScript archive.
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -57,7 +58,6 @@ class FileContents:
     kind: str
     container: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path) -> FileContents:
@@ -67,10 +67,10 @@ def read_checkpoint(path: Path) -> FileContents:
     Raises `InputError` where there is no such file, `UnsafeFileError` where only running code would
     open it, `WeightsError` where it is broken or of no known kind.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder; name the checkpoint file inside it")
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint file {path}")
+    if not os.path.isfile(path):
+        raise InputError(f"there is no checkpoint file {path}; check the path")
     head = _first_bytes(path)
     if not head:
         raise WeightsError(f"{path} is empty; fetch it again")
@@ -187,15 +187,13 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> WeightsError:
 def _unwrap(path: Path, content: Any) -> FileContents:
     """Go down to the dict of tensors."""
     keys: list[str] = []
-    texts: dict[str, str] = {}
     while isinstance(content, Mapping):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         nest = next((n for n in NESTS if isinstance(content.get(n), Mapping)), None)
         if tensors and nest is None:
-            return FileContents(tensors, "pickle", ".".join(keys), texts=texts)
+            return FileContents(tensors, "pickle", ".".join(keys))
         if nest is None:
             break
-        texts |= {str(k): v for k, v in content.items() if isinstance(v, str)}
         keys.append(nest)
         content = content[nest]
     raise WeightsError(f"{path} holds no tensors where checkpoints keep them ({', '.join(NESTS)})")

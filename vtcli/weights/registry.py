@@ -11,20 +11,30 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
+from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from vtcli.errors import DataError, UnknownModelError
-from vtcli.labels import load_labels, unverified_labels
+from vtcli.labels import list_label_files, load_labels, unverified_labels
 from vtcli.video.pipeline import Pipeline
 
 T = TypeVar("T")
 REGISTRY_NAME = "weights_registry.toml"
+VALUE_WORDS: Mapping[Any, str] = {
+    str: "text in quotes",
+    bool: "true or false",
+    int: "a whole number",
+    int | None: "a whole number",
+    float | None: "a number",
+}
 
 
 @dataclass(frozen=True)
@@ -216,31 +226,51 @@ class _Merged:
         self.dataset_defaults: dict[str, tuple[str, ...]] = {}
 
     def add(self, path: Path) -> None:
+        data = _parse(path)
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"registry file {path} cannot be read: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise DataError(f"registry file {path} is not valid TOML: {error}") from error
-        unknown = set(data) - {"pipeline", "checkpoint", "default"}
-        if unknown:
-            raise DataError(f"registry file {path} has the unknown table '{sorted(unknown)[0]}'")
-        for name, table in data.get("pipeline", {}).items():
-            try:
-                self.pipelines[name] = Pipeline.from_dict(table)
-            except DataError as error:
-                raise DataError(f"pipeline '{name}' in {path}: {error}") from error
-        for row in data.get("checkpoint", []):
+            _refuse_unknown("the file", data, ("pipeline", "checkpoint", "default"))
+            for name, table in _table(data, "pipeline").items():
+                self._add_pipeline(name, table)
+            for row in _tables(data, "checkpoint"):
+                self._add_row(row, path)
+            self._add_defaults(_table(data, "default"))
+        except DataError as error:
+            raise DataError(f"registry file {path}: {error}") from error
+
+    def _add_pipeline(self, name: str, table: Any) -> None:
+        if not isinstance(table, dict):
+            raise DataError(f"pipeline '{name}' is {table!r}; write it as [pipeline.{name}]")
+        try:
+            self.pipelines[name] = Pipeline.from_dict(table)
+        except DataError as error:
+            raise DataError(f"pipeline '{name}': {error}") from error
+
+    def _add_row(self, row: dict[str, Any], path: Path) -> None:
+        if not isinstance(row.get("id"), str):
+            raise DataError('a [[checkpoint]] stands without an id; give it id = "<name>"')
+        id_ = row["id"]
+        try:
             _resolve_paths(row, path.parent)
-            if "id" not in row:
-                raise DataError(f"registry file {path} has a [[checkpoint]] without an id")
-            old = self.rows.get(row["id"], {})
-            sources = [*row.get("source", []), *old.get("source", [])]
-            self.rows[row["id"]] = {**old, **row, "source": sources}
-            self.origin[row["id"]] = path
-        defaults = data.get("default", {})
-        self.model_defaults.update(defaults.get("model", {}))
-        for dataset, ids in defaults.get("dataset", {}).items():
+            sources = [_source(table) for table in _tables(row, "source")]
+        except DataError as error:
+            raise DataError(f"row '{id_}': {error}") from error
+        old = self.rows.get(id_, {})
+        self.rows[id_] = {**old, **row, "source": [*sources, *old.get("source", [])]}
+        self.origin[id_] = path
+
+    def _add_defaults(self, defaults: Mapping[str, Any]) -> None:
+        _refuse_unknown("[default]", defaults, ("model", "dataset"))
+        for alias, id_ in _table(defaults, "model").items():
+            if not isinstance(id_, str):
+                raise DataError(
+                    f"[default.model] gives '{alias}' as {id_!r}; write one id in quotes"
+                )
+            self.model_defaults[alias] = id_
+        for dataset, ids in _table(defaults, "dataset").items():
+            if not (isinstance(ids, list) and all(isinstance(id_, str) for id_ in ids)):
+                raise DataError(
+                    f"[default.dataset] gives '{dataset}' as {ids!r}; write a list of ids"
+                )
             self.dataset_defaults[dataset] = (*ids, *self.dataset_defaults.get(dataset, ()))
 
     def build(self) -> Registry:
@@ -256,51 +286,163 @@ class _Merged:
     def _checkpoint(self, row: dict[str, Any]) -> Checkpoint:
         where = f"registry row '{row['id']}' in {self.origin[row['id']]}"
         try:
+            _refuse_unknown("the row", row, _row_keys())
             values = dict(row)
-            pipeline = self.pipelines[values.pop("pipeline")]
-            values["pipeline"] = _row_pipeline(pipeline, values)
-            values["heads"] = tuple(_read(Head, table) for table in _head_tables(values))
-            values["sources"] = tuple(_read(Source, table) for table in values.pop("source"))
-            return _read(Checkpoint, values)
+            values["pipeline"] = self._row_pipeline(values)
+            values["heads"] = tuple(_head(table) for table in _head_tables(values))
+            values["sources"] = tuple(values.pop("source"))
+            return _read(Checkpoint, "the row", values)
         except KeyError as error:
-            raise DataError(f"{where} lacks or misnames {error}") from error
-        except (DataError, TypeError, ValueError) as error:
+            raise DataError(f"{where} lacks the key {error}") from error
+        except DataError as error:
             raise DataError(f"{where}: {error}") from error
+
+    def _row_pipeline(self, values: dict[str, Any]) -> Pipeline:
+        """The named pipeline with the row's own frame count, protocol and `pipeline_changes`."""
+        name, frames, views = values.pop("pipeline"), values["frames"], values["views"]
+        if not isinstance(name, str) or name not in self.pipelines:
+            known = ", ".join(self.pipelines)
+            raise DataError(f"there is no pipeline {name!r}; known are {known}")
+        protocol = re.fullmatch(r"(\d+)x(\d+)", str(views))
+        if protocol is None:
+            raise DataError(f"'views' is {views!r}; write clips x crops, such as \"4x3\"")
+        changes = _table(values, "pipeline_changes")
+        values.pop("pipeline_changes", None)
+        own = {"frames": frames, "clips": int(protocol[1]), "crops": int(protocol[2])}
+        _refuse_unknown(
+            "'pipeline_changes'", changes, {f.name for f in fields(Pipeline)} - set(own)
+        )
+        return Pipeline.from_dict({**self.pipelines[name].to_dict(), **changes, **own})
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"registry file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # of the encoding or of TOML
+        raise DataError(f"registry file {path} is not valid TOML in UTF-8: {error}") from error
+
+
+def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The table under a key, an empty one where it is absent."""
+    value = tables.get(name, {})
+    if not isinstance(value, dict):
+        raise DataError(f"'{name}' is {value!r}; write it as a table of key = value lines")
+    return value
+
+
+def _tables(tables: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The list of tables under a key, an empty one where it is absent."""
+    value = tables.get(name, [])
+    if not (isinstance(value, list) and all(isinstance(table, dict) for table in value)):
+        form = "[[checkpoint]]" if name == "checkpoint" else f"{name} = [{{ ... }}]"
+        raise DataError(f"'{name}' is not a list of tables; write {form}")
+    return value
 
 
 def _resolve_paths(row: dict[str, Any], folder: Path) -> None:
     """Files that a row names (local sources, label files) lie beside the registry file itself."""
-    for table in (row, *row.get("head", [])):
+    for table in (row, *_tables(row, "head"), *_tables(row, "source")):
         if str(table.get("labels", "")).endswith(".txt"):
             table["labels"] = str(folder / Path(table["labels"]).expanduser())
-    for source in row.get("source", []):
-        if source.get("kind") == "local" and "file" in source:
-            source["file"] = str(folder / Path(source["file"]).expanduser())
+        if table.get("kind") == "local" and isinstance(table.get("file"), str) and table["file"]:
+            table["file"] = str(folder / Path(table["file"]).expanduser())
 
 
 def _head_tables(values: dict[str, Any]) -> list[dict[str, Any]]:
     """The `head` tables of a row; one classifier: num_classes, labels, labels_confidence."""
     single = {
         "name": "action",
-        "size": values.pop("num_classes", 0),
+        "size": values.pop("num_classes", None),
         "labels": values.pop("labels", ""),
         "confidence": values.pop("labels_confidence", ""),
     }
     tables: list[dict[str, Any]] = values.pop("head", [])
+    if not tables and single["size"] is None:
+        raise KeyError("num_classes")
     return tables or [single]
 
 
-def _row_pipeline(pipeline: Pipeline, values: dict[str, Any]) -> Pipeline:
-    """The named pipeline with the row's own frame count, protocol and `pipeline_changes`."""
-    clips, crops = (int(n) for n in values["views"].split("x"))
-    changes = values.pop("pipeline_changes", {})
-    return replace(pipeline, frames=values["frames"], clips=clips, crops=crops, **changes)
+def _head(table: Mapping[str, Any]) -> Head:
+    head = _read(Head, "a head", table)
+    _require_labels(head.labels)
+    return head
 
 
-def _read(kind: type[T], table: Mapping[str, Any]) -> T:
-    """A dataclass from a table; an unknown key is a `DataError`, a missing one a `TypeError`."""
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    unknown = set(table) - known
-    if unknown:
-        raise DataError(f"unknown key '{sorted(unknown)[0]}' in {kind.__name__}")
+def _source(table: Mapping[str, Any]) -> Source:
+    source = _read(Source, "a source", table)
+    needs = {"hub": ("repo", "file"), "https": ("url",), "local": ("file",)}[source.kind]
+    for name in needs:
+        if not getattr(source, name):
+            raise DataError(f"a source of kind '{source.kind}' lacks the key '{name}'")
+    _require_labels(source.labels)
+    if source.permutation and source.permutation not in _permutations():
+        known = ", ".join(_permutations())
+        raise DataError(f"there is no class permutation '{source.permutation}'; known are {known}")
+    return source
+
+
+def _require_labels(name: str) -> None:
+    if name.endswith(".txt"):
+        if not Path(name).is_file():
+            raise DataError(f"the labels file {name} does not exist")
+    elif name and name not in _label_lists():
+        raise DataError(f"there is no class list '{name}'; known are {', '.join(_label_lists())}")
+
+
+@cache
+def _row_keys() -> frozenset[str]:
+    """What a row may say: a checkpoint's fields, with heads and sources in the file's own words."""
+    written = {"head", "source", "num_classes", "labels", "labels_confidence", "pipeline_changes"}
+    return frozenset(set(_hints(Checkpoint)) - {"heads", "sources"} | written)
+
+
+@cache
+def _label_lists() -> tuple[str, ...]:
+    return tuple(list_label_files())
+
+
+@cache
+def _permutations() -> tuple[str, ...]:
+    names = (entry.name for entry in (files("vtcli.labels") / "perm").iterdir())
+    return tuple(sorted(n.removesuffix(".json") for n in names if n.endswith(".json")))
+
+
+def _read(kind: type[T], what: str, table: Mapping[str, Any]) -> T:
+    """A dataclass from a table; a key or value that does not fit is a `DataError` about `what`."""
+    hints: dict[str, Any] = _hints(kind)  # type: ignore[arg-type]
+    _refuse_unknown(what, table, hints)
+    for f in fields(kind):  # type: ignore[arg-type]
+        if f.name in table:
+            _require_type(what, f.name, table[f.name], hints[f.name])
+        elif f.default is MISSING and f.default_factory is MISSING:
+            raise DataError(f"{what} lacks the key '{f.name}'")
     return kind(**table)
+
+
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _refuse_unknown(what: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
+    unknown = set(table) - set(known)
+    if unknown:
+        raise DataError(
+            f"{what} has the unknown key '{min(unknown)}'; known are {', '.join(sorted(known))}"
+        )
+
+
+def _require_type(what: str, name: str, value: Any, hint: Any) -> None:
+    """Refuse a value outside a field's Literal or of another type; integers pass for floats."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            known = ", ".join(get_args(hint))
+            raise DataError(f"'{name}' of {what} is {value!r}; known are {known}")
+        return
+    allowed = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
+    number = isinstance(value, int) and isinstance(float(value), allowed)
+    if not (number or isinstance(value, allowed)):
+        wanted = VALUE_WORDS.get(hint, "a table")
+        raise DataError(f"'{name}' of {what} is {value!r}; write {wanted}")

@@ -8,7 +8,6 @@ are written tensor by tensor and appear under their name only when they are whol
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import DataError, InputError, WeightsError
 from vtcli.video.pipeline import Pipeline
+from vtcli.weights.atomic import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,12 +110,14 @@ def read_header(path: Path) -> dict[str, Any]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MAX_HEADER:
                 raise ValueError("its header length is impossible")
-            header: dict[str, Any] = json.loads(file.read(length))
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no table")
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is no safetensors file; make one with `vt convert`") from error
     return header
 
@@ -126,7 +128,7 @@ def read_card(path: Path) -> Card:
     Raises `WeightsError` for a safetensors file without one (another project's): it has to be
     converted.
     """
-    metadata = read_header(path).get("__metadata__", {})
+    metadata = read_header(path).get("__metadata__") or {}
     if CARD_KEY not in metadata:
         raise WeightsError(
             f"{path} does not say what it is; convert it first: vt convert {path} -m MODEL -o "
@@ -134,7 +136,7 @@ def read_card(path: Path) -> Card:
         )
     try:
         return Card.from_json(metadata[CARD_KEY])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
         raise WeightsError(f"the card in {path} cannot be read: {error}") from error
 
 
@@ -159,19 +161,11 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
 
     Raises `DataError` where the disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            digest = _write(file, tensors, metadata)
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror
-        raise DataError(f"cannot write {path}: {reason}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    with whole_file(path, size) as part, part.open("wb") as file:
+        digest = _write(file, tensors, metadata)
+        file.flush()
+        os.fsync(file.fileno())
     return digest
 
 

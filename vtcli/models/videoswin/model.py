@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vtcli.errors import ShapeError
-from vtcli.models.layers import DropPath, LayerNorm, Linear, linear, patches
+from vtcli.models.layers import DropPath, LayerNorm, Linear, Mlp, linear, patches
 from vtcli.models.videoswin.configs import VideoSwinConfig
 
 Size = tuple[int, ...]  # along time, height, width
@@ -221,18 +221,6 @@ class WindowAttention(nn.Module):
         return self.proj(y_WHND.transpose(1, 2).reshape(W, N, C))
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, Linear on the last dimension: [M,C] -> [M,C]."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, width)
-
-    def forward(self, x_MC: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_MC)))
-
-
 class Block(nn.Module):
     """Window attention and an MLP: [B,T,H,W,C] -> [B,T,H,W,C].
 
@@ -250,7 +238,7 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(C)
         self.attn = WindowAttention(config, stage)
         self.norm2 = LayerNorm(C)
-        self.mlp = Mlp(C, self.hidden)
+        self.mlp = Mlp(C, self.hidden, "gelu")
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:

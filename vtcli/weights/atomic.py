@@ -1,0 +1,51 @@
+"""Files that appear under their final name only when they are whole."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vtcli.errors import DataError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def whole_file(path: Path, size: int = 0, make_folder: bool = True) -> Iterator[Path]:
+    """A path to write to instead of `path`; moved there at the end, with all that lies beside it.
+
+    size: bytes that are going to be written, for which there must be room. Whatever goes wrong,
+    nothing is left. Raises `DataError` where the disk is full or the folder cannot be written.
+    """
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", dir=path.parent))
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, "")
+        yield folder / path.name
+        for beside in folder.iterdir():
+            if beside.name != path.name:
+                beside.replace(path.parent / beside.name)
+        (folder / path.name).replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def unwritable(path: Path | str, error: OSError) -> DataError:
+    """Why a file cannot be written, and the way out."""
+    if error.errno in _FULL:
+        return DataError(
+            f"cannot write {path}: the disk is full; make room or choose another place"
+        )
+    reason = error.strerror or str(error)
+    return DataError(f"cannot write {path}: {reason}; choose another place with -o")
