@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,11 @@ import torch
 from tests import tiny
 from vtcli.engine.converter import convert
 from vtcli.engine.exporter import SUFFIXES, export_graph
+from vtcli.engine.loading import build_empty
 from vtcli.errors import UsageError
+from vtcli.models import get_architecture, with_overrides
+from vtcli.models.layouts import from_ours
+from vtcli.weights.flax import write_flax
 
 
 @pytest.fixture
@@ -59,3 +64,42 @@ def test_missing_packages_are_named(ours: Path, monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip("onnx")
     with pytest.raises(UsageError, match=r"vtcli\[export\]"):
         export_graph(ours, ours.with_suffix(".onnx"), "onnx")
+
+
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "videoswin": ("videoswin-t", {"width": 24, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 4, 8)}),
+    "vivit": ("vivit-b-fe", {"width": 64, "depth": 1, "num_heads": 1, "temporal_depth": 1}),
+    "xvit": ("xvit-b", {"width": 64, "depth": 1, "num_heads": 1, "temporal_heads": 1}),
+}
+
+
+def small_file(folder: Path, arch: str) -> Path:
+    """One of our files, of a small network with a published one's structure."""
+    preset, changes = SMALL[arch]
+    architecture = get_architecture(arch)
+    config = with_overrides(architecture.presets[preset], changes)
+    torch.manual_seed(0)
+    net = build_empty(architecture, config)
+    net.to_empty(device="cpu")
+    for tensor in net.state_dict().values():
+        tensor.normal_(std=0.1)
+    layout = next(iter(architecture.layouts.values()))
+    theirs = from_ours(layout, net.state_dict(), config)
+    if layout.suffix == ".msgpack":
+        write_flax(folder / "theirs", theirs)
+    else:
+        torch.save(theirs, folder / "theirs")
+    convert(folder / "theirs", folder / "ours.safetensors")
+    return folder / "ours.safetensors"
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+@pytest.mark.parametrize("arch", SMALL)
+def test_every_architecture_becomes_a_graph(arch: str, kind: str, tmp_path: Path) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    ours = small_file(tmp_path, arch)
+    difference = export_graph(ours, ours.with_suffix(SUFFIXES[kind]), kind, verify=True)
+    assert difference is not None
+    assert difference < 1e-4

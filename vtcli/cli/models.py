@@ -64,7 +64,7 @@ def show(
 
 @app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="ID...", help="Checkpoint ids or aliases.")],
+    names: Annotated[list[str], typer.Argument(metavar="ID", help="Checkpoint ids or aliases.")],
 ) -> int:
     """Fetch and convert checkpoints now, so that they are there without a network."""
     from vtcli.cli.progress import fetch_progress

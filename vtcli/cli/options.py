@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,5 +42,26 @@ OutputOption = Annotated[
     Path | None,
     typer.Option(
         "--output", "-o", help="Write the answer to this file instead of standard output."
+    ),
+]
+ViewsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--views",
+        metavar="CLIPSxCROPS",
+        help="Views per video, such as 4x3; `paper` is the published protocol.",
+        show_default="1x1, the centre view",
+    ),
+]
+DecoderOption = Annotated[
+    Literal["auto", "pyav", "decord"],
+    typer.Option("--decoder", help="auto is PyAV; decord reads only what it gets right."),
+]
+PipelineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pipeline",
+        help="Sample and prepare frames as another pipeline of the registry does.",
+        show_default="the checkpoint's own",
     ),
 ]

@@ -11,10 +11,13 @@ import typer
 from vtcli.cli.options import (
     DEFAULT_MODEL,
     BatchOption,
+    DecoderOption,
     DeviceOption,
     ModelOption,
     OutputOption,
+    PipelineOption,
     PrecisionOption,
+    ViewsOption,
     WorkersOption,
 )
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
@@ -24,19 +27,11 @@ Format = Literal["table", "json", "jsonl", "csv"]
 
 def predict(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Video files, folders or patterns.")
+        list[str], typer.Argument(metavar="SOURCE", help="Video files, folders or patterns.")
     ],
     model: ModelOption = DEFAULT_MODEL,
     topk: Annotated[int, typer.Option("--topk", "-k", min=1, help="Classes per video.")] = 5,
-    views: Annotated[
-        str | None,
-        typer.Option(
-            "--views",
-            metavar="CLIPSxCROPS",
-            help="Views per video, such as 4x3; `paper` is the published protocol.",
-            show_default="1x1, the centre view",
-        ),
-    ] = None,
+    views: ViewsOption = None,
     format: Annotated[
         Format | None,
         typer.Option("--format", help="How to print.", show_default="table, or by -o's ending"),
@@ -46,22 +41,12 @@ def predict(
         str | None,
         typer.Option("--read-as", help="Read a Kinetics-710 model as k400, k600 or k700."),
     ] = None,
-    pipeline: Annotated[
-        str | None,
-        typer.Option(
-            "--pipeline",
-            help="Sample and prepare frames as another pipeline of the registry does.",
-            show_default="the checkpoint's own",
-        ),
-    ] = None,
+    pipeline: PipelineOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     batch_size: BatchOption = None,
     workers: WorkersOption = 1,
-    decoder: Annotated[
-        Literal["auto", "pyav", "decord"],
-        typer.Option("--decoder", help="auto is PyAV; decord reads only what it gets right."),
-    ] = "auto",
+    decoder: DecoderOption = "auto",
 ) -> int:
     """Say which action a video shows."""
     from vtcli.cli.progress import fetch_progress, file_progress

@@ -112,6 +112,14 @@ def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
         raise UsageError(f"{type(config).__name__}: {error}; its fields are {known}") from error
 
 
+def count_layers(shapes: Shapes, pattern: str) -> int:
+    """How many consecutive layers, from 0, have the tensor that `pattern` names with `{}`."""
+    count = 0
+    while pattern.format(count) in shapes:
+        count += 1
+    return count
+
+
 def _frozen(value: Any) -> Any:
     """Lists, which JSON and TOML give, as the tuples a frozen configuration holds."""
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value

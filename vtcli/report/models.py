@@ -31,9 +31,13 @@ COLUMNS = (
 
 
 def best_state(row: Checkpoint) -> str:
-    """The most hopeful state among a row's sources, which is what fetching will meet."""
+    """The most hopeful state among a row's sources, which is what fetching will meet.
+
+    `unread` where files are known whose tensor names are not.
+    """
     states = [s.state for s in row.sources if s.convertible]
-    return next((s for s in ("alive", "likely", "unknown") if s in states), "dead")
+    last = "dead" if states else "unread"
+    return next((s for s in ("alive", "likely", "unknown") if s in states), last)
 
 
 def print_list(rows: Sequence[Checkpoint], registry: Registry, format: str) -> None:
@@ -86,7 +90,13 @@ def _table(
             justify="right" if numeric else "left",
             no_wrap=True,
         )
-    styles = {"alive": "green", "likely": "yellow", "unknown": "yellow", "dead": "red"}
+    styles = {
+        "alive": "green",
+        "likely": "yellow",
+        "unknown": "yellow",
+        "dead": "red",
+        "unread": "red",
+    }
     for line in lines:
         cells = [Text("" if line[name] is None else str(line[name])) for name in columns]
         cells[0].append(" *" if line["id"] in defaults else "")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vtcli.errors import LayoutError
+from vtcli.models import count_layers
 
 HEAD_DIM = 64  # of every CLIP image transformer
 
@@ -131,7 +132,7 @@ def infer_config(
         raise LayoutError(
             f"this is no complete UniFormerV2 checkpoint: {error} is wrong"
         ) from error
-    depth = _count(shapes, "blocks.{}.norm1.weight")
+    depth = count_layers(shapes, "blocks.{}.norm1.weight")
     local_down = shapes.get("blocks.0.local1.down.weight")
     config = UniFormerV2Config(
         image_size=patch * math.isqrt(tokens),
@@ -142,7 +143,7 @@ def infer_config(
         local_blocks=sum(f"blocks.0.local{n}.down.weight" in shapes for n in (1, 2)),
         local_reduction=_reduction(width, local_down[0]) if local_down else 1.5,
         temporal_stride=2 if kt == 3 else 1,
-        global_layers=last_layers(depth, _count(shapes, "global_blocks.{}.pos_conv.weight")),
+        global_layers=last_layers(depth, count_layers(shapes, "global_blocks.{}.pos_conv.weight")),
         global_num_heads=max(1, width // HEAD_DIM),
         global_mlp_ratio=global_hidden / width,
         fuse_class_tokens="balance" in shapes,
@@ -152,14 +153,6 @@ def infer_config(
         global_drop_path=0.4 if local_down else 0.0,
     )
     return replace(config, **hints)
-
-
-def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    """How many consecutive layers, from 0, have this tensor."""
-    count = 0
-    while pattern.format(count) in shapes:
-        count += 1
-    return count
 
 
 def _reduction(width: int, bottleneck: int) -> float:

@@ -98,13 +98,14 @@ def cut_windows(
         token_THW = token_THW.roll([-by for by in shift], (0, 1, 2))
         axes = dict(zip("thw", window, strict=True))
         token_WN = rearrange(token_THW, "(a t) (b h) (c w) -> (a b c) (t h w)", **axes)
+        # Places without a token come first when places are sorted by their tokens.
+        place_L = token_WN.flatten().argsort()[-length:]
         clip_B11 = torch.arange(batch).view(-1, 1, 1)
         token_BWN = torch.where(token_WN < 0, -1, token_WN + clip_B11 * length)
         return Windows(
             tokens=token_BWN.flatten(0, 1).to(device),
             padded=pad_t + pad_h + pad_w > 0,
-            # Places without a token come first when places are sorted by their tokens.
-            places=token_BWN.flatten().argsort()[-batch * length :].to(device),
+            places=(place_L + clip_B11.flatten(1) * token_WN.numel()).flatten().to(device),
             kinds=_kinds(grid, window, shift).repeat(batch).to(device),
             masks=shift_masks(window, shift, device, dtype) if any(shift) else None,
         )
@@ -162,26 +163,33 @@ def biased_attention(
     kind_W: Tensor,
 ) -> Tensor:
     """softmax(q·kᵀ/√D + bias + mask)·v -> [W,H,N,D], a few windows or heads at a time."""
-    W, H, N, _ = q_WHND.shape
-    on_cpu = q_WHND.device.type == "cpu" and not torch.compiler.is_compiling()
+    on_cpu = q_WHND.device.type == "cpu"
     attend, scores = (_explicit, CPU_SCORES) if on_cpu else (_fused, GPU_SCORES)
+    if torch.compiler.is_compiling():
+        # In one piece: a loop over windows would fix their number, and with it the batch.
+        return attend(q_WHND, k_WHND, v_WHND, _masked(bias_HNN, mask_KNN, kind_W))
+    W, H, N, _ = q_WHND.shape
     window_step, head_step = max(1, scores // (H * N * N)), max(1, scores // (N * N))
     pieces = []
     # A piece has all heads or is of one window: put together, pieces are in order.
     for w, h in product(range(0, W, window_step), range(0, H, head_step)):
         ws, hs = slice(w, w + window_step), slice(h, h + head_step)
-        bias_WHNN = bias_HNN[None, hs]
-        if mask_KNN is not None:
-            bias_WHNN = bias_WHNN + mask_KNN[kind_W[ws], None]
+        bias_WHNN = _masked(bias_HNN[hs], mask_KNN, kind_W[ws])
         y_WHND = attend(q_WHND[ws, hs], k_WHND[ws, hs], v_WHND[ws, hs], bias_WHNN)
         pieces.append(y_WHND.flatten(0, 1))
     return torch.cat(pieces).view(q_WHND.shape)
 
 
+def _masked(bias_HNN: Tensor, mask_KNN: Tensor | None, kind_W: Tensor) -> Tensor:
+    """What is added to the scores of each window: [W,H,N,N], or [1,H,N,N] where all are alike."""
+    bias_1HNN = bias_HNN[None]
+    return bias_1HNN if mask_KNN is None else bias_1HNN + mask_KNN[kind_W, None]
+
+
 def _explicit(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_WHNN: Tensor) -> Tensor:
     """On the CPU faster than the fused kernel, which adds a bias slowly and is slow in bf16."""
     q, k, v = (x.flatten(0, 1) for x in (q_WHND, k_WHND, v_WHND))
-    bias = bias_WHNN.expand(len(q_WHND), -1, -1, -1).flatten(0, 1)
+    bias = bias_WHNN.expand(q_WHND.shape[0], -1, -1, -1).flatten(0, 1)
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
     return (scores.softmax(-1) @ v).view(v_WHND.shape)
 
@@ -244,7 +252,7 @@ class Block(nn.Module):
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         x_BTHWC = self._add(x_BTHWC, self._attend(x_BTHWC))
         x_MC = x_BTHWC.flatten(0, 3)
-        y_MC = piecewise(lambda x: self.mlp(self.norm2(x)), len(x_MC) * self.hidden, x_MC)
+        y_MC = piecewise(lambda x: self.mlp(self.norm2(x)), x_MC.shape[0] * self.hidden, x_MC)
         return self._add(x_BTHWC, y_MC)
 
     def _add(self, x_BTHWC: Tensor, branch_MC: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vtcli.errors import LayoutError, UsageError
+from vtcli.models import count_layers
 
 HEAD_DIM = 64  # of every ViT-B and ViT-L
 EMBED_SIZE = 224  # the image size that position tables are stored for, whatever size a model reads
@@ -143,11 +144,11 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
     config = XViTConfig(
         patch_size=patch,
         width=width,
-        depth=_count(shapes, "blocks.{}.norm1.weight"),
+        depth=count_layers(shapes, "blocks.{}.norm1.weight"),
         num_heads=max(1, width // HEAD_DIM),
         temporal_positions=positions,
         consensus="attention" if "temporal.class_token" in shapes else "avg",
-        temporal_layers=_count(shapes, "temporal.blocks.{}.norm1.weight"),
+        temporal_layers=count_layers(shapes, "temporal.blocks.{}.norm1.weight"),
         temporal_heads=max(1, width // HEAD_DIM),
         head_hidden=shapes.get("temporal.fc.weight", (width,))[0],
         num_classes=num_classes,
@@ -155,11 +156,3 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
     if config.num_classes == SOMETHING_CLASSES:
         config = replace(config, shift_segments=16, shift_div=4)
     return replace(config, **hints)
-
-
-def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    """How many consecutive layers, from 0, have this tensor."""
-    count = 0
-    while pattern.format(count) in shapes:
-        count += 1
-    return count
