@@ -27,7 +27,9 @@ def src(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tiny.official_file(tmp_path / "tiny.pyth")
     own = tiny.registry_file(tmp_path / "own.toml", tiny.local_source(path))
     monkeypatch.setenv("VT_REGISTRY", str(own))
+    # The Hub's client reads its environment once; another test may have imported it already.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return path
 
 
