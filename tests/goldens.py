@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from vtcli.models import Architecture
 
 ROOT = Path(__file__).parent / "golden"
 
@@ -62,3 +64,11 @@ def big_golden(arch: str, name: str) -> Path:
     if not root or not path.exists():
         pytest.skip(f"needs {arch}/{name} in the folder $VT_GOLDEN")
     return path
+
+
+def build_model(architecture: Architecture, config: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    """A network in evaluation mode with exactly these weights, under our names."""
+    with torch.device("meta"):
+        model = architecture.build(config)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()

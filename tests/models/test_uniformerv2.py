@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.goldens import big_golden, golden_dir, golden_input, load_manifest
+from tests.goldens import big_golden, build_model, golden_dir, golden_input, load_manifest
 from vtcli.errors import LayoutError, ShapeError
 from vtcli.models.layouts import from_ours, to_ours
 from vtcli.models.uniformerv2 import ARCHITECTURE, PRESETS, infer_config
@@ -48,11 +49,7 @@ def config_of(upstream: dict[str, Any]) -> UniFormerV2Config:
     )
 
 
-def build(config: UniFormerV2Config, tensors: dict[str, Tensor]) -> nn.Module:
-    with torch.device("meta"):
-        model = ARCHITECTURE.build(config)
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
+build = partial(build_model, ARCHITECTURE)
 
 
 @torch.inference_mode()

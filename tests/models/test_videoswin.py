@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.goldens import big_golden, golden_dir, golden_input, load_manifest, synthetic_tensors
+from tests.goldens import (
+    big_golden,
+    build_model,
+    golden_dir,
+    golden_input,
+    load_manifest,
+    synthetic_tensors,
+)
 from vtcli.errors import LayoutError, ShapeError
 from vtcli.models.layouts import Mapped, from_ours, to_ours
 from vtcli.models.videoswin import ARCHITECTURE, PRESETS, infer_config, published_macs
@@ -47,11 +55,7 @@ def config_of(manifest: dict[str, Any]) -> VideoSwinConfig:
     )
 
 
-def build(config: VideoSwinConfig, tensors: dict[str, Tensor]) -> nn.Module:
-    with torch.device("meta"):
-        model = ARCHITECTURE.build(config)
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
+build = partial(build_model, ARCHITECTURE)
 
 
 def golden_model(path: Path) -> tuple[nn.Module, Tensor, Tensor]:
