@@ -62,7 +62,7 @@ def _import_decord(info: VideoInfo) -> Any:
 
 
 def _error(info: VideoInfo, reason: VideoReason, what: str, said: str = "") -> VideoDecodeError:
-    message = f"{what}; read it with backend='pyav'"
+    message = f"{what}; read it with the decoder pyav"
     return VideoDecodeError(info.path, reason, message, [f"decord: {said or what}"])
 
 

@@ -65,7 +65,7 @@ def read_frames(
             info.path,
             "limit",
             f"{len(asked)} frames of {info.width}x{info.height} need {size / 2**30:.1f} GiB, more "
-            f"than {limits.max_bytes / 2**30:.1f} GiB; ask for fewer frames at a time",
+            f"than {limits.max_bytes / 2**30:.1f} GiB; take fewer views or scale it down first",
         )
     if not asked:
         return np.empty((0, info.height, info.width, 3), dtype=np.uint8)
