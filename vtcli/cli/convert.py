@@ -35,7 +35,8 @@ def convert(
     labels: Annotated[
         str | None,
         typer.Option(
-            "--labels", help="Class names: a file with one per line, or a known list's name."
+            "--labels",
+            help="Class names in SRC's order: a file with one per line, or a known list's name.",
         ),
     ] = None,
     layout: Annotated[

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from vtcli.errors import UsageError
 
 DEFAULT_MODEL = "uniformerv2-b"
 
@@ -65,3 +68,17 @@ PipelineOption = Annotated[
         show_default="the checkpoint's own",
     ),
 ]
+
+
+def format_of(output: Path | None, formats: Sequence[str]) -> str:
+    """The format an output file's ending asks for, .txt being a table; a table on the terminal.
+
+    Raises `UsageError` for an ending that no format has.
+    """
+    if output is None:
+        return "table"
+    endings = {".txt" if name == "table" else f".{name}": name for name in formats}
+    if output.suffix.lower() not in endings:
+        listed = f"{', '.join(formats[:-1])} or {formats[-1]}"
+        raise UsageError(f"{output} has no known ending; say --format {listed}")
+    return endings[output.suffix.lower()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -19,8 +19,9 @@ from vtcli.cli.options import (
     PrecisionOption,
     ViewsOption,
     WorkersOption,
+    format_of,
 )
-from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
+from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED
 
 Format = Literal["table", "json", "jsonl", "csv"]
 
@@ -53,7 +54,7 @@ def predict(
     from vtcli.engine.predictor import Predictor, find_videos
     from vtcli.report.predictions import make_writer, open_output
 
-    chosen = format or _format_of(output)
+    chosen = format or format_of(output, get_args(Format))
     paths = find_videos(sources)
     with fetch_progress() as fetching:
         predictor = Predictor(
@@ -83,18 +84,3 @@ def predict(
     if answered == len(paths):
         return EXIT_OK
     return EXIT_SOME_FAILED if answered else EXIT_NO_INPUT
-
-
-def _format_of(output: Path | None) -> Format:
-    """The format an output file's ending asks for; a table on the terminal."""
-    if output is None:
-        return "table"
-    endings: dict[str, Format] = {
-        ".json": "json",
-        ".jsonl": "jsonl",
-        ".csv": "csv",
-        ".txt": "table",
-    }
-    if output.suffix.lower() not in endings:
-        raise UsageError(f"{output} has no known ending; say --format table, json, jsonl or csv")
-    return endings[output.suffix.lower()]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
-from vtcli.cli.options import DeviceOption, OutputOption
-from vtcli.errors import EXIT_OK, EXIT_OUT_OF_MEMORY, UsageError
+from vtcli.cli.options import DeviceOption, OutputOption, format_of
+from vtcli.errors import EXIT_OK, EXIT_OUT_OF_MEMORY
 
 Format = Literal["table", "json", "csv"]
-ENDINGS: dict[str, Format] = {".json": "json", ".csv": "csv", ".txt": "table"}
 
 
 def profile(
@@ -85,7 +84,7 @@ def profile(
     from vtcli.report.predictions import open_output
     from vtcli.report.profile import write_profiles
 
-    chosen = format or _format_of(output)
+    chosen = format or format_of(output, get_args(Format))
     if plot is not None:
         check_plot(plot)
     with fetch_progress() as fetching:
@@ -110,12 +109,3 @@ def profile(
     for failure in failures:
         print(f"vt: error: {failure}", file=sys.stderr)
     return EXIT_OUT_OF_MEMORY if failures else EXIT_OK
-
-
-def _format_of(output: Path | None) -> Format:
-    """The format an output file's ending asks for; a table on the terminal."""
-    if output is None:
-        return "table"
-    if output.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{output} has no known ending; say --format table, json or csv")
-    return ENDINGS[output.suffix.lower()]

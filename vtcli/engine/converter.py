@@ -18,10 +18,17 @@ import torch
 from torch import Tensor
 
 import vtcli
-from vtcli.engine.loading import build_empty, check_fit, clip_shape, name_some, select_classes
+from vtcli.engine.loading import (
+    build_empty,
+    check_fit,
+    clip_shape,
+    name_some,
+    row_config,
+    select_classes,
+)
 from vtcli.errors import DataError, LayoutError, UsageError
 from vtcli.labels import load_labels, load_permutation, read_label_file, unverified_labels
-from vtcli.models import Architecture, get_architecture, list_architectures, with_overrides
+from vtcli.models import Architecture, get_architecture, list_architectures
 from vtcli.models.layouts import Layout, Mapped, from_ours, to_ours
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.readers import FileContents, read_checkpoint
@@ -80,8 +87,8 @@ def convert(
     """Convert an upstream checkpoint file to our safetensors.
 
     `model` (an id) gives class order, frame count and all else that weights do not show; without it
-    a known sha256 does, else `labels` (a file with one name per line, or a list's name) names the
-    classes. `source` and `sha256` spare looking up and hashing what the caller has just fetched and
+    a known sha256 does. `labels` (a file with one name per line, or a list's name) names the
+    classes in the file's own order. `source` and `sha256` spare looking up and hashing what the caller has just fetched and
     checked. Raises `LayoutError` for tensors that do not fit, `DataError` for NaN or labels that do
     not fit.
     """
@@ -190,10 +197,7 @@ def _configure(
     shapes = _shapes(mapped.tensors)
     if row is None:
         return architecture.infer_config(shapes, mapped.hints)
-    expected = with_overrides(
-        architecture.presets[row.model],
-        {"num_classes": row.num_classes, "num_frames": row.frames, **row.config},
-    )
+    expected = row_config(architecture, row)
     # Both read off shapes alone, so that whatever differs is a difference of the tensors.
     wanted_shapes = _shapes(build_empty(architecture, expected).state_dict())
     try:

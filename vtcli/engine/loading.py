@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli.engine.precision import check_precision
-from vtcli.errors import InputError, LayoutError, UsageError
+from vtcli.errors import InputError, LayoutError, UnknownModelError, UsageError
 from vtcli.labels import load_labels, load_permutation
+from vtcli.weights.fetch import Progress
 from vtcli.weights.registry import Checkpoint, Registry, load_registry
 from vtcli.weights.store import Card, read_card
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Progress = Callable[[str, int, int | None], None]
 READ_OUTS = ("k400", "k600", "k700")
 
 
@@ -298,11 +298,19 @@ def model_config(name: str) -> tuple[Any, Any]:
 
     Raises `UnknownModelError` naming the nearest names.
     """
-    from vtcli.models import find_preset, get_architecture, list_architectures, with_overrides
+    from vtcli.models import find_preset, get_architecture
 
-    if any(name in get_architecture(arch).presets for arch in list_architectures()):
+    try:
         return find_preset(name)
-    row = load_registry().find(name)
-    architecture = get_architecture(row.arch)
+    except UnknownModelError:
+        row = load_registry().find(name)
+        architecture = get_architecture(row.arch)
+        return architecture, row_config(architecture, row)
+
+
+def row_config(architecture: Any, row: Checkpoint) -> Any:
+    """The published size of a row's model, with what the row says of this checkpoint."""
+    from vtcli.models import with_overrides
+
     facts = {"num_classes": row.num_classes, "num_frames": row.frames, **row.config}
-    return architecture, with_overrides(architecture.presets[row.model], facts)
+    return with_overrides(architecture.presets[row.model], facts)
