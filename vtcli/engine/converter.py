@@ -88,9 +88,9 @@ def convert(
 
     `model` (an id) gives class order, frame count and all else that weights do not show; without it
     a known sha256 does. `labels` (a file with one name per line, or a list's name) names the
-    classes in the file's own order. `source` and `sha256` spare looking up and hashing what the caller has just fetched and
-    checked. Raises `LayoutError` for tensors that do not fit, `DataError` for NaN or labels that do
-    not fit.
+    classes in the file's own order. `source` and `sha256` spare looking up and hashing what the
+    caller has just fetched and checked. Raises `LayoutError` for tensors that do not fit,
+    `DataError` for NaN or labels that do not fit.
     """
     src, dst = Path(src), Path(dst)
     registry = registry or load_registry()
