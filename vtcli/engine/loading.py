@@ -182,6 +182,7 @@ def load_resolved(
     model = build_empty(architecture, architecture.read_config(card.config))
     check_fit(model, tensors, found.path)
     model.load_state_dict(tensors, assign=True)
+    tensors.clear()
     return finish(model, card, target, pick_dtype(precision, target))
 
 
@@ -260,7 +261,8 @@ def finish(
         keeps_fp32 = isinstance(module, norms) or getattr(module, "keeps_fp32", False)
         module_dtype = torch.float32 if keeps_fp32 else dtype
         for name, parameter in module.named_parameters(recurse=False):
-            cast = parameter.detach().to(device, module_dtype)
+            # Copied even in its own type where others are cast, or it would keep a mapping alive.
+            cast = parameter.detach().to(device, module_dtype, copy=dtype != torch.float32)
             setattr(module, name, torch.nn.Parameter(cast, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             kind = module_dtype if buffer.is_floating_point() else buffer.dtype

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 CARD_KEY = "vt"
 _MAX_HEADER = 100_000_000
+_MAPPED_TOGETHER = 16
 _DTYPES = {
     "float64": "F64",
     "float32": "F32",
@@ -143,13 +144,21 @@ def read_card(path: Path) -> Card:
 def open_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors, mapped from the file: nothing is read before it is used.
 
+    A mapping stays in memory, as far as it was read, until the last of its tensors is gone; so
+    tensors share one only with few others.
     Raises `WeightsError` where the file is cut off or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
+    tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = sorted(file.keys())
+        for first in range(0, len(names), _MAPPED_TOGETHER):
+            with safe_open(path, framework="pt") as file:
+                for name in names[first : first + _MAPPED_TOGETHER]:
+                    tensors[name] = file.get_tensor(name)
+        return tensors
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path} is a broken safetensors file ({error}); make it again"

@@ -1,0 +1,106 @@
+"""One cold answer, ours against transformers': python benchmarks/cold.py CLIP
+
+A random ViViT-B is written once and handed to both: to `vt predict` as our file, to transformers'
+`pipeline("video-classification")` as the folder of which ours was converted. In turn, round by
+round, each answers for the clip in a fresh process, one view, in its default precision. Printed are
+medians of wall time and of peak memory, with their range, and of the ratios. The peer needs FFmpeg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+CHECKPOINT = "vivit-b.k400-in21k-32f"
+PEER = """
+import sys
+from transformers import pipeline
+print(pipeline("video-classification", model=sys.argv[1])(sys.argv[2]))
+"""
+# Upstream's pixels: -1..1, nothing else.
+PROCESSOR = {
+    "image_processor_type": "VivitImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": 224},
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 1 / 127.5,
+    "offset": True,
+    "do_normalize": False,
+}
+
+
+def write_weights(folder: Path) -> tuple[Path, Path]:
+    """The folder for transformers, and our file made from it."""
+    import torch
+
+    from vtcli.engine.loading import create_model
+    from vtcli.models import get_architecture
+    from vtcli.models.layouts import from_ours
+    from vtcli.models.vivit.checkpoints import hf_config
+    from vtcli.weights.registry import load_registry
+    from vtcli.weights.store import write_checkpoint
+
+    theirs, ours = folder / "hf", folder / "ours.safetensors"
+    theirs.mkdir()
+    torch.manual_seed(0)
+    net = create_model(CHECKPOINT)
+    tensors = from_ours(get_architecture("vivit").layouts["hf"], net.state_dict(), net.config)
+    write_checkpoint(theirs / "model.safetensors", tensors, {})
+    labels = load_registry().find(CHECKPOINT).heads[0].class_names()
+    (theirs / "config.json").write_text(hf_config(net.config, labels)[1])
+    (theirs / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    words = ("convert", str(theirs / "model.safetensors"), "-m", CHECKPOINT, "-o", str(ours))
+    subprocess.run([sys.executable, "-m", "vtcli", *words], check=True, stdout=subprocess.DEVNULL)
+    return theirs, ours
+
+
+def measured(words: Sequence[str]) -> tuple[float, float]:
+    """Wall time in seconds and peak resident memory in MB of one command."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(words[-3:])} failed")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("clip")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs, ours = write_weights(Path(folder))
+        sides = {
+            "ours": ("-m", "vtcli", "predict", args.clip, "-m", str(ours)),
+            "transformers": ("-c", PEER, str(theirs), args.clip),
+        }
+        rounds = [
+            {name: measured(words) for name, words in sides.items()} for _ in range(args.rounds)
+        ]
+    for what, unit, number in (("wall time", "s", 0), ("peak memory", "MB", 1)):
+        for name in sides:
+            show(f"{name}, {what}", [r[name][number] for r in rounds], unit)
+        show(f"ratio, {what}", [r["ours"][number] / r["transformers"][number] for r in rounds], "")
+
+
+def show(name: str, values: Sequence[float], unit: str) -> None:
+    print(
+        f"{name:26} {statistics.median(values):8.2f} {unit:2} ({min(values):.2f}-{max(values):.2f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
