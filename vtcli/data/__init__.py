@@ -1,0 +1,1 @@
+"""Labelled videos: annotations of every known format, the catalogue, checks, made-up sets."""
