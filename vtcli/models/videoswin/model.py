@@ -4,8 +4,8 @@ Tokens attend only within windows of 8x7x7; every second block shifts the window
 so that neighbours meet (section 3.2). Between stages 2x2 tokens of a frame merge into one. On the
 CPU a block takes a few windows at a time, so that what it computes stays in the cache.
 
-Shapes: B clips, T,H,W tokens along time, height, width, L = T·H·W, M rows of any tokens, W windows
-of N places, K kinds of windows, A = 3 axes, C channels, H heads of D channels.
+Shapes: B clips, T,H,W tokens along time, height, width, M rows of any tokens, W windows of N
+places, P places in all, K kinds of windows, A = 3 axes, C channels, H heads of D channels.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ def remembered(make: Callable[..., R]) -> Callable[..., R]:
 
 @dataclass(frozen=True)
 class Windows:
-    """How the tokens of a batch are spread over windows, and which of them may not see each other.
+    """Windows of one size, and which of their places may not see each other.
 
     tokens [W,N]: row of the token in each place, -1 where there is none, which `padded` says;
-    places [M]: of each token, counted through all windows; kinds [W]: of the windows;
+    part: which places of a whole window these are; kinds [W]: of the windows;
     masks [K,N,N]: what is added to the scores in windows of each kind, None where nothing is.
     """
 
     tokens: Tensor
     padded: bool
-    places: Tensor
+    part: slice
     kinds: Tensor
     masks: Tensor | None
 
@@ -84,31 +84,53 @@ class Windows:
 @remembered
 def cut_windows(
     batch: int, grid: Size, window: Size, shift: Size, device: torch.device, dtype: torch.dtype
-) -> Windows:
-    """The windows of a block for `batch` grids of tokens (section 3.2, figure 2).
+) -> tuple[list[Windows], Tensor]:
+    """The windows of a block for `batch` grids of tokens (section 3.2, figure 2), and the place of
+    each token, counted through all of them: [M].
 
     The grid is padded at its ends to whole windows and shifted cyclically.
     """
     # Ordinary tensors even in inference mode, for training may use them later.
     with torch.inference_mode(False):
-        length = math.prod(grid)
+        length, (_, h, w) = math.prod(grid), window
         pad_t, pad_h, pad_w = (-size % step for size, step in zip(grid, window, strict=True))
         token_THW = torch.arange(length).view(grid)
         token_THW = F.pad(token_THW, (0, pad_w, 0, pad_h, 0, pad_t), value=-1)
         token_THW = token_THW.roll([-by for by in shift], (0, 1, 2))
-        axes = dict(zip("thw", window, strict=True))
-        token_WN = rearrange(token_THW, "(a t) (b h) (c w) -> (a b c) (t h w)", **axes)
-        # Places without a token come first when places are sorted by their tokens.
-        place_L = token_WN.flatten().argsort()[-length:]
         clip_B11 = torch.arange(batch).view(-1, 1, 1)
-        token_BWN = torch.where(token_WN < 0, -1, token_WN + clip_B11 * length)
-        return Windows(
-            tokens=token_BWN.flatten(0, 1).to(device),
-            padded=pad_t + pad_h + pad_w > 0,
-            places=(place_L + clip_B11.flatten(1) * token_WN.numel()).flatten().to(device),
-            kinds=_kinds(grid, window, shift).repeat(batch).to(device),
-            masks=shift_masks(window, shift, device, dtype) if any(shift) else None,
-        )
+        cut = []
+        for frames, part in _cut_in_time(len(token_THW), window[0], shift[0]):
+            size, by = (part.stop - part.start, h, w), (0, *shift[1:])
+            axes = dict(zip("thw", size, strict=True))
+            tokens = token_THW[frames]
+            token_WN = rearrange(tokens, "(a t) (b h) (c w) -> (a b c) (t h w)", **axes)
+            token_BWN = torch.where(token_WN < 0, -1, token_WN + clip_B11 * length)
+            windows = Windows(
+                tokens=token_BWN.flatten(0, 1).to(device),
+                padded=pad_t + pad_h + pad_w > 0,
+                part=slice(part.start * h * w, part.stop * h * w),
+                kinds=_kinds(tuple(tokens.shape), size, by).repeat(batch).to(device),
+                masks=shift_masks(size, by, device, dtype) if any(by) else None,
+            )
+            cut.append(windows)
+        token_P = torch.cat([windows.tokens.flatten() for windows in cut])
+        # Places without a token come first when places are sorted by their tokens.
+        return cut, token_P.argsort()[-batch * length :]
+
+
+def _cut_in_time(frames: int, step: int, by: int) -> list[tuple[slice, slice]]:
+    """Frames of a shifted grid, and which of their windows' frames they are.
+
+    The last window joins the grid's end to its first `by` frames. As these may not see each other,
+    it is two windows, which costs less than a mask.
+    """
+    if not by:
+        return [(slice(0, frames), slice(0, step))]
+    return [
+        (slice(0, frames - step), slice(0, step)),
+        (slice(frames - step, frames - by), slice(0, step - by)),
+        (slice(frames - by, frames), slice(step - by, step)),
+    ]
 
 
 def _kinds(grid: Size, window: Size, shift: Size) -> Tensor:
@@ -264,24 +286,30 @@ class Block(nn.Module):
 
     def _attend(self, x_BTHWC: Tensor) -> Tensor:
         """Normalise, cut into windows, attend in each, and put back in order: -> [M,C]."""
-        B, *grid, C = x_BTHWC.shape
+        B, *grid, _ = x_BTHWC.shape
         sizes = list(zip(grid, self.window_size, strict=True))
         window = tuple(min(size, step) for size, step in sizes)
         shift = tuple(step // 2 if self.shifted and size > step else 0 for size, step in sizes)
-        windows = cut_windows(B, tuple(grid), window, shift, x_BTHWC.device, x_BTHWC.dtype)
+        cut, place_M = cut_windows(B, tuple(grid), window, shift, x_BTHWC.device, x_BTHWC.dtype)
         bias_HNN = self.attn.position_bias(math.prod(window))
         x_MC = x_BTHWC.flatten(0, 3)
+        y_PC = torch.cat([self._attend_in(windows, x_MC, bias_HNN) for windows in cut])
+        return y_PC.index_select(0, place_M)
+
+    def _attend_in(self, windows: Windows, x_MC: Tensor, bias_HNN: Tensor) -> Tensor:
+        """The part of `_attend` in windows of one size: -> [P,C], a row for each place."""
+        bias_HNN = bias_HNN[:, windows.part, windows.part]
 
         def attend(token_WN: Tensor, kind_W: Tensor) -> Tensor:
-            x_WNC = x_MC.index_select(0, token_WN.flatten().clamp(min=0)).view(*token_WN.shape, C)
-            y_WNC = self.norm1(x_WNC)
+            x_PC = x_MC.index_select(0, token_WN.flatten().clamp(min=0))
+            y_WNC = self.norm1(x_PC).view(*token_WN.shape, -1)
             if windows.padded:
                 # Padding is zero after the norm; no mask keeps the others from seeing it.
                 y_WNC = y_WNC.masked_fill((token_WN < 0)[..., None], 0.0)
             return self.attn(y_WNC, bias_HNN, windows.masks, kind_W).flatten(0, 1)
 
-        y_MC = piecewise(attend, 3 * C * windows.tokens.numel(), windows.tokens, windows.kinds)
-        return y_MC.index_select(0, windows.places)
+        elements = 3 * x_MC.shape[1] * windows.tokens.numel()
+        return piecewise(attend, elements, windows.tokens, windows.kinds)
 
 
 class PatchMerging(nn.Module):
