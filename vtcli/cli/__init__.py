@@ -16,7 +16,7 @@ from types import FrameType
 import typer
 
 from vtcli import __version__
-from vtcli.cli import convert, doctor, models, predict, profile
+from vtcli.cli import convert, datasets, doctor, models, predict, profile
 from vtcli.errors import (
     EXIT_BUG,
     EXIT_DATA,
@@ -57,6 +57,7 @@ app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
 app.command("profile")(profile.profile)
 app.add_typer(models.app, name="models")
+app.add_typer(datasets.app, name="datasets")
 app.command("doctor")(doctor.doctor)
 
 

@@ -2,6 +2,87 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Literal
+
 import typer
 
+from vtcli.errors import EXIT_OK
+
 app = typer.Typer(help="List and show datasets, check them, make one.", no_args_is_help=True)
+
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="NAME|PATH", help="A known dataset, a folder or an annotation.")
+]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        metavar="DIR",
+        help="Where the videos are.",
+        show_default="$VT_DATA/NAME, or the annotation's own folder",
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="train, validation, test; 1, 2, 3 for UCF101 and HMDB51.",
+        show_default="the one that is meant for testing",
+    ),
+]
+AnnotationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--annotations",
+        metavar="FORMAT",
+        help="Read the annotation as this format.",
+        show_default="found out",
+    ),
+]
+
+
+@app.command("list")
+def list_(
+    format: Annotated[
+        Literal["table", "json", "csv"], typer.Option("--format", help="How to print.")
+    ] = "table",
+) -> int:
+    """List the datasets that are known by name."""
+    from vtcli.data.catalogue import load_catalogue
+    from vtcli.report.datasets import print_list
+    from vtcli.weights.registry import load_registry
+
+    checkpoints = list(load_registry().checkpoints.values())
+    print_list(list(load_catalogue().values()), checkpoints, format)
+    return EXIT_OK
+
+
+@app.command()
+def show(
+    name: DatasetArgument,
+    data_root: DataRootOption = None,
+    split: SplitOption = None,
+    annotations: AnnotationsOption = None,
+    format: Annotated[
+        Literal["table", "json"], typer.Option("--format", help="How to print.")
+    ] = "table",
+) -> int:
+    """Show what is known of a dataset, and what its annotation holds.
+
+    A known dataset is read only with --data-root, --split or --annotations; nothing is decoded.
+    """
+    from vtcli.data.catalogue import known_entry
+    from vtcli.data.opening import open_dataset
+    from vtcli.report.datasets import print_card, print_dataset
+    from vtcli.weights.registry import load_registry
+
+    entry = known_entry(name)
+    wanted = entry is None or any(value is not None for value in (data_root, split, annotations))
+    dataset = open_dataset(name, data_root, split, annotations) if wanted else None
+    if entry:
+        rows = load_registry().checkpoints.values()
+        print_card(entry, [r for r in rows if r.dataset == entry.name], dataset, format)
+    elif dataset:
+        print_dataset(dataset, format)
+    return EXIT_OK

@@ -1,0 +1,40 @@
+"""Kinetics' official csv: label, youtube_id, time_start, time_end, split.
+
+A video is the cut-out clip {youtube_id}_{start:06d}_{end:06d}, in a folder named after its class
+(with blanks or underscores) or beside all others. The test file has no labels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vtcli.data.annotations.rows import Annotation, Row, problem, read_records
+
+COLUMNS = ("youtube_id", "time_start", "time_end")
+
+
+def read_kinetics(path: Path) -> Annotation:
+    """One row per clip, labelled by class name.
+
+    Raises `DataError` naming a line without an id, with a time that is no number or, where other
+    lines have one, without a label.
+    """
+    records = read_records(path, COLUMNS)
+    labelled = any(record.get("label", "").strip() for _, record in records)
+    rows = [_row(path, line, record, labelled) for line, record in records]
+    return Annotation(path, "Kinetics csv", rows, found_anywhere=True)
+
+
+def _row(path: Path, line: int, record: dict[str, str], labelled: bool) -> Row:
+    video, label = record["youtube_id"].strip(), record.get("label", "").strip().strip('"')
+    if not video or (labelled and not label):
+        raise problem(path, line, f"has no {'label' if video else 'youtube_id'}; mend the row")
+    try:
+        start, end = (int(float(record[name])) for name in COLUMNS[1:])
+    except ValueError as error:
+        raise problem(path, line, f"has a time that is no number ({error}); mend it") from error
+    stem = f"{video}_{start:06d}_{end:06d}"
+    folders = (f"{label}/", f"{label.replace(' ', '_')}/") if label else ()
+    places = tuple(dict.fromkeys(f"{folder}{stem}.mp4" for folder in ("", *folders)))
+    split = record.get("split", "")
+    return Row(places, (label,) if label else (), line, stem, split=split)

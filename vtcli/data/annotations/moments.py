@@ -1,0 +1,42 @@
+"""Moments in Time: csv lines `class/video,class name,votes ...` without a header;
+moments_categories.txt numbers the classes.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from vtcli.data.annotations.rows import (
+    Annotation,
+    Row,
+    beside,
+    indexed_names,
+    problem,
+    read_lines,
+)
+
+
+def read_moments(path: Path) -> Annotation:
+    """One row per video, labelled by class name.
+
+    Raises `DataError` naming a line without a label.
+    """
+    rows = []
+    for line, text in read_lines(path):
+        fields = next(csv.reader([text]))
+        if len(fields) < 2 or not fields[0].strip() or not fields[1].strip():
+            raise problem(path, line, "is not 'video,class name'; mend the line")
+        rows.append(Row((fields[0].strip(),), (fields[1].strip(),), line))
+    source = beside(path, "moments_categories.txt")
+    classes = {"action": _categories(source)} if source else {}
+    return Annotation(path, "Moments in Time csv 'video,class name'", rows, classes=classes)
+
+
+def _categories(path: Path) -> tuple[str, ...]:
+    """The names of moments_categories.txt (`name,number`) in index order."""
+    pairs = []
+    for line, text in read_lines(path):
+        name, _, number = text.rpartition(",")
+        pairs.append((line, number, name))
+    return indexed_names(path, pairs, 0)

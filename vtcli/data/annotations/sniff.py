@@ -1,0 +1,102 @@
+"""Which format an annotation file has, told by its content and, where formats look alike, its name.
+
+A file that fits two formats is refused with both names; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from vtcli.data.annotations import framelist, kinetics
+from vtcli.data.annotations.divisions import HMDB_NAME, UCF_NAME
+from vtcli.data.annotations.lists import separator_of, sniff_list
+from vtcli.data.annotations.rows import beside, has_video_suffix, read_json, read_lines
+from vtcli.errors import DataError
+
+_LINES_LOOKED_AT = 1000
+_HEADERS = (
+    ("epic100", ("narration_id", "video_id")),
+    ("kinetics", kinetics.COLUMNS),
+    ("huggingface", ("file_name",)),
+    ("manifest", ("path", "label")),
+)
+_ADVICE = "name its format, or write a manifest with the header path,label"
+
+
+def sniff_file(path: Path) -> str:
+    """The format of an annotation file.
+
+    Raises `DataError` where it fits none, or more than one.
+    """
+    if path.suffix.lower() == ".json":
+        return _sniff_json(path)
+    lines = read_lines(path)[:_LINES_LOOKED_AT]
+    found = _sniff_lines(path, lines)
+    if len(found) > 1:
+        raise DataError(
+            f"{path} fits {len(found)} formats, {' and '.join(found)}; name the one it is in"
+        )
+    if not found:
+        number, line = lines[0]
+        shown = line if len(line) <= 60 else f"{line[:57]}..."
+        raise DataError(f"{path}, line {number}: '{shown}' is in no known format; {_ADVICE}")
+    return found[0]
+
+
+def _sniff_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
+    first = lines[0][1]
+    if first.lstrip().startswith("{"):
+        return _sniff_json_line(first)
+    if HMDB_NAME.fullmatch(path.name):
+        return ["hmdb51"]
+    if UCF_NAME.fullmatch(path.name) and beside(path, "classInd.txt"):
+        return ["ucf101"]
+    if first.startswith(framelist.HEADER):
+        return ["pyslowfast-frames"]
+    columns = {name.strip().casefold() for name in next(csv.reader([first]))}
+    for format, needed in _HEADERS:
+        if columns.issuperset(needed):
+            return [format]
+    return sniff_list(path, lines) or _sniff_words(lines)
+
+
+def _sniff_words(lines: Sequence[tuple[int, str]]) -> list[str]:
+    """Formats whose labels are class names."""
+    if separator_of(lines) is not None:
+        return []
+    if 2 * sum(";" in line for _, line in lines) > len(lines):
+        return ["id-label"]
+    videos = [next(csv.reader([line])) for _, line in lines if "," in line]
+    if 2 * sum(has_video_suffix(fields[0].strip()) for fields in videos) > len(lines):
+        return ["mit"]
+    return []
+
+
+def _sniff_json_line(line: str) -> list[str]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return []
+    if not isinstance(record, dict):
+        return []
+    return [
+        name for name, key in (("manifest", "path"), ("huggingface", "file_name")) if key in record
+    ]
+
+
+def _sniff_json(path: Path) -> str:
+    content = read_json(path)
+    if isinstance(content, dict) and "database" in content:
+        return "activitynet"
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and "vid_name" in first:
+        return "diving48"
+    if isinstance(first, dict) and "id" in first:
+        return "something-json"
+    raise DataError(
+        f"{path} is in no known format, or holds only the class names; give the JSON file that "
+        "lists the videos"
+    )

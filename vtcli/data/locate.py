@@ -1,0 +1,86 @@
+"""Finding the videos of an annotation: the listed name, the same name with another ending, and for
+datasets whose file names are unique, that name anywhere below the data folder.
+
+A folder is listed once, so that no file costs a question to the file system of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vtcli.data.annotations.rows import VIDEO_SUFFIXES
+
+
+class Finder:
+    """Looks below `root`, first in each of `folders` (relative to it)."""
+
+    def __init__(self, root: Path, folders: Sequence[str] = ("",)) -> None:
+        self._root = str(root)
+        self._bases = [os.path.join(self._root, folder) for folder in folders]
+        self._names: dict[str, frozenset[str]] = {}
+        self._stems: dict[str, dict[str, str | None]] = {}
+        self._tree: dict[str, str | None] | None = None
+
+    def find(self, places: Sequence[str], anywhere: bool) -> Path:
+        """The file or folder that one of `places` means; where none is there, the first of them.
+
+        `anywhere`: a video file of that name counts wherever it lies, whatever the case of its
+        name, if there is only one.
+        """
+        paths = [
+            os.path.normpath(os.path.join(base, place)) for base in self._bases for place in places
+        ]
+        found = (
+            next((path for path in paths if self._is_there(path)), None)
+            or next(filter(None, map(self._other_ending, paths)), None)
+            or (next(filter(None, map(self._in_tree, places)), None) if anywhere else None)
+        )
+        return Path(found or paths[0])
+
+    def _is_there(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            self._names[folder] = _listed(folder)
+        return name in self._names[folder]
+
+    def _other_ending(self, path: str) -> str | None:
+        """The only video file beside `path` whose name differs in nothing but the ending."""
+        folder, name = os.path.split(path)
+        if folder not in self._stems:
+            names = self._names.get(folder, frozenset())
+            self._stems[folder] = _by_stem((name, os.path.join(folder, name)) for name in names)
+        return self._stems[folder].get(_stem(name))
+
+    def _in_tree(self, place: str) -> str | None:
+        if self._tree is None:
+            self._tree = _by_stem(
+                (name.casefold(), os.path.join(folder, name))
+                for folder, _, names in os.walk(self._root)
+                for name in names
+            )
+        return self._tree.get(_stem(os.path.basename(place).casefold()))
+
+
+def _listed(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()
+
+
+def _by_stem(files: Iterable[tuple[str, str]]) -> dict[str, str | None]:
+    """Paths of video files by name without the ending; None where two share it."""
+    found: dict[str, str | None] = {}
+    for name, path in files:
+        stem = _stem(name)
+        if stem != name:
+            found[stem] = None if stem in found else path
+    return found
+
+
+def _stem(name: str) -> str:
+    """A name without the ending of a video file; other names stay whole."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.casefold() in VIDEO_SUFFIXES else name
