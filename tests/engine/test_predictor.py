@@ -154,7 +154,7 @@ def test_nan_is_an_error_and_no_answer(model: str, monkeypatch: pytest.MonkeyPat
 def test_a_batch_too_large_is_halved_until_it_fits(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net, forward, sizes = vtcli.load_model(model), scoring._forward, []
+    net, forward, sizes = vtcli.load_model(model), scoring.forward, []
 
     def small_device(net: object, clips: torch.Tensor) -> object:
         sizes.append(len(clips))
@@ -162,7 +162,7 @@ def test_a_batch_too_large_is_halved_until_it_fits(
             raise torch.OutOfMemoryError("out of memory")
         return forward(net, clips)
 
-    monkeypatch.setattr(scoring, "_forward", small_device)
+    monkeypatch.setattr(scoring, "forward", small_device)
     clips = list(torch.randn(5, 3, 8, 32, 32))
     limit = 1
     assert score_clips(net, clips, 4)["action"].shape == (5, 400)

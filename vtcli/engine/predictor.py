@@ -184,7 +184,7 @@ def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _named_pipeline(name: str | None, own: Pipeline) -> Pipeline:
+def named_pipeline(name: str | None, own: Pipeline) -> Pipeline:
     """A pipeline of the registry for a checkpoint's frames and size, or the checkpoint's own."""
     if name is None:
         return own
@@ -232,7 +232,7 @@ class Predictor:
         if topk < 1 or (batch_size is not None and batch_size < 1):
             raise UsageError("topk and batch_size are whole numbers above 0")
         known = peek(model, progress)
-        self.pipeline = _named_pipeline(pipeline, known.pipeline)
+        self.pipeline = named_pipeline(pipeline, known.pipeline)
         self.clips, self.crops = parse_views(views, self.pipeline)
         self.header: Mapping[str, Any] = {
             "schema": SCHEMA,

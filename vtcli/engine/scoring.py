@@ -4,6 +4,7 @@ answers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> di
         while pending:
             assert size is not None
             try:
-                logits = _forward(net, torch.stack(pending[:size]))
+                logits = forward(net, torch.stack(pending[:size]))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -71,7 +72,7 @@ def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> di
             pending = pending[size:]
 
     for clip in clips:
-        size = size or _views_per_batch(net, clip)
+        size = size or views_per_batch(net, tuple(clip.shape))
         pending.append(clip)
         if len(pending) >= size:
             flush()
@@ -82,7 +83,8 @@ def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> di
     return result
 
 
-def _forward(net: Any, clips: Tensor) -> Any:
+def forward(net: Any, clips: Tensor) -> Any:
+    """Logits of clips [B,3,T,S,S], which may be of another type and on another device."""
     import torch
 
     device = next(net.parameters()).device
@@ -90,10 +92,11 @@ def _forward(net: Any, clips: Tensor) -> Any:
         return net(clips.to(device, net.dtype))
 
 
-def _views_per_batch(net: Any, clip: Tensor) -> int:
+def views_per_batch(net: Any, shape: tuple[int, ...]) -> int:
+    """How many clips of this shape go through a network at once where nobody says."""
     on_cpu = next(net.parameters()).device.type == "cpu"
     budget = CPU_BATCH_VALUES if on_cpu else GPU_BATCH_VALUES
-    return max(1, budget // clip.numel())
+    return max(1, budget // math.prod(shape))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

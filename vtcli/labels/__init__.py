@@ -15,6 +15,7 @@ from pathlib import Path
 from vtcli.errors import DataError
 
 _ROOT = files(__name__)
+_UNVERIFIED = "(order unverified)"
 
 
 def list_label_files() -> list[str]:
@@ -66,4 +67,9 @@ def load_permutation(name: str) -> tuple[int, ...]:
 
 def unverified_labels(count: int) -> tuple[str, ...]:
     """Honest names for a head whose class order no source states."""
-    return tuple(f"class {index} (order unverified)" for index in range(count))
+    return tuple(f"class {index} {_UNVERIFIED}" for index in range(count))
+
+
+def is_unverified(label: str) -> bool:
+    """Whether a label is one of `unverified_labels`."""
+    return label.startswith("class ") and label.endswith(_UNVERIFIED)

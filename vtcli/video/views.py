@@ -49,11 +49,17 @@ def views_from_frames(
     """The views one by one, in their order: float32 [3, T, S, S] each.
 
     `frames_NHWC` are RGB frames in any order, `index_of` the row of each frame index. A frame is
-    resized once however many views show it; the resized frames are all that is held.
+    resized once however many views show it, before this returns; the resized frames are all that is
+    held, and each view is cut out when its turn comes.
     """
     used = sorted({index for view in views for index in view.frame_indices})
     resized_NHWC = resize_frames(frames_NHWC, pipeline, [index_of[index] for index in used])
-    place = {index: row for row, index in enumerate(used)}
+    return _cut(resized_NHWC, {index: row for row, index in enumerate(used)}, pipeline, views)
+
+
+def _cut(
+    resized_NHWC: Tensor, place: Mapping[int, int], pipeline: Pipeline, views: Sequence[View]
+) -> Iterator[Tensor]:
     for view in views:
         rows_T = torch.tensor([place[index] for index in view.frame_indices])
         corner = _corners(resized_NHWC, pipeline, view.num_crops)[view.crop]

@@ -1,0 +1,350 @@
+"""`vt eval`: a model's accuracy on a labelled dataset, by the published protocol or another."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vtcli.cli.datasets import AnnotationsOption
+from vtcli.cli.options import (
+    BatchOption,
+    DecoderOption,
+    DeviceOption,
+    PipelineOption,
+)
+from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
+
+if TYPE_CHECKING:
+    from vtcli.data.samples import Dataset
+    from vtcli.engine.distributed import Group
+    from vtcli.engine.evaluator import Pace, Settings
+    from vtcli.report.evaluation import EvaluationReport
+
+app = typer.Typer(
+    help="Measure a model's accuracy on a dataset; score or compare runs that are there.",
+    invoke_without_command=True,
+)
+
+Format = Literal["table", "json"]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory of vt eval.")]
+ALL_SPLITS = "all"
+
+
+@app.callback()
+def eval_(
+    context: typer.Context,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="NAME|PATH",
+            help="A known dataset (vt datasets list), a folder of class folders, or an annotation.",
+        ),
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-root",
+            metavar="DIR",
+            help="Where the videos are.",
+            show_default="$VT_DATA/NAME, or beside the annotation",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model or checkpoint id, a .safetensors file, or hf://org/repo.",
+            show_default="the best known one for the dataset",
+        ),
+    ] = None,
+    views: Annotated[
+        str,
+        typer.Option(
+            "--views",
+            metavar="CLIPSxCROPS",
+            help="Views per video, such as 4x3; `paper` is the published protocol.",
+        ),
+    ] = "paper",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="train, validation, test; 1, 2, 3 or all for UCF101 and HMDB51.",
+            show_default="the one that figures are published for",
+        ),
+    ] = None,
+    annotations: AnnotationsOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="RUN",
+            help="The run directory: scores as they come, and the report.",
+            show_default="runs/DATASET-SPLIT-MODEL-VIEWS",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume", help="Go on with the scores that RUN holds, or refuse it."
+        ),
+    ] = True,
+    read_as: Annotated[
+        str | None,
+        typer.Option(
+            "--read-as",
+            help="Read a Kinetics-710 model as k400, k600 or k700.",
+            show_default="the dataset",
+        ),
+    ] = None,
+    pipeline: PipelineOption = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, bf16, fp16 or auto (as vt predict).")
+    ] = "fp32",
+    batch_size: BatchOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            "-j",
+            min=1,
+            help="Threads that decode ahead.",
+            show_default="one per core",
+        ),
+    ] = None,
+    decoder: DecoderOption = "auto",
+    format: FormatOption = "table",
+) -> int:
+    """Evaluate: every video once, every failure counted, nothing substituted.
+
+    A run that was stopped goes on where it was when the same command is given again. With
+    `torchrun --nproc-per-node=N -m vtcli eval ...` N processes share the work.
+    """
+    if context.invoked_subcommand is not None:
+        return EXIT_OK
+    if dataset is None:
+        raise UsageError("vt eval needs --dataset, a known name, a folder or an annotation file")
+    from vtcli.engine.distributed import process_group
+    from vtcli.engine.evaluator import Settings
+
+    settings = Settings(
+        views, pipeline, read_as, precision, device, batch_size, workers, decoder, resume
+    )
+    with process_group() as group:
+        splits = _splits(dataset, data_root, split, annotations)
+        reports = [
+            _evaluate(
+                _open(dataset, data_root, one, annotations),
+                model,
+                settings,
+                output if len(splits) == 1 else _subfolder(output, one),
+                group,
+                format,
+            )
+            for one in splits
+        ]
+        if group.leads and len(reports) > 1:
+            _print_mean(splits, reports, format)
+        return max(reports_code(report) for report in reports) if group.leads else EXIT_OK
+
+
+def _splits(
+    dataset: str, root: Path | None, split: str | None, annotations: str | None
+) -> list[str | None]:
+    """The splits to evaluate: `all` stands for the official divisions of UCF101 and HMDB51."""
+    if split != ALL_SPLITS:
+        return [split]
+    from vtcli.data.opening import list_splits
+
+    found = [name for name in list_splits(dataset, root, annotations) if name.isdigit()]
+    if not found:
+        raise UsageError(f"--split all is for datasets with numbered divisions, not {dataset}")
+    return list(found)
+
+
+def _open(dataset: str, root: Path | None, split: str | None, annotations: str | None) -> Dataset:
+    from vtcli.data.opening import open_dataset
+
+    return open_dataset(dataset, root, split, annotations)
+
+
+def _subfolder(output: Path | None, split: str | None) -> Path | None:
+    return None if output is None else output / f"split-{split}"
+
+
+def _evaluate(
+    dataset: Dataset,
+    model: str | None,
+    settings: Settings,
+    output: Path | None,
+    group: Group,
+    format: Format,
+) -> EvaluationReport | None:
+    """Evaluate one split; the report is the first process's."""
+    from vtcli.cli.progress import fetch_progress
+    from vtcli.engine.evaluator import Evaluator, conclude, plan_evaluation
+    from vtcli.weights.registry import load_registry
+
+    say = _say if group.leads else _keep_quiet
+    name = model or load_registry().default_for_dataset(dataset.name).id
+    say(dataset.understood)
+    with fetch_progress() as fetching:
+        plan = plan_evaluation(dataset, name, settings, fetching)
+        say(f"{plan.name}: {plan.protocol.in_words()}")
+        if plan.differs:
+            say(f"differs from the paper's protocol: {plan.differs}")
+        for warning in plan.warnings:
+            say(f"warning: {warning}")
+        folder = output or _default_folder(dataset, plan.name, plan.protocol.to_dict())
+        evaluator = Evaluator(plan, folder, group, fetching)
+    with _pace_shown(group.leads) as progress:
+        evaluator.run(progress)
+    if not group.leads:
+        return None
+    report = conclude(evaluator)
+    _print(report, format)
+    say(f"report: {folder / 'report.html'}")
+    return report
+
+
+def _default_folder(dataset: Dataset, model: str, protocol: dict[str, Any]) -> Path:
+    parts = [dataset.name, dataset.split, Path(model).stem if "/" in model else model]
+    parts.append(f"{protocol['clips']}x{protocol['crops']}")
+    words = [re.sub(r"[^\w.-]+", "_", part) for part in parts if part]
+    return Path("runs", "-".join(words))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _keep_quiet(line: str) -> None:
+    """What the processes beside the first have to say."""
+
+
+def reports_code(report: EvaluationReport | None) -> int:
+    """The exit code that a report asks for."""
+    assert report is not None
+    if not report.failed:
+        return EXIT_OK
+    return EXIT_SOME_FAILED if report.read else EXIT_NO_INPUT
+
+
+def _print(report: EvaluationReport, format: Format) -> None:
+    if format == "json":
+        print(json.dumps(report.to_dict(), ensure_ascii=False, indent=2))
+        return
+    from rich.console import Console
+
+    from vtcli.report.evaluation import print_evaluation
+
+    print_evaluation(report, Console())
+
+
+def _print_mean(
+    splits: list[str | None], reports: list[EvaluationReport | None], format: Format
+) -> None:
+    from rich.console import Console
+
+    from vtcli.engine.metrics import mean_over_splits
+    from vtcli.report.evaluation import print_splits
+
+    results = [
+        (str(split), report.headline)
+        for split, report in zip(splits, reports, strict=True)
+        if report is not None
+    ]
+    mean = mean_over_splits(results)
+    if format == "json":
+        print(json.dumps(mean.to_dict(), indent=2))
+    else:
+        print_splits(mean, reports[0].published if reports[0] else None, Console())
+
+
+@contextmanager
+def _pace_shown(shown: bool) -> Iterator[Callable[[Pace], None]]:
+    """A bar on standard error, where somebody watches: pace, failures, what holds it up."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    pace_column = TextColumn("{task.fields[pace]}", markup=False)
+    columns = (BarColumn(), MofNCompleteColumn(), Remaining(), pace_column)
+    off = not (shown and sys.stderr.isatty())
+    with Progress(*columns, console=Console(stderr=True), disable=off, transient=True) as bars:
+        task = bars.add_task("", total=None, pace="")
+
+        def report(pace: Pace) -> None:
+            words = f"{pace.done / max(pace.seconds, 1e-9):.2f} videos/s, {pace.failed} failed"
+            if pace.done:
+                words += f", {pace.bound}"
+            bars.update(task, total=pace.total, completed=pace.done, pace=words)
+
+        yield report
+
+
+@app.command()
+def rescore(
+    run: RunArgument,
+    views: Annotated[
+        str | None,
+        typer.Option(
+            "--views",
+            metavar="CLIPSxCROPS",
+            help="Take only so many of the stored clips and crops.",
+            show_default="all that are stored",
+        ),
+    ] = None,
+    average: Annotated[
+        Literal["prob", "logit"] | None,
+        typer.Option(
+            "--average",
+            help="Average probabilities or logits over the views.",
+            show_default="as in the run",
+        ),
+    ] = None,
+    format: FormatOption = "table",
+) -> int:
+    """Figures of a finished run from its stored views: no model, no video."""
+    from vtcli.engine.predictor import parse_views
+    from vtcli.engine.protocol import choose_views
+    from vtcli.engine.rundir import RunDirectory
+    from vtcli.engine.tally import rescored, stored_protocol
+
+    directory = RunDirectory(run)
+    protocol = stored_protocol(directory.about)
+    wanted = (protocol.clips, protocol.crops)
+    if views is not None:
+        wanted = parse_views(views, protocol.pipeline)
+    report = rescored(directory, choose_views(protocol, *wanted), average)
+    _print(report, format)
+    return reports_code(report)
+
+
+@app.command()
+def compare(run_a: RunArgument, run_b: RunArgument, format: FormatOption = "table") -> int:
+    """Compare two runs over the samples that both read: a paired test, classes won and lost."""
+    from rich.console import Console
+
+    from vtcli.engine.rundir import RunDirectory
+    from vtcli.engine.tally import compare_runs
+    from vtcli.report.evaluation import print_comparison
+
+    found = compare_runs(RunDirectory(run_a), RunDirectory(run_b))
+    if format == "json":
+        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+    else:
+        print_comparison(found, str(run_a), str(run_b), Console())
+    return EXIT_OK

@@ -1,0 +1,142 @@
+"""Clips of samples, decoded ahead by a pool of threads while the model works.
+
+Decoding and resizing release the interpreter's lock, so threads share the cores. A sample that
+cannot be read comes back as its error, in its place; nothing is put in its stead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vtcli.data.samples import Sample
+from vtcli.errors import InputError, VideoDecodeError
+from vtcli.video.decode import Backend
+from vtcli.video.footage import Footage, open_footage
+from vtcli.video.pipeline import Pipeline, View, plan_views
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClipReader:
+    """How samples become clips: the pipeline, the views per video, the decoder.
+
+    `frame_rate` is that of folders of frames, whose images do not say it.
+    """
+
+    pipeline: Pipeline
+    clips: int
+    crops: int
+    frame_rate: float | None = None
+    decoder: Backend = "auto"
+
+    def open(self, sample: Sample) -> tuple[Footage, list[View]]:
+        """A sample's frames and its views, in upstream's order; raises `VideoDecodeError`."""
+        footage = open_footage(
+            sample.path,
+            (sample.start, sample.end),
+            (sample.first_frame, sample.last_frame),
+            self.frame_rate,
+            self.decoder,
+        )
+        try:
+            views = plan_views(self.pipeline, footage.frames, footage.fps, self.clips, self.crops)
+        except InputError as error:
+            raise VideoDecodeError(sample.path, "unsupported", str(error)) from error
+        return footage, views
+
+    def read(self, sample: Sample, wanted: Sequence[int]) -> Iterator[Tensor]:
+        """The `wanted` views (their numbers) of a sample, in that order: float32 [3,T,S,S] each.
+
+        Frames are decoded and resized before this returns, each once however many views show it;
+        views are cut out one by one. Raises `VideoDecodeError`.
+        """
+        from vtcli.video.views import views_from_frames
+
+        footage, views = self.open(sample)
+        chosen = [views[number] for number in wanted]
+        numbers = sorted({index for view in chosen for index in view.frame_indices})
+        frames_NHWC = footage.read(numbers)
+        row_of = {index: row for row, index in enumerate(numbers)}
+        return views_from_frames(frames_NHWC, row_of, self.pipeline, chosen)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which views of a sample are wanted, by their numbers."""
+
+    sample: Sample
+    views: tuple[int, ...]
+
+
+Loaded = Iterator["Tensor"] | VideoDecodeError
+
+
+class Loader:
+    """Reads groups of samples ahead: iterating gives, for each group, what became of its requests.
+
+    in_turn: decode a round of groups with all workers, then hand them out, then decode the next.
+    On a machine where the model runs on the same cores this is faster than both at once, as the
+    model's threads wait for each other. `waited` counts the seconds that the consumer waited.
+    """
+
+    def __init__(
+        self,
+        reader: ClipReader,
+        groups: Iterable[Sequence[Request]],
+        workers: int,
+        in_turn: bool,
+    ) -> None:
+        self.reader, self.groups = reader, iter(groups)
+        self.workers, self.in_turn = workers, in_turn
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[tuple[Sequence[Request], list[Loaded]]]:
+        # Twice as many as workers: one round is handed out while the next is decoded, and where
+        # they take turns, a long video does not leave the other workers idle.
+        ahead = 2 * self.workers
+        waiting: deque[tuple[Sequence[Request], list[Future[Loaded]]]] = deque()
+        pool = ThreadPoolExecutor(self.workers, "decode")
+        try:
+            while True:
+                if not (self.in_turn and waiting):
+                    self._submit(pool, waiting, ahead)
+                    if self.in_turn:
+                        self._wait(future for _, futures in waiting for future in futures)
+                if not waiting:
+                    return
+                group, futures = waiting.popleft()
+                self._wait(futures)
+                yield group, [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(
+        self,
+        pool: ThreadPoolExecutor,
+        waiting: deque[tuple[Sequence[Request], list[Future[Loaded]]]],
+        ahead: int,
+    ) -> None:
+        while sum(len(futures) for _, futures in waiting) < ahead:
+            group = next(self.groups, None)
+            if group is None:
+                return
+            waiting.append((group, [pool.submit(self._load, request) for request in group]))
+
+    def _load(self, request: Request) -> Loaded:
+        try:
+            return self.reader.read(request.sample, request.views)
+        except VideoDecodeError as error:
+            return error
+
+    def _wait(self, futures: Iterable[Future[Loaded]]) -> None:
+        start = time.perf_counter()
+        for future in futures:
+            future.exception()
+        self.waited += time.perf_counter() - start

@@ -1,0 +1,104 @@
+"""Several processes at one job, as `torchrun` starts them; one process is a group of one.
+
+`torchrun` sets RANK, LOCAL_RANK and WORLD_SIZE and where the processes meet. They exchange only
+short messages on the CPU (gloo); on GPUs NCCL is set up beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from vtcli.errors import DataError
+
+T = TypeVar("T")
+# The first process done waits for the last, however long that takes.
+PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among `size`; `local` counts those on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does what only one may do."""
+        return self.rank == 0
+
+    def share(self, value: T | None) -> T:
+        """The first process's value, in all of them; raises `DataError` where one has died."""
+        if self.size == 1:
+            assert value is not None
+            return value
+        import torch.distributed as dist
+
+        values: list[T | None] = [value]
+        try:
+            dist.broadcast_object_list(values, src=0)
+        except RuntimeError as error:
+            raise _alone(error) from error
+        assert values[0] is not None
+        return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank; waits for all. Raises `DataError` where one has died."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[T | None] = [None] * self.size
+        try:
+            dist.all_gather_object(values, value)
+        except RuntimeError as error:
+            raise _alone(error) from error
+        return [v for v in values if v is not None]
+
+    def device(self, device: str) -> str:
+        """The device of this process: on a machine with several GPUs each gets its own."""
+        if self.size == 1 or device not in ("auto", "cuda"):
+            return device
+        import torch
+
+        if not torch.cuda.is_available():
+            return device
+        return f"cuda:{self.local_rank % torch.cuda.device_count()}"
+
+
+def _alone(error: RuntimeError) -> DataError:
+    reason = str(error).splitlines()[0]
+    return DataError(
+        f"another process of this run has gone ({reason}); what was scored is kept, run the same "
+        "command again to go on"
+    )
+
+
+@contextmanager
+def process_group() -> Iterator[Group]:
+    """The processes that `torchrun` started, or this one alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        yield Group()
+        return
+    import torch
+    import torch.distributed as dist
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield Group(
+            dist.get_rank(),
+            size,
+            int(os.environ.get("LOCAL_RANK", "0")),
+            int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        )
+    finally:
+        dist.destroy_process_group()

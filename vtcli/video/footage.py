@@ -1,0 +1,172 @@
+"""One sample's frames by number, however they are stored: a video, a segment of one, or a folder
+with one image per frame.
+
+Shape legend: N frames asked for, H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtcli.errors import VideoDecodeError
+from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo, probe, read_frames
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+# What frames were extracted at where nobody says: the rate of Something-Something v1 and Jester.
+FOLDER_RATE = 12.0
+
+
+class Footage(Protocol):
+    """Frames 0 to `frames` - 1, `fps` a second (0.0 where nobody says)."""
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def fps(self) -> float: ...
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """RGB frames [N, H, W, 3] in the order asked for; raises `VideoDecodeError`."""
+        ...
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video file, by PyAV or decord."""
+
+    info: VideoInfo
+    decoder: Backend = "auto"
+
+    @property
+    def frames(self) -> int:
+        return self.info.frames
+
+    @property
+    def fps(self) -> float:
+        return self.info.fps
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        return read_frames(self.info.path, indices, backend=self.decoder, info=self.info)
+
+
+@dataclass(frozen=True)
+class FrameFolder:
+    """A folder of images, in the order of the numbers in their names."""
+
+    folder: Path
+    images: tuple[Path, ...]
+    fps: float
+
+    @property
+    def frames(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        wanted = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
+        shapes = {image.shape for image in wanted.values()}
+        if len(shapes) > 1:
+            raise VideoDecodeError(
+                self.folder, "corrupt", "holds frames of different sizes; extract them again"
+            )
+        height, width = next(iter(shapes))[:2] if shapes else (0, 0)
+        size = len(indices) * height * width * 3
+        if size > DEFAULT_LIMITS.max_bytes:
+            raise VideoDecodeError(
+                self.folder,
+                "limit",
+                f"{len(indices)} frames of {width}x{height} need {size / 2**30:.1f} GiB, more than "
+                f"{DEFAULT_LIMITS.max_bytes / 2**30:.1f} GiB; take fewer views",
+            )
+        return np.stack([wanted[index] for index in indices])
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some frames in a row of something longer, numbered from 0."""
+
+    whole: Footage
+    first: int
+    frames: int
+
+    @property
+    def fps(self) -> float:
+        return self.whole.fps
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        return self.whole.read([self.first + index for index in indices])
+
+
+def open_footage(
+    path: str | os.PathLike[str],
+    seconds: tuple[float | None, float | None] = (None, None),
+    numbers: tuple[int | None, int | None] = (None, None),
+    frame_rate: float | None = None,
+    decoder: Backend = "auto",
+) -> Footage:
+    """A video file or a folder of images, or a part of it.
+
+    The part is given in `seconds` from the beginning (turned into frames by the average rate) or by
+    the `numbers` of its first and last frame; None is the beginning or the end. `frame_rate` is a
+    folder's, whose images do not say it. Raises `VideoDecodeError` (see `probe`); `missing_frames`
+    where the part lies beyond the end.
+    """
+    whole: Footage
+    if os.path.isdir(path):
+        whole = FrameFolder(Path(path), _images(Path(path)), frame_rate or FOLDER_RATE)
+    else:
+        whole = VideoFile(probe(path), decoder)
+    first, last = numbers
+    if seconds != (None, None):
+        start, end = seconds
+        first = None if start is None else round(start * whole.fps)
+        last = None if end is None else round(end * whole.fps) - 1
+    if first is None and last is None:
+        return whole
+    return _part(Path(path), whole, first or 0, last)
+
+
+def _part(path: Path, whole: Footage, first: int, last: int | None) -> Segment:
+    """The end is cut to the video's: annotations round it up; a beginning beyond it is an error."""
+    end = whole.frames if last is None else min(last + 1, whole.frames)
+    if not 0 <= first < whole.frames or (last is not None and last < first - 1):
+        raise VideoDecodeError(
+            path,
+            "missing_frames",
+            f"has {whole.frames} frames, and its segment is {first} to "
+            f"{'the end' if last is None else last}; correct the annotation",
+        )
+    return Segment(whole, first, max(1, end - first))
+
+
+def _images(folder: Path) -> tuple[Path, ...]:
+    """Images by the last number in their names, whatever its digits."""
+    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise VideoDecodeError(folder, "not_video", "is a folder without images; extract it again")
+
+    def number(image: Path) -> tuple[int, str]:
+        digits = re.findall(r"\d+", image.stem)
+        return (int(digits[-1]) if digits else 0, image.name)
+
+    return tuple(sorted(images, key=number))
+
+
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    """RGB [H, W, 3]."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VideoDecodeError(
+            path, "corrupt", f"is an image that cannot be read ({error}); extract it again"
+        ) from error
