@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from vtcli.data.annotations.rows import Annotation, Row
 from vtcli.data.catalogue import CatalogueEntry, canonical_split
-from vtcli.data.classes import resolve_labels
+from vtcli.data.classes import plural, resolve_labels
 from vtcli.data.locate import Finder
 from vtcli.data.samples import Dataset, Sample
 from vtcli.errors import DataError
@@ -55,7 +55,7 @@ def assemble(
             _ids(annotation, rows, root), rows, resolved.labels, strict=True
         )
     ]
-    described = f"{annotation.path.name}: {annotation.described}"
+    described = f"{annotation.path.absolute().name}: {annotation.described}"
     described += f", split {chosen}" if chosen else ""
     return Dataset(
         name=name,
@@ -135,7 +135,7 @@ def _relative(ids: Sequence[str], root: Path) -> list[str]:
 
 
 def _counted(rows: Sequence[Row]) -> str:
-    count = f"{len(rows):,} sample{'s' * (len(rows) != 1)}"
+    count = plural(len(rows), "sample")
     if any(row.start is not None or row.end is not None for row in rows):
-        count += f" from {len({row.places for row in rows}):,} videos"
+        count += f" from {plural(len({row.places for row in rows}), 'video')}"
     return count

@@ -200,8 +200,11 @@ def _in_words(
     for place, (name, head) in enumerate(zip(annotation.heads, heads, strict=True)):
         several = len(heads) > 1
         found = {row[place] for row in labels if row} if several else {n for r in labels for n in r}
-        count = len(head.names) or len(found)
-        unnamed = "" if head.names else "unnamed "
-        which = f"{name} " if several else ""
-        parts.append(f"{count:,} {unnamed}{which}classes{head.words}")
+        which = ("" if head.names else "unnamed ") + (f"{name} " if several else "") + "class"
+        parts.append(plural(len(head.names) or len(found), which, "es") + head.words)
     return f"{kind}, {' and '.join(parts)}"
+
+
+def plural(count: int, word: str, ending: str = "s") -> str:
+    """A count with its word, such as `1 sample` or `1,200 samples`."""
+    return f"{count:,} {word}{ending * (count != 1)}"

@@ -7,7 +7,7 @@ A folder is listed once, so that no file costs a question to the file system of 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vtcli.data.annotations.rows import VIDEO_SUFFIXES
@@ -29,15 +29,17 @@ class Finder:
         `anywhere`: a video file of that name counts wherever it lies, whatever the case of its
         name, if there is only one.
         """
-        paths = [
-            os.path.normpath(os.path.join(base, place)) for base in self._bases for place in places
-        ]
         found = (
-            next((path for path in paths if self._is_there(path)), None)
-            or next(filter(None, map(self._other_ending, paths)), None)
+            next(filter(self._is_there, self._paths(places)), None)
+            or next(filter(None, map(self._other_ending, self._paths(places))), None)
             or (next(filter(None, map(self._in_tree, places)), None) if anywhere else None)
         )
-        return Path(found or paths[0])
+        return Path(found or next(self._paths(places)))
+
+    def _paths(self, places: Sequence[str]) -> Iterator[str]:
+        for base in self._bases:
+            for place in places:
+                yield os.path.normpath(os.path.join(base, place))
 
     def _is_there(self, path: str) -> bool:
         folder, name = os.path.split(path)
@@ -55,11 +57,7 @@ class Finder:
 
     def _in_tree(self, place: str) -> str | None:
         if self._tree is None:
-            self._tree = _by_stem(
-                (name.casefold(), os.path.join(folder, name))
-                for folder, _, names in os.walk(self._root)
-                for name in names
-            )
+            self._tree = _by_stem((os.path.basename(p).casefold(), p) for p in _below(self._root))
         return self._tree.get(_stem(os.path.basename(place).casefold()))
 
 
@@ -68,6 +66,18 @@ def _listed(folder: str) -> frozenset[str]:
         return frozenset(os.listdir(folder))
     except OSError:
         return frozenset()
+
+
+def _below(root: str) -> Iterator[str]:
+    """Every file below a folder, through links to folders as well, each folder once."""
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        yield from (os.path.join(folder, name) for name in names)
 
 
 def _by_stem(files: Iterable[tuple[str, str]]) -> dict[str, str | None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vtcli.data.annotations import FOLDER_FORMATS, check_format, read_annotation
 from vtcli.data.annotations.folders import sniff_folder
+from vtcli.data.annotations.rows import has_video_suffix
 from vtcli.data.annotations.sniff import sniff_file
 from vtcli.data.assemble import assemble, splits_of
 from vtcli.data.catalogue import (
@@ -74,7 +75,8 @@ def open_dataset(
     path = source.files.get(wanted) or source.files.get("")
     if path is None:
         raise DataError(_no_split(source, wanted))
-    annotation = read_annotation(path, format or _format_of(path))
+    official = source.entry.format if source.entry else ""
+    annotation = read_annotation(path, format or _format_of(path, official))
     known = "" if path == source.files.get("") else wanted
     chosen = wanted if known or split else None
     base = path if path.is_dir() else source.root
@@ -130,8 +132,8 @@ def _default_root(entry: CatalogueEntry) -> Path:
 
 def _expected(entry: CatalogueEntry, split: str = "") -> str:
     """What the data folder must hold, in a few words."""
-    files = entry.splits[split or entry.default_split].files
-    return f"{files[0]} and the videos (see `vt datasets show {entry.name}`)"
+    names = " or ".join(entry.splits[split or entry.default_split].files[:2])
+    return f"{names} and the videos (see `vt datasets show {entry.name}`)"
 
 
 def _no_split(source: _Source, split: str) -> str:
@@ -225,16 +227,21 @@ def _possible_annotations(folder: Path) -> list[Path]:
 
 def _in_file(path: Path, root: Path | None, format: str | None) -> _Source:
     """One annotation file; with an official name and format it is taken for that dataset's."""
+    if has_video_suffix(path.name):
+        raise DataError(
+            f"{path} is a video, where a folder or an annotation file is wanted; `vt predict` "
+            "takes single videos"
+        )
     entry, split = _recognised(path, format or _format_of(path))
     inside = path.parent.name in ANNOTATION_FOLDERS
     root = root or (path.parent.parent if inside else path.parent)
     return _Source(entry.name if entry else path.stem, root, {split: path}, split, entry)
 
 
-def _format_of(path: Path) -> str:
+def _format_of(path: Path, otherwise: str = "") -> str:
     if path.is_dir():
         return sniff_folder(path) or "class-folders"
-    return sniff_file(path)
+    return sniff_file(path, otherwise)
 
 
 def _recognised(path: Path, format: str) -> tuple[CatalogueEntry | None, str]:
@@ -254,12 +261,8 @@ def _recognised(path: Path, format: str) -> tuple[CatalogueEntry | None, str]:
 
 def _recognised_in(folder: Path) -> CatalogueEntry | None:
     """The only dataset whose official annotation, by name and format, lies in a folder."""
-    found = [
-        (entry, path)
-        for entry in load_catalogue().values()
-        if (path := next(_matches(folder, entry.splits[entry.default_split].files), None))
-    ]
-    if len(found) != 1:
-        return None
-    entry, path = found[0]
-    return _recognised(path, _format_of(path))[0]
+    tested = [entry.splits[entry.default_split].files for entry in load_catalogue().values()]
+    paths = {next(_matches(folder, names), None) for names in tested} - {None}
+    found = [_recognised(path, _format_of(path))[0] for path in paths if path]
+    entries = [entry for entry in found if entry]
+    return entries[0] if len(entries) == 1 else None

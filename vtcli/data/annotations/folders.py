@@ -29,7 +29,7 @@ def sniff_folder(folder: Path) -> str | None:
     if splits and classes:
         raise DataError(
             f"{folder} fits two formats, huggingface ('{splits[0].name}' is a split) and "
-            f"class-folders ('{classes[0].name}' is a class); name one of them"
+            f"class-folders ('{classes[0].name}' is a class); name one with --annotations"
         )
     return "huggingface" if splits else "class-folders" if classes else None
 
@@ -63,7 +63,7 @@ def read_videofolder(folder: Path) -> Annotation:
             found += [below.name] * bool(part)
     if not rows:
         raise DataError(f"{folder} has no folder 'train', 'validation' or 'test' with videos")
-    return Annotation(folder, f"Hugging Face videofolder, splits {', '.join(found)}", rows)
+    return Annotation(folder, f"Hugging Face videofolder ({', '.join(found)})", rows)
 
 
 def _split_rows(folder: Path, split: str) -> list[Row]:

@@ -24,7 +24,7 @@ from vtcli.data.annotations.rows import (
 from vtcli.errors import DataError
 
 SEPARATORS = (",", "\t", ";", "|")
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 class _Line(NamedTuple):
@@ -61,7 +61,7 @@ def separator_of(lines: Sequence[tuple[int, str]]) -> str | None:
     """
     for mark in SEPARATORS:
         ends = [line.rsplit(mark, 1)[1].strip() for _, line in lines if mark in line]
-        if 2 * sum(bool(_NUMBER.fullmatch(end)) for end in ends) > len(lines):
+        if 2 * sum(bool(NUMBER.fullmatch(end)) for end in ends) > len(lines):
             return mark
     return None
 
@@ -69,7 +69,7 @@ def separator_of(lines: Sequence[tuple[int, str]]) -> str | None:
 def sniff_list(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
     """The formats of this family that a file fits; several where its content cannot tell."""
     separator = separator_of(lines)
-    split = [_split(number, line, separator) for number, line in lines]
+    split = _read_lines(lines, separator)
     counts = Counter(len(line.fields) for line in split)
     numbers = counts.most_common(1)[0][0]
     as_videos = all(has_video_suffix(line.path) for line in split)
@@ -98,7 +98,7 @@ def read_list(path: Path, format: str) -> Annotation:
     form = FORMS[format]
     lines = read_lines(path)
     separator = separator_of(lines)
-    split = _one_reading([_split(number, line, separator) for number, line in lines])
+    split = _read_lines(lines, separator)
     rows = [_row(path, line, form) for line in split]
     described = f"{form.title} '{form.columns}', {_in_words(separator)}"
     if format == "uniformerv2-segments":
@@ -114,12 +114,12 @@ def read_pyslowfast(path: Path) -> Annotation:
     """
     lines = read_lines(path)
     separator = separator_of(lines)
-    split = [_split(number, line, separator) for number, line in lines]
+    split = _read_lines(lines, separator)
     numbers = Counter(len(line.fields) for line in split).most_common(1)[0][0]
     if numbers >= len(_PYSLOWFAST):
         raise DataError(
             f"{path} has {numbers} numbers after each path where a PySlowFast csv has at most 2; "
-            "name another format"
+            "name another format with --annotations"
         )
     form = _PYSLOWFAST[numbers]
     described = f"{form.title} '{form.columns}'"
@@ -127,12 +127,23 @@ def read_pyslowfast(path: Path) -> Annotation:
     return Annotation(path, described, [_row(path, line, form) for line in split])
 
 
+def _read_lines(lines: Sequence[tuple[int, str]], separator: str | None) -> list[_Line]:
+    """Every line split. Where paths hold blanks and no ending, a number may be the end of a path:
+    there as many are taken as the line with the fewest has.
+    """
+    split = [_split(number, line, separator) for number, line in lines]
+    if all(has_video_suffix(line.path) or " " not in line.path for line in split):
+        return split
+    fewest = min(len(line.fields) for line in split)
+    return [_shortened(line, fewest) for line in split]
+
+
 def _split(number: int, line: str, separator: str | None) -> _Line:
     """The path and the numbers behind it: all there are, down to an ending that videos have."""
     rest, fields = line, []
     while not has_video_suffix(rest):
         parts = rest.rsplit(separator, 1)
-        if len(parts) < 2 or not _NUMBER.fullmatch(parts[1].strip()):
+        if len(parts) < 2 or not NUMBER.fullmatch(parts[1].strip()):
             break
         fields.append(parts[1].strip())
         rest = parts[0].rstrip()
@@ -144,16 +155,6 @@ def _unquoted(path: str) -> str:
     if len(path) > 1 and path[0] == path[-1] == '"':
         return path[1:-1].replace('""', '"')
     return path
-
-
-def _one_reading(lines: Sequence[_Line]) -> Sequence[_Line]:
-    """Where paths hold blanks and no ending, a number may be the end of a path: as many numbers are
-    taken as the line with the fewest has.
-    """
-    if all(has_video_suffix(line.path) or " " not in line.path for line in lines):
-        return lines
-    fewest = min(len(line.fields) for line in lines)
-    return [_shortened(line, fewest) for line in lines]
 
 
 def _shortened(line: _Line, count: int) -> _Line:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vtcli.data.annotations import framelist, kinetics
 from vtcli.data.annotations.divisions import HMDB_NAME, UCF_NAME
-from vtcli.data.annotations.lists import separator_of, sniff_list
+from vtcli.data.annotations.lists import NUMBER, sniff_list
 from vtcli.data.annotations.rows import beside, has_video_suffix, read_json, read_lines
 from vtcli.errors import DataError
 
@@ -23,13 +23,13 @@ _HEADERS = (
     ("huggingface", ("file_name",)),
     ("manifest", ("path", "label")),
 )
-_ADVICE = "name its format, or write a manifest with the header path,label"
+_ADVICE = "name its format with --annotations, or write a manifest with the header path,label"
 
 
-def sniff_file(path: Path) -> str:
-    """The format of an annotation file.
+def sniff_file(path: Path, otherwise: str = "") -> str:
+    """The format of an annotation file; `otherwise` where its content shows none.
 
-    Raises `DataError` where it fits none, or more than one.
+    Raises `DataError` where it fits more than one, or none and there is no `otherwise`.
     """
     if path.suffix.lower() == ".json":
         return _sniff_json(path)
@@ -37,13 +37,13 @@ def sniff_file(path: Path) -> str:
     found = _sniff_lines(path, lines)
     if len(found) > 1:
         raise DataError(
-            f"{path} fits {len(found)} formats, {' and '.join(found)}; name the one it is in"
+            f"{path} fits {len(found)} formats, {' and '.join(found)}; name one with --annotations"
         )
-    if not found:
+    if not found and not otherwise:
         number, line = lines[0]
         shown = line if len(line) <= 60 else f"{line[:57]}..."
         raise DataError(f"{path}, line {number}: '{shown}' is in no known format; {_ADVICE}")
-    return found[0]
+    return found[0] if found else otherwise
 
 
 def _sniff_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
@@ -60,19 +60,24 @@ def _sniff_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
     for format, needed in _HEADERS:
         if columns.issuperset(needed):
             return [format]
-    return sniff_list(path, lines) or _sniff_words(lines)
-
-
-def _sniff_words(lines: Sequence[tuple[int, str]]) -> list[str]:
-    """Formats whose labels are class names."""
-    if separator_of(lines) is not None:
-        return []
-    if 2 * sum(";" in line for _, line in lines) > len(lines):
-        return ["id-label"]
-    videos = [next(csv.reader([line])) for _, line in lines if "," in line]
-    if 2 * sum(has_video_suffix(fields[0].strip()) for fields in videos) > len(lines):
+    if _most(lines, _has_class_name):
         return ["mit"]
-    return []
+    return sniff_list(path, lines) or (["id-label"] if _most(lines, _has_semicolon) else [])
+
+
+def _most(lines: Sequence[tuple[int, str]], has: Callable[[str], bool]) -> bool:
+    return 2 * sum(has(line) for _, line in lines) > len(lines)
+
+
+def _has_semicolon(line: str) -> bool:
+    return ";" in line
+
+
+def _has_class_name(line: str) -> bool:
+    """Whether the first of several fields is a video and the next a word."""
+    video, word, *_ = (field.strip() for field in [*next(csv.reader([line])), ""])
+    named = bool(word) and not NUMBER.fullmatch(word) and not has_video_suffix(word)
+    return has_video_suffix(video) and named
 
 
 def _sniff_json_line(line: str) -> list[str]:

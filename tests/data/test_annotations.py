@@ -1,0 +1,289 @@
+"""Every annotation format is read as its users write it, and what does not fit is named by line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.data import layouts
+from vtcli.data.annotations.sniff import sniff_file
+from vtcli.data.opening import list_splits, open_dataset
+from vtcli.errors import DataError
+
+AWKWARD = (
+    "with blanks/two  of them.mp4",
+    "hash#1&2!(x).avi",
+    "größe/日本語.mp4",
+    'it\'s "quoted".mp4',
+    "comma, semicolon; and 7.webm",
+    "100%/file.mp4.mkv",
+)
+
+
+KINETICS = "label,youtube_id,time_start,time_end"
+EPIC_ROW = "P01_1,P01,P01_1,,soon,00:00:01.0,1,2,x,v,0,n,0,[],[]"
+SSV2 = '[{"id": "1", "template": "A [b]"}, {"id": "2"}]'
+
+
+def lines(path: Path, *content: str) -> Path:
+    return layouts.text(path, *content)
+
+
+def read(path: Path, **options) -> list[tuple[str, tuple[int, ...]]]:
+    return [(s.id, s.labels) for s in open_dataset(path, **options).samples]
+
+
+# --- lists of paths and numbers -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "format", "labels"),
+    [
+        ("l.txt", ["a.mp4 0", "b/c.mp4 3"], "mmaction2", [(0,), (3,)]),
+        ("l.txt", ["a.mp4 1 3 5", "b/c.mp4 0"], "mmaction2", [(1, 3, 5), (0,)]),
+        ("l.txt", ["some/a 163 1", "b 158 0"], "mmaction2-frames", [(1,), (0,)]),
+        ("l.txt", ["some/a 163 0 3 5", "b 158 1 2"], "mmaction2-frames", [(0, 3, 5), (1, 2)]),
+        ("l.csv", ["a.mp4 0", "b/c.mp4 3"], "pyslowfast", [(0,), (3,)]),
+        ("l.csv", ["a.mp4  0", "b/c.mp4  3"], "pyslowfast", [(0,), (3,)]),
+        ("l.csv", ["a.mp4,0", "b/c.mp4,3"], "pyslowfast", [(0,), (3,)]),
+        ("l.txt", ["a.mp4;0", "b/c.mp4;3"], "pyslowfast", [(0,), (3,)]),
+        ("l.txt", ["a.mp4\t0", "b/c.mp4\t3"], "pyslowfast", [(0,), (3,)]),
+        ("l.csv", ["a.mp4 300 0", "b/c.mp4 20 3"], "pyslowfast", [(0,), (3,)]),
+        ("l.csv", ["a.mp4,300,0", "b/c.mp4,20,3"], "pyslowfast", [(0,), (3,)]),
+        ("l.csv", ["74225 156 140", "116154 40 0"], "pyslowfast", [(140,), (0,)]),
+        ("l.csv", ["a.mp4", "b/c.mp4"], "pyslowfast", [(), ()]),
+        ("val_videofolder.txt", ["74225 156 140", "1 40 0"], "xvit", [(140,), (0,)]),
+        ("l.txt", ["a.mp4 82.7 6.2 77.1 0", "b 9 0 9 3"], "uniformerv2-segments", [(0,), (3,)]),
+    ],
+)  # fmt: skip
+def test_a_list_is_recognised_and_read(tmp_path: Path, name, content, format, labels) -> None:
+    path = lines(tmp_path / name, *content)
+    assert sniff_file(path) == format
+    assert [found for _, found in read(path)] == labels
+    assert [found for _, found in read(path, format=format)] == labels
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "\t", ";", "|"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_awkward_file_names_survive_a_list(tmp_path: Path, separator, ends, mark) -> None:
+    path = tmp_path / "list.csv"
+    text = mark + ends.join(f"{name}{separator}{n}" for n, name in enumerate(AWKWARD)) + ends
+    path.write_bytes(text.encode())
+    for name in AWKWARD:
+        layouts.video(tmp_path / name)
+    dataset = open_dataset(path)
+    assert [s.path for s in dataset.samples] == [tmp_path / name for name in AWKWARD]
+    assert [s.labels for s in dataset.samples] == [(n,) for n in range(len(AWKWARD))]
+
+
+def test_awkward_file_names_survive_quoted_csv_and_folders(tmp_path: Path) -> None:
+    rows = [(name, n) for n, name in enumerate(AWKWARD)]
+    path = layouts.table(tmp_path / "list.csv", rows)
+    assert [id_ for id_, _ in read(path)] == list(AWKWARD)
+    for number, name in enumerate(AWKWARD):
+        layouts.video(tmp_path / "classes" / f"ü #{number}" / name)
+    assert {s.id.split("/", 1)[1] for s in open_dataset(tmp_path / "classes").samples} == set(
+        AWKWARD
+    )
+
+
+def test_a_path_without_an_ending_may_hold_blanks_and_end_in_a_number(tmp_path: Path) -> None:
+    path = lines(tmp_path / "list.txt", "my clip 12 0", "other one 1")
+    assert read(path) == [("my clip 12", (0,)), ("other one", (1,))]
+
+
+def test_a_list_that_fits_two_formats_is_refused_with_both_names(tmp_path: Path) -> None:
+    path = lines(tmp_path / "list.txt", "a.mp4 12 0", "b.mp4 3 1")
+    with pytest.raises(DataError, match="mmaction2 and pyslowfast"):
+        open_dataset(path)
+    assert read(path, format="mmaction2") == [("a.mp4", (12, 0)), ("b.mp4", (3, 1))]
+    assert read(path, format="pyslowfast") == [("a.mp4", (0,)), ("b.mp4", (1,))]
+    path = lines(tmp_path / "four.txt", "a 163 1 3 5", "b 90 0 7 2")
+    with pytest.raises(DataError, match="uniformerv2-segments and mmaction2-frames"):
+        open_dataset(path)
+
+
+def test_segments_of_a_uniformerv2_list_make_up_whole_videos(tmp_path: Path) -> None:
+    content = ("v.mp4,90.5,0.0,9.5,3", "v.mp4,90.5,20.0,29.5,3", "w.mp4,50.0,0.0,1.0,0")
+    path = lines(tmp_path / "list.csv", *content)
+    dataset = open_dataset(path)
+    assert [(s.id, s.labels, s.start) for s in dataset.samples] == [
+        ("v.mp4", (3,), None),
+        ("w.mp4", (0,), None),
+    ]
+    assert "3 segments taken as whole videos" in dataset.understood
+
+
+def test_a_frame_list_gives_one_folder_per_video(tmp_path: Path) -> None:
+    header = "original_vido_id video_id frame_id path labels"
+    path = lines(
+        tmp_path / "val.csv",
+        header,
+        '1 0 0 frames/1/000001.jpg "3"',
+        '1 0 1 frames/1/000002.jpg "3,0"',
+        '46GP8 1 0 46 GP8/46GP8-000001.jpg ""',
+    )
+    dataset = open_dataset(path)
+    assert [(s.id, s.path, s.labels) for s in dataset.samples] == [
+        ("1", tmp_path / "frames" / "1", (3, 0)),
+        ("46GP8", tmp_path / "46 GP8", ()),
+    ]
+    lines(path, header, '1 0 0 a/1.jpg "3"', '1 0 1 b/2.jpg "3"')
+    with pytest.raises(DataError, match=r"line 3.*video 1.*one folder per video"):
+        open_dataset(path)
+
+
+def test_absolute_paths_give_ids_that_hold_on_other_machines(tmp_path: Path) -> None:
+    inside = layouts.video(tmp_path / "videos" / "a.mp4")
+    path = lines(tmp_path / "list.txt", f"{inside} 0", "/elsewhere/b.mp4 1")
+    assert [s.path for s in open_dataset(path).samples] == [inside, Path("/elsewhere/b.mp4")]
+    lines(path, f"{inside} 0", f"{tmp_path}/videos/c.mp4 1")
+    assert [id_ for id_, _ in read(path)] == ["videos/a.mp4", "videos/c.mp4"]
+    lines(path, "/elsewhere/k/a.mp4 0", "/elsewhere/l/b.mp4 1")
+    assert [id_ for id_, _ in read(path)] == ["k/a.mp4", "l/b.mp4"]
+
+
+# --- manifests ----------------------------------------------------------------------------------
+
+
+def test_a_manifest_has_names_segments_splits_and_ids(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "mine.csv",
+        "path,label,start,end,split,id",
+        'a b.mp4,"jump, high",,,train,',
+        "c.mp4,run,1.5,3,val,first",
+        "c.mp4,run,4,,val,",
+        "c.mp4,walk,9.25,10,val,",
+    )
+    assert list_splits(path) == ("train", "validation")
+    dataset = open_dataset(path)
+    assert dataset.classes == {"action": ("jump, high", "run", "walk")}
+    assert [(s.id, s.labels, s.start, s.end) for s in dataset.samples] == [
+        ("first", (1,), 1.5, 3.0),
+        ("c.mp4:4.000-", (1,), 4.0, None),
+        ("c.mp4:9.250-10.000", (2,), 9.25, 10.0),
+    ]
+    assert read(path, split="train") == [("a b.mp4", (0,))]
+    with pytest.raises(DataError, match="no split 'test'; it has train, validation"):
+        open_dataset(path, split="test")
+
+
+def test_a_manifest_may_number_its_classes_and_be_json_lines(tmp_path: Path) -> None:
+    records = [{"path": "a.mp4", "label": 0}, {"path": "b.mp4", "label": 2, "start": 0.5}]
+    path = lines(tmp_path / "mine.jsonl", *(json.dumps(r) for r in records))
+    dataset = open_dataset(path)
+    assert dataset.classes == {"action": ()}
+    assert [s.labels for s in dataset.samples] == [(0,), (2,)]
+    assert "2 unnamed classes" in dataset.understood
+
+
+def test_splits_without_one_for_testing_must_be_named(tmp_path: Path) -> None:
+    path = lines(tmp_path / "m.csv", "path,label,split", "a.mp4,x,day", "b.mp4,y,night")
+    with pytest.raises(DataError, match="has the splits day, night; name one"):
+        open_dataset(path)
+    assert read(path, split="night") == [("b.mp4", (1,))]
+
+
+def test_a_hugging_face_metadata_file_is_read_by_itself(tmp_path: Path) -> None:
+    path = lines(tmp_path / "meta.jsonl", '{"file_name": "a.mp4", "label": "dog", "fps": 3}')
+    assert read(path) == [("a.mp4", (0,))]
+
+
+# --- what does not fit --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("l.txt", ["a.mp4 0", "b.mp4", "c.mp4 1"], "line 2: has 0 numbers"),
+        ("l.csv", ["a.mp4,5,0", "b.mp4,1", "c.mp4,7,1"], "line 2: has 1 numbers"),
+        ("l.txt", ["a 5 0", "b 1", "c 7 1"], "line 2: has 1 numbers"),
+        ("l.txt", ["a.mp4 0", "b.mp4 -1"], "line 2: label -1 is outside"),
+        ("l.txt", ["a.mp4 0", "b.mp4 1.5"], "line 2: '1.5' is no class number"),
+        ("l.txt", ["a.mp4 0", "b.mp4 1", "a.mp4 1"], "line 3: 'a.mp4' comes twice, .*line 1"),
+        ("l.txt", ["a.mp4 1", "b.mp4 2"], "labels run from 1 to 2.*count from 1"),
+        ("l.txt", [], "is empty"),
+        ("l.txt", ["a.mp4 jumping"], "line 1: 'a.mp4 jumping' is in no known format"),
+        ("l.txt", ["\0\0"], "zero bytes"),
+        ("m.csv", ["path,label"], "is empty"),
+        ("m.csv", ["path,label", "a.mp4,x", "b.mp4"], "line 3: has 1 fields where .* has 2"),
+        ("m.csv", ["path,label", "a.mp4,x", "b.mp4,"], "line 3: has no label"),
+        ("m.csv", ["path,label", ",x"], "line 2: has no 'path'"),
+        ("m.csv", ["path,label,start", "a.mp4,x,soon"], "line 2: 'soon' is no time"),
+        ("m.csv", ["path,label,start,end", "a.mp4,x,5,4"], "line 2: ends before it begins"),
+        ("m.csv", ["path,label,split", "a.mp4,x,val", "b.mp4,y,"], "line 3: names no split"),
+        ("m.csv", ["path,label,id", "a.mp4,x,1", "b.mp4,x,1"], "line 3: '1' comes twice"),
+        ("m.jsonl", ['{"path": "a.mp4", "label": "x"}', "{"], "line 2: is not valid JSON"),
+        ("m.jsonl", ['{"path": "a.mp4", "label": [1]}'], r"line 1: \[1\] is no label"),
+        ("k.csv", [KINETICS, "x,id,a,b"], "line 2: has a time that is no number"),
+        ("k.csv", [KINETICS, "x,i,1,2", ",j,1,2"], "line 3: has no label"),
+        ("j.csv", ["1;Swiping", "2;"], "line 2: is not 'id;class name'"),
+        ("e.csv", [layouts.EPIC_HEADER, EPIC_ROW], "line 2: 'soon' is no time"),
+        ("a.json", ['{"database": {}}'], "no 'database'"),
+        ("a.json", ['{"database": {"x": {"duration": 3}}}'], "record 1: video x lacks 'subset'"),
+        ("a.json", ["[", "{"], "line 3: is not valid JSON"),
+        ("s.json", [SSV2], "record 2: video 2 has no template"),
+        ("d.json", ['[{"vid_name": "x", "label": "y"}]'], "record 1: 'y' is no class number"),
+        ("c.json", ['{"Holding something": "0"}'], "holds only the class names"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named_by_file_and_line(tmp_path: Path, name, content, says) -> None:
+    path = lines(tmp_path / name, *content)
+    with pytest.raises(DataError, match=says) as caught:
+        open_dataset(path)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_text_in_another_encoding_is_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"a.mp4 0\n" + "größe.mp4 1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"list.txt, line 2: is not text in UTF-8"):
+        open_dataset(path)
+
+
+def test_an_unknown_class_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    root = layouts.kinetics(tmp_path)
+    listed = root / "annotations" / "val.csv"
+    listed.write_text(listed.read_text().replace("testifying", "testifyin"))
+    with pytest.raises(DataError, match=r"val.csv, line 4: 'testifyin'.*did you mean 'testifying'"):
+        open_dataset("k400", root)
+
+
+def test_a_number_that_contradicts_its_folder_is_refused(tmp_path: Path) -> None:
+    lists = layouts.ucf101(tmp_path) / "ucfTrainTestlist"
+    lines(lists / "trainlist01.txt", "ApplyLipstick/v_ApplyLipstick_g08_c01.avi 1")
+    with pytest.raises(DataError, match="line 1: has class 1, but ApplyLipstick is 2"):
+        open_dataset("ucf101", tmp_path, "train1")
+    (lists / "classInd.txt").unlink()
+    with pytest.raises(DataError, match=r"needs the class list classInd.txt"):
+        open_dataset("ucf101", tmp_path, "train1", format="ucf101")
+
+
+def test_class_lists_with_gaps_or_doubles_are_refused(tmp_path: Path) -> None:
+    lists = layouts.ucf101(tmp_path) / "ucfTrainTestlist"
+    for content, says in (
+        (("1 ApplyEyeMakeup", "3 Archery"), "names no class 2"),
+        (("1 ApplyEyeMakeup", "1 Archery"), "line 2: class number 1 comes twice"),
+        (("1 ApplyEyeMakeup", "Archery 2"), "line 2: 'Archery' is no class number"),
+    ):
+        lines(lists / "classInd.txt", *content)
+        with pytest.raises(DataError, match=says):
+            open_dataset("ucf101", tmp_path)
+
+
+def test_a_label_that_epics_class_files_do_not_hold_is_refused(tmp_path: Path) -> None:
+    root = layouts.epic100(tmp_path)
+    listed = root / "epic-kitchens-100-annotations" / "EPIC_100_validation.csv"
+    listed.write_text(listed.read_text().replace("plate,2,", "plate,300,"))
+    with pytest.raises(DataError, match=r"line 2: label 300 is outside the classes.* 0 to 299"):
+        open_dataset("epic100", root)
+
+
+def test_a_folder_format_is_not_read_from_a_file_nor_the_other_way_round(tmp_path: Path) -> None:
+    path = lines(tmp_path / "list.txt", "a.mp4 0")
+    with pytest.raises(DataError, match="is a file, which format 'class-folders' does not read"):
+        open_dataset(path, format="class-folders")
