@@ -86,3 +86,39 @@ def show(
     elif dataset:
         print_dataset(dataset, format)
     return EXIT_OK
+
+
+@app.command()
+def make(
+    name: Annotated[Literal["motion8"], typer.Argument(metavar="motion8", help="Which one.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    train: Annotated[
+        int, typer.Option("--train", help="Clips to train on, of all classes.")
+    ] = 4000,
+    val: Annotated[int, typer.Option("--val", help="Clips to validate on.")] = 400,
+    test: Annotated[int, typer.Option("--test", help="Clips to test on.")] = 800,
+    size: Annotated[int, typer.Option("--size", help="Height and width in pixels.")] = 80,
+    frames: Annotated[int, typer.Option("--frames", help="Frames per clip, 15 a second.")] = 24,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed makes other clips.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", "-j", min=1, help="Processes that write clips.")
+    ] = 1,
+) -> int:
+    """Make a dataset: Motion-8, short clips of eight motions that no single frame tells apart."""
+    from vtcli.cli.progress import file_progress
+    from vtcli.data.motion8 import make_motion8
+
+    with file_progress(train + val + test, to_file=True) as progress:
+        made = make_motion8(
+            folder,
+            seed=seed,
+            train=train,
+            val=val,
+            test=test,
+            size=size,
+            frames=frames,
+            workers=workers,
+            progress=progress,
+        )
+    typer.echo(made)
+    return EXIT_OK
