@@ -180,6 +180,13 @@ def test_a_manifest_may_number_its_classes_and_be_json_lines(tmp_path: Path) -> 
     assert "2 unnamed classes" in dataset.understood
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_manifest_may_use_another_separator(tmp_path: Path, separator: str) -> None:
+    rows = (("path", "label"), ("a, b.mp4", "run"), ("c.mp4", "walk"))
+    path = lines(tmp_path / "mine.csv", *(separator.join(row) for row in rows))
+    assert read(path) == [("a, b.mp4", (0,)), ("c.mp4", (1,))]
+
+
 def test_splits_without_one_for_testing_must_be_named(tmp_path: Path) -> None:
     path = lines(tmp_path / "m.csv", "path,label,split", "a.mp4,x,day", "b.mp4,y,night")
     with pytest.raises(DataError, match="has the splits day, night; name one"):
@@ -208,6 +215,8 @@ def test_a_hugging_face_metadata_file_is_read_by_itself(tmp_path: Path) -> None:
         ("l.txt", [], "is empty"),
         ("l.txt", ["a.mp4 jumping"], "line 1: 'a.mp4 jumping' is in no known format"),
         ("l.txt", ["\0\0"], "zero bytes"),
+        ("l.csv", ["path label", "a.mp4 0", "b.mp4 1"], "line 1: has 0 numbers"),
+        ("l.csv", ["video,name", "a.mp4,x", "b.mp4,y"], "line 1: is not 'video,class name'"),
         ("m.csv", ["path,label"], "is empty"),
         ("m.csv", ["path,label", "a.mp4,x", "b.mp4"], "line 3: has 1 fields where .* has 2"),
         ("m.csv", ["path,label", "a.mp4,x", "b.mp4,"], "line 3: has no label"),
@@ -223,7 +232,7 @@ def test_a_hugging_face_metadata_file_is_read_by_itself(tmp_path: Path) -> None:
         ("j.csv", ["1;Swiping", "2;"], "line 2: is not 'id;class name'"),
         ("e.csv", [layouts.EPIC_HEADER, EPIC_ROW], "line 2: 'soon' is no time"),
         ("a.json", ['{"database": {}}'], "no 'database'"),
-        ("a.json", ['{"database": {"x": {"duration": 3}}}'], "record 1: video x lacks 'subset'"),
+        ("a.json", ['{"database": {"x": {"duration": 3}}}'], "record 1: video x has no"),
         ("a.json", ["[", "{"], "line 3: is not valid JSON"),
         ("s.json", [SSV2], "record 2: video 2 has no template"),
         ("d.json", ['[{"vid_name": "x", "label": "y"}]'], "record 1: 'y' is no class number"),

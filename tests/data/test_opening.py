@@ -348,6 +348,44 @@ def test_the_sentence_says_what_was_understood(tmp_path: Path) -> None:
     )
 
 
+def test_a_list_in_a_folder_of_labels_begins_where_it_lies(tmp_path: Path) -> None:
+    layouts.video(tmp_path / "labels" / "a.mp4")
+    assert all_there(open_dataset(layouts.text(tmp_path / "labels" / "mine.txt", "a.mp4 0")))
+
+
+def test_what_is_only_called_like_a_dataset_does_not_take_its_name(tmp_path: Path) -> None:
+    assert open_dataset(layouts.class_folders(tmp_path / "UCF-101")).name == "UCF-101 (by path)"
+    listed = layouts.text(tmp_path / "k400.csv", "a.mp4,0", "b.mp4,3")
+    assert open_dataset(listed).name == "k400 (by path)"
+
+
+def test_videos_with_unique_names_are_found_anywhere_through_links(tmp_path: Path) -> None:
+    root = layouts.kinetics(tmp_path / "data")
+    moved = tmp_path / "disk"
+    (root / "val").rename(moved)
+    for _, id_, start, end in layouts.KINETICS[:1]:
+        layouts.video(moved / f"{id_.lower()}_{start:06d}_{end:06d}.mp4")  # another video
+    (root / "part 1").symlink_to(moved)
+    (moved / "again").symlink_to(root)  # a circle ends
+    dataset = open_dataset("k400", root)
+    assert all_there(dataset)
+    assert [s.path.stem for s in dataset.samples] == [s.id for s in dataset.samples]
+
+
+def test_splits_are_listed_without_reading_videos(tmp_path: Path) -> None:
+    assert list_splits("ucf101", layouts.ucf101(tmp_path / "a"))[:3] == ("1", "2", "3")
+    assert list_splits(layouts.ssv2(tmp_path / "b")) == ("train", "validation", "test")
+    assert list_splits(layouts.class_folders(tmp_path / "c")) == ()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="nothing of it is there"):
+        list_splits("ssv2", tmp_path / "empty")
+
+
+def test_a_single_video_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a video.*`vt predict`"):
+        open_dataset(layouts.video(tmp_path / "a.mp4"))
+
+
 # --- numbers of a named dataset -----------------------------------------------------------------
 
 
@@ -359,7 +397,16 @@ def k400_list(root: Path, *lines: str) -> Path:
 def test_numbers_of_a_named_dataset_take_the_catalogues_names_and_say_so(tmp_path: Path) -> None:
     dataset = open_dataset("k400", k400_list(tmp_path, "a.mp4,0", "b.mp4,399"))
     assert names(dataset) == [load_labels("k400")[0], load_labels("k400")[399]]
-    assert "taken to be in the order of k400" in dataset.understood
+    assert "in the order of k400 (k400.uniformerv2 in use too)" in dataset.understood
+
+
+def test_a_named_dataset_may_come_with_lists_of_training_code(tmp_path: Path) -> None:
+    layouts.text(tmp_path / "val.csv", "74225 156 140", "78687 40 41")
+    layouts.video(tmp_path / "20bn-something-something-v2" / "74225.webm")
+    layouts.frames(tmp_path / "78687")
+    dataset = open_dataset("ssv2", tmp_path)
+    assert names(dataset) == [load_labels("ssv2")[140], load_labels("ssv2")[41]]
+    assert all_there(dataset)
 
 
 @pytest.mark.parametrize("order", ["k400", "k400.uniformerv2"])

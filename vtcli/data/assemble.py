@@ -119,8 +119,9 @@ def _ids(annotation: Annotation, rows: Sequence[Row], root: Path) -> list[str]:
     first: dict[str, Row] = {}
     for id_, row in zip(ids, rows, strict=True):
         if id_ in first:
-            text = f"'{id_}' comes twice, first in {annotation.unit} {first[id_].line}"
-            raise annotation.problem(row, text + "; remove one")
+            line = first[id_].line
+            before = f", first in {annotation.unit} {line}" if line else ""
+            raise annotation.problem(row, f"'{id_}' comes twice{before}; remove one")
         first[id_] = row
     return ids
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from vtcli.data.annotations.rows import Annotation, Row
+from vtcli.data.annotations.rows import Annotation, Label, Row
 from vtcli.data.catalogue import CatalogueEntry, Head
 from vtcli.errors import DataError
 
@@ -27,13 +28,12 @@ class Resolved:
     words: str
 
 
-@dataclass
-class _HeadLabels:
-    """What one head's labels became; `words` say where its names come from."""
+class _HeadLabels(NamedTuple):
+    """What one head's labels become; `words` say where its names come from."""
 
-    names: tuple[str, ...] = ()
-    words: str = ""
-    index_of: Callable[[Row, int | str], int] = field(default=lambda row, label: int(label))
+    names: tuple[str, ...]
+    words: str
+    index_of: Callable[[Row, Label], int]
 
 
 def resolve_labels(
@@ -67,7 +67,7 @@ def _head_labels(annotation: Annotation, place: int, entry: CatalogueEntry | Non
         if row.labels
     ]
     if not labelled:
-        return _HeadLabels(stated or (known.class_names() if known else ()))
+        return _numbered(annotation, stated or (known.class_names() if known else ()), "")
     if isinstance(labelled[0][1][0], str):
         return _from_names(annotation, stated, known)
     numbers = [(row, int(label)) for row, labels in labelled for label in labels]
@@ -79,15 +79,17 @@ def _known_head(entry: CatalogueEntry | None, name: str) -> Head | None:
 
 
 def _from_names(annotation: Annotation, stated: tuple[str, ...], known: Head | None) -> _HeadLabels:
-    names = stated or (known.class_names() if known else ())
-    words = "" if stated or not names else f" as in {known.labels}" if known else ""
-    if not names:
+    if stated:
+        names, words = stated, ""
+    elif known and known.labels:
+        names, words = known.class_names(), f" as in {known.labels}"
+    else:
         names = tuple(sorted({str(label) for row in annotation.rows for label in row.labels}))
         words = " in sorted order"
     exact = {name: index for index, name in enumerate(names)}
     loose = _by_loose_name(names)
 
-    def index_of(row: Row, label: int | str) -> int:
+    def index_of(row: Row, label: Label) -> int:
         index = exact.get(str(label), loose.get(_loose(str(label)), -1))
         if index < 0:
             raise annotation.problem(row, _unknown_class(str(label), names))
@@ -121,15 +123,17 @@ def _from_numbers(
     stated: tuple[str, ...],
     known: Head | None,
 ) -> _HeadLabels:
-    first = annotation.first_label or 0
-    names, words = stated, ""
-    if not names and known:
-        _check_base(annotation, numbers, known.size)
-        names, words = _order_of(annotation, numbers, known)
-    elif not names:
-        _check_base(annotation, numbers, len({number for _, number in numbers}))
+    if stated:
+        return _numbered(annotation, stated, "")
+    _check_base(annotation, numbers, known.size if known else len({n for _, n in numbers}))
+    names, words = _order_of(annotation, numbers, known) if known else ((), "")
+    return _numbered(annotation, names, words)
 
-    def index_of(row: Row, label: int | str) -> int:
+
+def _numbered(annotation: Annotation, names: tuple[str, ...], words: str) -> _HeadLabels:
+    first = annotation.first_label or 0
+
+    def index_of(row: Row, label: Label) -> int:
         index = int(label) - first
         if index < 0 or (names and index >= len(names)):
             limits = f"{first} to {first + len(names) - 1}" if names else f"{first} and more"
@@ -162,16 +166,21 @@ def _order_of(
     usual = orders[known.labels]
     pairs = _folder_pairs(numbers, usual)
     if not pairs:
-        return usual, f" taken to be in the order of {known.labels}"
+        others = f" ({' and '.join(list(orders)[1:])} in use too)" if len(orders) > 1 else ""
+        return usual, f" taken to be in the order of {known.labels}{others}"
     for stem, names in orders.items():
-        agreeing = sum(n < len(names) and _loose(names[n]) == folder for folder, n in pairs)
-        if agreeing >= _AGREEMENT * len(pairs):
+        if sum(_agrees(pair, names) for pair in pairs) >= _AGREEMENT * len(pairs):
             return names, f" in the order of {stem} as their folders show"
-    folder, number = min(pairs)
+    folder, number = min(pair for pair in pairs if not _agrees(pair, usual))
     raise DataError(
         f"{annotation.path}: videos in folder '{folder}' have class {number}, which fits no known "
         f"class order ({', '.join(orders)}); write a manifest with class names"
     )
+
+
+def _agrees(pair: tuple[str, int], names: Sequence[str]) -> bool:
+    folder, number = pair
+    return 0 <= number < len(names) and _loose(names[number]) == folder
 
 
 def _folder_pairs(numbers: Sequence[tuple[Row, int]], names: Sequence[str]) -> set[tuple[str, int]]:

@@ -21,7 +21,7 @@ class Finder:
         self._bases = [os.path.join(self._root, folder) for folder in folders]
         self._names: dict[str, frozenset[str]] = {}
         self._stems: dict[str, dict[str, str | None]] = {}
-        self._tree: dict[str, str | None] | None = None
+        self._tree: list[dict[str, str | None]] = []
 
     def find(self, places: Sequence[str], anywhere: bool) -> Path:
         """The file or folder that one of `places` means; where none is there, the first of them.
@@ -56,9 +56,13 @@ class Finder:
         return self._stems[folder].get(_stem(name))
 
     def _in_tree(self, place: str) -> str | None:
-        if self._tree is None:
-            self._tree = _by_stem((os.path.basename(p).casefold(), p) for p in _below(self._root))
-        return self._tree.get(_stem(os.path.basename(place).casefold()))
+        if not self._tree:
+            files = [(os.path.basename(path), path) for path in _below(self._root)]
+            folded = [(name.casefold(), path) for name, path in files]
+            self._tree = [_by_stem(files), _by_stem(folded)]
+        stem = _stem(os.path.basename(place))
+        exact, folded_stems = self._tree
+        return exact.get(stem) or folded_stems.get(stem.casefold())
 
 
 def _listed(folder: str) -> frozenset[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtcli.data.annotations import FOLDER_FORMATS, check_format, read_annotation
+from vtcli.data.annotations import FOLDER_FORMATS, LIST_FORMATS, check_format, read_annotation
 from vtcli.data.annotations.folders import sniff_folder
 from vtcli.data.annotations.rows import has_video_suffix
 from vtcli.data.annotations.sniff import sniff_file
@@ -39,6 +39,8 @@ ANNOTATION_FOLDERS = (
 _SUFFIXES = (".csv", ".txt", ".json", ".jsonl", ".tsv")
 _OWN_NAMES = ("manifest.csv", "manifest.jsonl")
 _STANDARD_SPLITS = ("train", "validation", "test")
+# What PySlowFast and its descendants call their lists, whatever the dataset.
+_LIST_NAMES = {"train": ("train.csv",), "validation": ("val.csv",), "test": ("test.csv",)}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def open_dataset(
     A name of the catalogue lies in `root`, else in $VT_DATA/NAME, and `split` is by default the one
     its figures are given for; UCF101 and HMDB51 have `1`, `2`, `3` (what each division tests) and
     `train1` ... . For a folder or a file, `root` is where its relative paths begin (the folder, or
-    the folder of the file), and `split` by default validation, else test. `format` names one of
+    the file's own, or the one above for official files in a folder such as `annotations`), and
+    `split` is by default validation, else test. `format` names one of
     `vtcli.data.annotations.FORMATS` instead of finding it out.
     Raises `UsageError` for an unknown name or format, `InputError` for a path that does not exist,
     `DataError` for an annotation that does not fit, naming file and line.
@@ -86,12 +89,16 @@ def open_dataset(
 def list_splits(
     name_or_path: str | Path, root: str | Path | None = None, format: str | None = None
 ) -> tuple[str, ...]:
-    """The splits that `open_dataset` can give here; empty where the annotation names none."""
+    """The splits that `open_dataset` can give here; empty where the annotation names none.
+
+    Raises as `open_dataset` does.
+    """
     source = _source(name_or_path, root, format)
-    named = tuple(split for split in source.files if split)
-    if named:
-        return named
-    path = source.files[""]
+    if not source.files:
+        raise DataError(_no_split(source, source.default_split))
+    path = source.files.get("")
+    if path is None:
+        return tuple(source.files)
     return splits_of(read_annotation(path, format or _format_of(path)))
 
 
@@ -151,10 +158,12 @@ def _no_split(source: _Source, split: str) -> str:
 
 
 def _named(entry: CatalogueEntry, root: Path) -> _Source:
-    """A dataset of the catalogue: its official files, else class folders in a folder per split."""
+    """A dataset of the catalogue: its official files, else lists of training code, else a folder of
+    class folders per split.
+    """
     files = {}
     for split in entry.splits.values():
-        found = next(_matches(root, split.files), None)
+        found = next(_matches(root, (*split.files, *_LIST_NAMES.get(split.name, ()))), None)
         if found:
             files[split.name] = found
     if not files and len(entry.heads) == 1:
@@ -194,7 +203,10 @@ def _in_folder(folder: Path, root: Path, format: str | None) -> _Source:
 
 
 def _name_of(path: Path) -> str:
-    return path.absolute().name or "dataset"
+    """What a dataset is called that was not recognised: never as one of the catalogue's is."""
+    absolute = path.absolute()
+    name = absolute.stem if absolute.is_file() else absolute.name
+    return f"{name} (by path)" if known_entry(name) else name
 
 
 def _annotations_in(folder: Path) -> dict[str, Path]:
@@ -232,10 +244,11 @@ def _in_file(path: Path, root: Path | None, format: str | None) -> _Source:
             f"{path} is a video, where a folder or an annotation file is wanted; `vt predict` "
             "takes single videos"
         )
-    entry, split = _recognised(path, format or _format_of(path))
-    inside = path.parent.name in ANNOTATION_FOLDERS
-    root = root or (path.parent.parent if inside else path.parent)
-    return _Source(entry.name if entry else path.stem, root, {split: path}, split, entry)
+    format = format or _format_of(path)
+    entry, split = _recognised(path, format)
+    above = format not in LIST_FORMATS and path.parent.name in ANNOTATION_FOLDERS
+    root = root or (path.parent.parent if above else path.parent)
+    return _Source(entry.name if entry else _name_of(path), root, {split: path}, split, entry)
 
 
 def _format_of(path: Path, otherwise: str = "") -> str:
@@ -262,7 +275,7 @@ def _recognised(path: Path, format: str) -> tuple[CatalogueEntry | None, str]:
 def _recognised_in(folder: Path) -> CatalogueEntry | None:
     """The only dataset whose official annotation, by name and format, lies in a folder."""
     tested = [entry.splits[entry.default_split].files for entry in load_catalogue().values()]
-    paths = {next(_matches(folder, names), None) for names in tested} - {None}
-    found = [_recognised(path, _format_of(path))[0] for path in paths if path]
-    entries = [entry for entry in found if entry]
-    return entries[0] if len(entries) == 1 else None
+    paths = {path for files in tested if (path := next(_matches(folder, files), None))}
+    entries = [_recognised(path, _format_of(path, "unknown"))[0] for path in paths]
+    found = [entry for entry in entries if entry]
+    return found[0] if len(found) == 1 else None

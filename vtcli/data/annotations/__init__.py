@@ -25,6 +25,8 @@ from vtcli.data.annotations.something import read_id_label, read_something_json
 from vtcli.errors import DataError, UsageError
 
 FOLDER_FORMATS = ("class-folders", "huggingface")
+# Their paths begin where the list lies.
+LIST_FORMATS = ("manifest", "huggingface", *FORMS, "pyslowfast", "pyslowfast-frames")
 
 
 def _read_huggingface(path: Path) -> Annotation:

@@ -35,7 +35,7 @@ def _row(path: Path, number: int, video: str, entry: Any) -> Row:
         split = str(entry["subset"])
         labels = tuple(dict.fromkeys(str(a["label"]) for a in entry.get("annotations", ())))
     except (KeyError, TypeError, AttributeError) as error:
-        text = f"video {video} lacks {error}; give the official file"
+        text = f"video {video} has no usable subset and labels ({error}); give the official file"
         raise problem(path, number, text, "record") from error
     files = (f"v_{video}.mp4", f"{video}.mp4")
     folders = tuple(f"{label.replace(' ', '_')}/{files[0]}" for label in labels)

@@ -31,7 +31,7 @@ def _row(path: Path, line: int, record: dict[str, str], labelled: bool) -> Row:
         raise problem(path, line, f"has no {'label' if video else 'youtube_id'}; mend the row")
     try:
         start, end = (int(float(record[name])) for name in COLUMNS[1:])
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise problem(path, line, f"has a time that is no number ({error}); mend it") from error
     stem = f"{video}_{start:06d}_{end:06d}"
     folders = (f"{label}/", f"{label.replace(' ', '_')}/") if label else ()

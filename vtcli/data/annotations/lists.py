@@ -72,7 +72,7 @@ def sniff_list(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
     split = _read_lines(lines, separator)
     counts = Counter(len(line.fields) for line in split)
     numbers = counts.most_common(1)[0][0]
-    as_videos = all(has_video_suffix(line.path) for line in split)
+    as_videos = 2 * sum(has_video_suffix(line.path) for line in split) > len(split)
     as_csv = separator is not None or path.suffix.lower() == ".csv"
     if numbers == 0:
         return ["pyslowfast"] if as_videos else []

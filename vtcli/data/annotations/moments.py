@@ -4,13 +4,14 @@ moments_categories.txt numbers the classes.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from vtcli.data.annotations.rows import (
     Annotation,
     Row,
     beside,
+    csv_fields,
+    has_video_suffix,
     indexed_names,
     problem,
     read_lines,
@@ -24,13 +25,13 @@ def read_moments(path: Path) -> Annotation:
     """
     rows = []
     for line, text in read_lines(path):
-        fields = next(csv.reader([text]))
-        if len(fields) < 2 or not fields[0].strip() or not fields[1].strip():
+        video, label, *_ = [*csv_fields(text), "", ""]
+        if not has_video_suffix(video) or not label:
             raise problem(path, line, "is not 'video,class name'; mend the line")
-        rows.append(Row((fields[0].strip(),), (fields[1].strip(),), line))
+        rows.append(Row((video,), (label,), line))
     source = beside(path, "moments_categories.txt")
     classes = {"action": _categories(source)} if source else {}
-    return Annotation(path, "Moments in Time csv 'video,class name'", rows, classes=classes)
+    return Annotation(path, "csv 'video,class name' as of Moments in Time", rows, classes=classes)
 
 
 def _categories(path: Path) -> tuple[str, ...]:

@@ -105,10 +105,13 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """The rows of a csv file with a header, by column name, with their line numbers.
 
-    Columns are named in lower case and without blanks around them. Raises `DataError` where a
+    Commas, semicolons or tabs separate the columns, which are named in lower case and
+    without blanks around them. Raises `DataError` where a
     column of `needed` is missing, a row has fewer or more fields than the header, or none is there.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    text = read_text(path)
+    delimiter = delimiter_of(text.split("\n", 1)[0])
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     records: list[tuple[int, dict[str, str]]] = []
     try:
         header = [name.strip().casefold() for name in next(reader, [])]
@@ -127,6 +130,19 @@ def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str,
     if not records:
         raise DataError(f"{path} is empty; give an annotation with at least one video")
     return records
+
+
+def delimiter_of(header: str) -> str:
+    """What separates the columns of a csv file: a comma, a semicolon or a tab."""
+    return max(",;\t", key=header.count)
+
+
+def csv_fields(line: str, delimiter: str = ",") -> list[str]:
+    """The fields of one line of csv, without blanks around them; none where it is not valid."""
+    try:
+        return [field.strip() for field in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
 
 
 def read_json(path: Path) -> Any:

@@ -5,7 +5,6 @@ A file that fits two formats is refused with both names; nothing is guessed.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,14 @@ from pathlib import Path
 from vtcli.data.annotations import framelist, kinetics
 from vtcli.data.annotations.divisions import HMDB_NAME, UCF_NAME
 from vtcli.data.annotations.lists import NUMBER, sniff_list
-from vtcli.data.annotations.rows import beside, has_video_suffix, read_json, read_lines
+from vtcli.data.annotations.rows import (
+    beside,
+    csv_fields,
+    delimiter_of,
+    has_video_suffix,
+    read_json,
+    read_lines,
+)
 from vtcli.errors import DataError
 
 _LINES_LOOKED_AT = 1000
@@ -56,7 +62,7 @@ def _sniff_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
         return ["ucf101"]
     if first.startswith(framelist.HEADER):
         return ["pyslowfast-frames"]
-    columns = {name.strip().casefold() for name in next(csv.reader([first]))}
+    columns = {name.casefold() for name in csv_fields(first, delimiter_of(first))}
     for format, needed in _HEADERS:
         if columns.issuperset(needed):
             return [format]
@@ -75,7 +81,7 @@ def _has_semicolon(line: str) -> bool:
 
 def _has_class_name(line: str) -> bool:
     """Whether the first of several fields is a video and the next a word."""
-    video, word, *_ = (field.strip() for field in [*next(csv.reader([line])), ""])
+    video, word, *_ = [*csv_fields(line), "", ""]
     named = bool(word) and not NUMBER.fullmatch(word) and not has_video_suffix(word)
     return has_video_suffix(video) and named
 
