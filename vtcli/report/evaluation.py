@@ -347,6 +347,13 @@ def speed_in_words(report: EvaluationReport) -> str:
     return f"{time}, {report.read / report.seconds:.2f} videos/s" if report.read else time
 
 
+def counts_in_words(report: EvaluationReport) -> str:
+    """How many were expected, read, failed, and not come to where a run was broken off."""
+    words = f"{report.expected:,} expected, {report.read:,} read, {report.failed:,} failed"
+    left = report.expected - report.read - report.failed
+    return f"{words}, {left:,} not done" if left else words
+
+
 def by_reason(failures: Iterable[FailureRow]) -> dict[str, list[FailureRow]]:
     """The failures of each reason, the most frequent reason first."""
     groups: dict[str, list[FailureRow]] = {}
@@ -372,13 +379,11 @@ def print_evaluation(report: EvaluationReport, console: Console) -> None:
     _say(console, report.protocol, "dim")
     if report.differs:
         _say(console, report.differs, "yellow")
-    console.print()
     console.print(_figure_table(report))
     _say(console, _legend(report), "dim")
     console.print()
-    counts = f"{report.expected:,} expected, {report.read:,} read, {report.failed:,} failed"
     speed = speed_in_words(report)
-    _say(console, counts + (f"; {speed}" if speed else ""))
+    _say(console, counts_in_words(report) + (f"; {speed}" if speed else ""))
     for warning in report.warnings:
         _say(console, f"warning: {warning}", "yellow")
     _print_failures(report.failures, console)
@@ -457,7 +462,6 @@ def _print_worst(head: HeadResult, console: Console, of_head: str) -> None:
         accuracy = percent(row.right / row.n)
         cells = (row.name, f"{row.right}/{row.n}", accuracy, f"{other} ({row.confused})")
         table.add_row(*(Text(cell) for cell in cells))
-    console.print()
     console.print(table)
 
 
@@ -490,7 +494,6 @@ def print_comparison(found: Comparison, name_a: str, name_b: str, console: Conso
     accuracy_b = (found.both_right + found.only_b) / found.n
     _say(console, f"A  {percent(accuracy_a)} %  {name_a}")
     _say(console, f"B  {percent(accuracy_b)} %  {name_b}")
-    console.print()
     table = _plain_table(f"of {plural(found.n, 'sample')}", "B right", "B wrong")
     table.add_row("A right", f"{found.both_right:,}", f"{found.only_a:,}")
     table.add_row("A wrong", f"{found.only_b:,}", f"{found.both_wrong:,}")
@@ -529,5 +532,4 @@ def _print_changes(title: str, changes: Sequence[ClassChange], console: Console)
         table.add_row(Text(change.name), *(str(count) for count in counts))
     if len(changes) > CLASSES_NAMED:
         table.add_row(Text(f"and {len(changes) - CLASSES_NAMED:,} more", style="dim"))
-    console.print()
     console.print(table)

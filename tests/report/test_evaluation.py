@@ -1,0 +1,224 @@
+"""What a run ends with on the terminal and in JSON says the same as its figures."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from tests.report import reports
+from vtcli.engine.comparison import compare
+from vtcli.engine.metrics import head_metrics, mean_over_splits
+from vtcli.report.evaluation import (
+    EvaluationReport,
+    Figure,
+    Published,
+    by_reason,
+    points,
+    print_comparison,
+    print_evaluation,
+    print_splits,
+    with_interval,
+)
+
+
+def printed(write: Callable[[Console], None], width: int = 80, **settings: object) -> str:
+    stream = StringIO()
+    write(Console(file=stream, width=width, **settings))
+    return stream.getvalue()
+
+
+def words(text: str) -> str:
+    """All words and numbers of a table or a paragraph, without its lines."""
+    return " ".join(text.replace("─", " ").split())
+
+
+# --- the end of a run ---------------------------------------------------------------------------
+
+
+def test_the_figures_stand_beside_what_is_published() -> None:
+    head = replace(
+        reports.head(reports.MOTIONS, failed=20),
+        top1_read=Figure(0.8137, 0.7981, 0.8289),
+        top1_all=Figure(0.651, 0.6, 0.7),
+    )
+    report = reports.report(head, published=Published(84.4, None, "Table 3"), differs="1 x 1 views")
+    text = words(printed(lambda console: print_evaluation(report, console)))
+    assert "top-1 81.4 (79.8–82.9) 65.1 (60.0–70.0) 84.4 -3.0" in text
+    assert "published: Table 3." in text
+    assert "1 x 1 views" in text
+    assert "100 expected, 80 read, 20 failed; 1 min 23 s, 0.96 videos/s" in text
+
+
+def test_a_run_without_failures_shows_no_second_column() -> None:
+    text = words(printed(lambda console: print_evaluation(reports.report(), console)))
+    assert "per cent ours" in text
+    assert "counts as wrong" not in text
+    assert "published" not in text
+
+
+NAMES = tuple(f"Pretending to put something {i} onto something slanted" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        reports.report(),
+        reports.kinetics(40),
+        reports.epic(),
+        reports.report(reports.head(NAMES, accuracy=0.3), differs="word " * 40),
+    ],
+    ids=["motion", "kinetics", "epic", "long names"],
+)
+def test_a_run_fits_eighty_columns_and_has_no_colour_where_none_is_wanted(
+    report: EvaluationReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = printed(lambda console: print_evaluation(report, console))
+    assert "\x1b" not in plain
+    assert max(cell_len(line) for line in plain.splitlines()) <= 80
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = printed(lambda console: print_evaluation(report, console), force_terminal=True)
+    assert not re.search(r"\x1b\[[\d;]*\b(3|4|9)\d", terminal)
+    assert re.sub(r"\x1b\[[\d;]*m", "", terminal) == plain
+
+
+def test_names_of_any_script_and_brackets_are_printed_as_they_are() -> None:
+    names = ("拍手する", "[red]左[/red]", ":smile:", "ёлка")
+    report = reports.report(
+        head_metrics("action", names, np.eye(4)[[1, 2, 3, 0]], [0, 1, 2, 3], 4),
+        warnings=("look at [bold]this[/bold]",),
+    )
+    text = printed(lambda console: print_evaluation(report, console), no_color=True)
+    for name in (*names, "[bold]this[/bold]"):
+        assert name in text
+
+
+def test_failures_are_counted_by_reason_with_the_first_named() -> None:
+    lost = [*reports.failures(1, "timeout"), *reports.failures(5)]
+    report = reports.report(reports.head(reports.MOTIONS, failed=6), failures=tuple(lost))
+    text = printed(lambda console: print_evaluation(report, console))
+    assert text.index("failed, corrupt: 5") < text.index("failed, timeout: 1")
+    assert "/data/val/corrupt/2.mp4: breaks off" in text
+    assert "/data/val/corrupt/3.mp4" not in text
+    assert "and 2 more" in text
+    assert [(reason, len(group)) for reason, group in by_reason(lost).items()] == [
+        ("corrupt", 5),
+        ("timeout", 1),
+    ]
+
+
+def test_the_worst_classes_are_named_with_what_they_are_taken_for() -> None:
+    truth = np.repeat(np.arange(4), 10)
+    predicted = np.where(np.arange(40) % 10 < np.repeat([9, 2, 10, 5], 10), truth, 0)
+    predicted[9] = 1
+    head = head_metrics("action", "abcd", np.eye(4)[predicted], truth.tolist(), 40)
+    report = reports.report(head)
+    text = words(printed(lambda console: print_evaluation(report, console)))
+    assert "b 2/10 20.0 a (8) d 5/10 50.0 a (5) a 9/10 90.0 b (1)" in text
+    assert "10/10" not in text
+
+
+def test_top_5_is_not_told_where_it_cannot_fail() -> None:
+    report = reports.report(head_metrics("action", "abc", np.eye(3), [0, 1, 2], 3))
+    assert "top-5" not in printed(lambda console: print_evaluation(report, console))
+
+
+def test_a_run_that_read_nothing_has_dashes_for_figures() -> None:
+    report = reports.report(
+        reports.nothing(reports.MOTIONS, 12), failures=tuple(reports.failures(12))
+    )
+    text = words(printed(lambda console: print_evaluation(report, console)))
+    assert "top-1 – 0.0 (0.0–" in text
+    assert "12 expected, 0 read, 12 failed" in text
+
+
+def test_a_run_that_was_broken_off_says_what_is_not_done() -> None:
+    report = replace(reports.report(), expected=100, failed=5)
+    text = printed(lambda console: print_evaluation(report, console))
+    assert "100 expected, 80 read, 5 failed, 15 not done" in text
+
+
+def test_figures_are_per_cent_and_differences_points() -> None:
+    assert with_interval(Figure(0.12345, 0.1, 1.0)) == "12.3 (10.0–100.0)"
+    assert with_interval(None) == "–"
+    assert [points(d) for d in (-0.26, 1.0, None)] == ["-0.3", "+1.0", ""]
+
+
+# --- for programs -------------------------------------------------------------------------------
+
+
+def test_json_holds_every_figure_and_no_picture() -> None:
+    report = replace(reports.kinetics(30), warnings=("careful",))
+    table = json.loads(json.dumps(report.to_dict()))
+    assert table["schema"] == 1
+    assert table["published"] == {
+        "top1": 84.4,
+        "top5": 96.3,
+        "source": "UniFormerV2 MODEL_ZOO@722a434",
+    }
+    head, ours = table["heads"][0], report.heads[0]
+    assert ours.top1_all is not None
+    assert head["top1_all"] == {
+        "value": ours.top1_all.value,
+        "low": ours.top1_all.low,
+        "high": ours.top1_all.high,
+    }
+    matrix = np.zeros((30, 30), int)
+    for truth, predicted, count in head["confusion"]:
+        matrix[truth, predicted] = count
+    assert (matrix == ours.confusion).all()
+    assert head["per_class"][3]["accuracy"] == ours.per_class[3].right / ours.per_class[3].n
+    assert len(table["failures"]) == 27
+    assert "frames" not in table["mistakes"][0]
+    assert table["warnings"] == ["careful"]
+
+
+def test_json_of_actions_and_of_nothing() -> None:
+    action = json.loads(json.dumps(reports.epic().to_dict()))["action"]
+    assert action["name"] == "action"
+    assert action["n_read"] == 600
+    empty = reports.report(reports.nothing(reports.MOTIONS, 2))
+    head = json.loads(json.dumps(empty.to_dict()))["heads"][0]
+    assert head["top1_read"] is None
+    assert head["mean_class"] is None
+
+
+# --- several runs -------------------------------------------------------------------------------
+
+
+def test_splits_are_listed_with_their_mean() -> None:
+    def split(right: int) -> object:
+        predicted = np.eye(2)[[0] * right + [1] * (10 - right)]
+        return head_metrics("action", "ab", predicted, [0] * 10, 20)
+
+    splits = mean_over_splits([(str(i), split(r)) for i, r in enumerate((7, 8, 9), 1)])
+    text = words(printed(lambda c: print_splits(splits, Published(78.0, None, "paper"), c)))
+    assert "split 1 70.0 35.0 split 2 80.0 40.0 split 3 90.0 45.0" in text
+    assert "mean 80.0 ± 10.0 40.0 ± 5.0" in text
+    assert "published: 78.0 (paper), difference +2.0" in text
+    assert json.loads(json.dumps(splits.to_dict()))["read"]["values"] == [0.7, 0.8, 0.9]
+
+
+def test_two_runs_are_shown_side_by_side() -> None:
+    a = {str(i): i < 60 for i in range(110)}
+    b = {str(i): 10 <= i < 90 for i in range(100)}
+    found = compare(a, b, {str(i): f"[b]class {i // 10}" for i in range(110)})
+    text = words(printed(lambda c: print_comparison(found, "runs/a", "runs/b", c)))
+    assert "A 60.0 % runs/a B 80.0 % runs/b" in text
+    assert "A right 50 10 A wrong 30 10" in text
+    # 2 * P(X <= 10) for 40 throws of a fair coin.
+    assert "B - A: +20.0 points" in text
+    assert "p = 0.0022: hardly chance" in text
+    assert "10 samples of A not in B, left out" in text
+    assert "3 classes won by B" in text
+    assert "1 class lost by B n A B [b]class 0 10 10 0" in text
+    table = json.loads(json.dumps(found.to_dict()))
+    assert (table["schema"], table["n"], table["only_b"]) == (1, 100, 30)
+    assert table["won"][0]["right_b"] == 10

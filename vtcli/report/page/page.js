@@ -1,0 +1,188 @@
+"use strict";
+// Sorting and filtering of the class tables, and the confusion matrices. The page says the same
+// without this script; what it adds lives in the address: #sort=name&order=descending&filter=dog
+
+const SORTS = ["name", "accuracy", "n"];
+
+function readState() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  return {
+    sort: SORTS.includes(wanted.get("sort")) ? wanted.get("sort") : "accuracy",
+    order: wanted.get("order") === "descending" ? "descending" : "ascending",
+    filter: wanted.get("filter") || "",
+  };
+}
+
+function writeState(state) {
+  history.replaceState(null, "", "#" + new URLSearchParams(state));
+}
+
+function sortKey(row, sort) {
+  if (sort === "name") return row.cells[0].textContent;
+  return row.dataset[sort] === "" ? null : Number(row.dataset[sort]);
+}
+
+// Classes without samples have no accuracy and stay last either way.
+function compareRows(a, b, state) {
+  const [x, y] = [sortKey(a, state.sort), sortKey(b, state.sort)];
+  if (x === null || y === null) return (x === null) - (y === null);
+  const forward = typeof x === "string" ? x.localeCompare(y) : x - y;
+  return state.order === "descending" ? -forward : forward;
+}
+
+// A row names its class and the one it is most often taken for.
+function namesInclude(row, words) {
+  const names = [...row.querySelectorAll("bdi")];
+  return names.some((name) => name.textContent.toLocaleLowerCase().includes(words));
+}
+
+function showClasses(part, state) {
+  const body = part.querySelector("tbody");
+  const rows = [...body.rows].sort((a, b) => compareRows(a, b, state));
+  for (const row of rows) row.hidden = !namesInclude(row, state.filter.toLocaleLowerCase());
+  body.append(...rows);
+  for (const head of part.querySelectorAll("th[data-sort]")) {
+    const chosen = head.dataset.sort === state.sort;
+    head.setAttribute("aria-sort", chosen ? state.order : "none");
+  }
+  part.querySelector("input").value = state.filter;
+  const shown = rows.filter((row) => !row.hidden).length;
+  part.querySelector("output").textContent = `${shown} of ${rows.length} classes`;
+}
+
+function startClasses() {
+  const parts = [...document.querySelectorAll(".class-part")];
+  let state = readState();
+  const show = () => parts.forEach((part) => showClasses(part, state));
+  const change = (changes) => {
+    state = { ...state, ...changes };
+    writeState(state);
+    show();
+  };
+  for (const part of parts) {
+    part.querySelector("input").addEventListener("input", (event) => {
+      change({ filter: event.target.value });
+    });
+    for (const head of part.querySelectorAll("th[data-sort]")) {
+      head.querySelector("button").addEventListener("click", () => {
+        const sort = head.dataset.sort;
+        const again = sort === state.sort && state.order === "ascending";
+        change({ sort, order: again ? "descending" : "ascending" });
+      });
+    }
+  }
+  addEventListener("hashchange", () => {
+    if (location.hash.includes("=")) {
+      state = readState();
+      show();
+    }
+  });
+  show();
+}
+
+const LENS = 21; // cells across the enlarged part
+
+// Calls paint(truth, predicted, colour) for each of the cells.
+// Colour: right answers and wrong ones in two hues, the stronger the larger the share of the row.
+function paintCells(cells, n, paint) {
+  const style = getComputedStyle(document.documentElement);
+  const [right, wrong] = ["--right", "--wrong"].map((name) => style.getPropertyValue(name));
+  for (const [truth, predicted, count] of cells) {
+    const strength = 0.2 + 0.8 * Math.sqrt(count / n[truth]);
+    paint(truth, predicted, `rgb(${truth === predicted ? right : wrong} / ${strength})`);
+  }
+}
+
+function startMatrix(part) {
+  const data = JSON.parse(part.querySelector("script").textContent);
+  const size = data.classes.length;
+  const counts = new Map(data.cells.map(([t, p, n]) => [t * size + p, n]));
+  const big = part.querySelector(".big");
+  const lens = part.querySelector(".lens");
+  const frame = part.querySelector(".over");
+  const fields = Object.fromEntries(
+    ["truth", "predicted", "count"].map((name) => [name, part.querySelector(`[data-is=${name}]`)]),
+  );
+  let at = data.start;
+
+  // However many classes, a cell is drawn large enough to be seen.
+  function draw() {
+    big.width = big.height = big.clientWidth * devicePixelRatio;
+    const pen = big.getContext("2d");
+    const step = big.width / size;
+    const side = Math.max(step, 2.5 * devicePixelRatio);
+    paintCells(data.cells, data.n, (truth, predicted, colour) => {
+      pen.fillStyle = colour;
+      pen.fillRect((predicted + 0.5) * step - side / 2, (truth + 0.5) * step - side / 2, side, side);
+    });
+    point();
+  }
+
+  function drawLens() {
+    const pen = lens.getContext("2d");
+    const step = lens.width / LENS;
+    const corner = at.map((index) => index - (LENS - 1) / 2);
+    const near = data.cells.filter(
+      ([truth, predicted]) =>
+        Math.abs(truth - at[0]) < LENS / 2 && Math.abs(predicted - at[1]) < LENS / 2,
+    );
+    pen.clearRect(0, 0, lens.width, lens.height);
+    paintCells(near, data.n, (truth, predicted, colour) => {
+      pen.fillStyle = colour;
+      pen.fillRect((predicted - corner[1]) * step, (truth - corner[0]) * step, step - 1, step - 1);
+    });
+    pen.strokeStyle = getComputedStyle(big).color;
+    pen.strokeRect(((LENS - 1) / 2) * step - 1, ((LENS - 1) / 2) * step - 1, step + 1, step + 1);
+  }
+
+  function point() {
+    const [truth, predicted] = at;
+    const count = counts.get(truth * size + predicted) || 0;
+    const of = data.n[truth];
+    fields.truth.textContent = data.classes[truth];
+    fields.predicted.textContent = data.classes[predicted];
+    const share = of ? ` (${((100 * count) / of).toFixed(1)} %)` : "";
+    fields.count.textContent = `${count} of ${of}${share}`;
+    const step = big.clientWidth / size;
+    const reach = Math.max(step, 7);
+    Object.assign(frame.style, {
+      display: "block",
+      width: `${reach}px`,
+      height: `${reach}px`,
+      left: `${big.offsetLeft + big.clientLeft + (predicted + 0.5) * step - reach / 2}px`,
+      top: `${big.offsetTop + big.clientTop + (truth + 0.5) * step - reach / 2}px`,
+    });
+    drawLens();
+  }
+
+  function moveTo(truth, predicted) {
+    const inside = (value) => Math.min(size - 1, Math.max(0, value));
+    at = [inside(truth), inside(predicted)];
+    point();
+  }
+
+  big.addEventListener("pointermove", (event) => {
+    const step = big.clientWidth / size;
+    moveTo(Math.floor(event.offsetY / step), Math.floor(event.offsetX / step));
+  });
+  big.addEventListener("keydown", (event) => {
+    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    const step = steps[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const far = event.shiftKey ? 10 : 1;
+    moveTo(at[0] + far * step[0], at[1] + far * step[1]);
+  });
+  new ResizeObserver(draw).observe(big);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  addEventListener("beforeprint", draw);
+  draw();
+}
+
+// Paper cannot be opened: everything that is folded is printed.
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});
+
+startClasses();
+document.querySelectorAll(".matrix-part").forEach(startMatrix);
