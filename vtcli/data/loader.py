@@ -81,39 +81,25 @@ Loaded = Iterator["Tensor"] | VideoDecodeError
 class Loader:
     """Reads groups of samples ahead: iterating gives, for each group, what became of its requests.
 
-    in_turn: decode a round of groups with all workers, then hand them out, then decode the next.
-    On a machine where the model runs on the same cores this is faster than both at once, as the
-    model's threads wait for each other. `waited` counts the seconds that the consumer waited.
+    `waited` counts the seconds that the consumer waited.
     """
 
     def __init__(
-        self,
-        reader: ClipReader,
-        groups: Iterable[Sequence[Request]],
-        workers: int,
-        in_turn: bool,
+        self, reader: ClipReader, groups: Iterable[Sequence[Request]], workers: int
     ) -> None:
-        self.reader, self.groups = reader, iter(groups)
-        self.workers, self.in_turn = workers, in_turn
+        self.reader, self.groups, self.workers = reader, iter(groups), workers
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[tuple[Sequence[Request], list[Loaded]]]:
-        # Twice as many as workers: one round is handed out while the next is decoded, and where
-        # they take turns, a long video does not leave the other workers idle.
-        ahead = 2 * self.workers
         waiting: deque[tuple[Sequence[Request], list[Future[Loaded]]]] = deque()
         pool = ThreadPoolExecutor(self.workers, "decode")
         try:
-            while True:
-                if not (self.in_turn and waiting):
-                    self._submit(pool, waiting, ahead)
-                    if self.in_turn:
-                        self._wait(future for _, futures in waiting for future in futures)
-                if not waiting:
-                    return
+            while self._submit(pool, waiting):
                 group, futures = waiting.popleft()
-                self._wait(futures)
-                yield group, [future.result() for future in futures]
+                start = time.perf_counter()
+                loaded = [future.result() for future in futures]
+                self.waited += time.perf_counter() - start
+                yield group, loaded
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -121,22 +107,17 @@ class Loader:
         self,
         pool: ThreadPoolExecutor,
         waiting: deque[tuple[Sequence[Request], list[Future[Loaded]]]],
-        ahead: int,
-    ) -> None:
-        while sum(len(futures) for _, futures in waiting) < ahead:
+    ) -> bool:
+        """Keep one sample per worker under way and one ready; whether any group is left."""
+        while sum(len(futures) for _, futures in waiting) < 2 * self.workers:
             group = next(self.groups, None)
             if group is None:
-                return
+                break
             waiting.append((group, [pool.submit(self._load, request) for request in group]))
+        return bool(waiting)
 
     def _load(self, request: Request) -> Loaded:
         try:
             return self.reader.read(request.sample, request.views)
         except VideoDecodeError as error:
             return error
-
-    def _wait(self, futures: Iterable[Future[Loaded]]) -> None:
-        start = time.perf_counter()
-        for future in futures:
-            future.exception()
-        self.waited += time.perf_counter() - start

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from vtcli.data.annotations.rows import VIDEO_SUFFIXES
+from vtcli.video.suffixes import has_video_suffix
 
 
 class Finder:
@@ -97,4 +97,4 @@ def _by_stem(files: Iterable[tuple[str, str]]) -> dict[str, str | None]:
 def _stem(name: str) -> str:
     """A name without the ending of a video file; other names stay whole."""
     stem, suffix = os.path.splitext(name)
-    return stem if suffix.casefold() in VIDEO_SUFFIXES else name
+    return stem if has_video_suffix(suffix) else name

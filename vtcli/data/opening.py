@@ -13,7 +13,6 @@ from pathlib import Path
 
 from vtcli.data.annotations import FOLDER_FORMATS, LIST_FORMATS, check_format, read_annotation
 from vtcli.data.annotations.folders import sniff_folder
-from vtcli.data.annotations.rows import has_video_suffix
 from vtcli.data.annotations.sniff import sniff_file
 from vtcli.data.assemble import assemble, splits_of
 from vtcli.data.catalogue import (
@@ -25,6 +24,7 @@ from vtcli.data.catalogue import (
 )
 from vtcli.data.samples import Dataset
 from vtcli.errors import DataError, InputError, UsageError
+from vtcli.video.suffixes import has_video_suffix
 
 ANNOTATION_FOLDERS = (
     "annotations",

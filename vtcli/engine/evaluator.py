@@ -313,7 +313,6 @@ class Evaluator:
             self.plan.reader,
             (self._requests(unit, missing) for unit in units),
             self._workers(),
-            in_turn=next(net.parameters()).device.type == "cpu",
         )
         writer = self.run_dir.writer(self.group.rank)
         try:

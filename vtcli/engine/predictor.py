@@ -22,6 +22,7 @@ from vtcli.engine.loading import Progress, check_settings, load_resolved, peek, 
 from vtcli.engine.scoring import Answer, rank_heads, score_clips
 from vtcli.errors import InputError, UsageError, VideoDecodeError
 from vtcli.video.pipeline import Pipeline, View, plan_views
+from vtcli.video.suffixes import has_video_suffix
 from vtcli.weights.registry import load_registry
 
 if TYPE_CHECKING:
@@ -31,13 +32,6 @@ if TYPE_CHECKING:
     from vtcli.video.decode import VideoInfo
 
 SCHEMA = 1
-VIDEO_SUFFIXES = frozenset(
-    f".{ending}"
-    for ending in (
-        *("3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4"),
-        *("mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -164,7 +158,7 @@ def find_videos(sources: Iterable[str | Path]) -> list[str]:
 
 def _is_video(path: Path) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in VIDEO_SUFFIXES and not hidden and os.path.isfile(path)
+    return has_video_suffix(path.name) and not hidden and os.path.isfile(path)
 
 
 def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:

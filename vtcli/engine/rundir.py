@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -111,7 +112,8 @@ class ScoreWriter:
 
     def __init__(self, folder: Path, rank: int) -> None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        self.path = folder / f"{stamp}-{os.getpid()}-rank{rank}.jsonl"
+        unlike = uuid.uuid4().hex[:8]
+        self.path = folder / f"{stamp}-{os.getpid()}-{unlike}-rank{rank}.jsonl"
         self.file: IO[bytes] | None = None
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:

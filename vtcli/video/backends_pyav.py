@@ -61,6 +61,24 @@ def read_with_pyav(
     return wanted.frames_NHWC
 
 
+def decode_all(info: VideoInfo) -> Iterator[tuple[int, VideoFrame]]:
+    """Every frame of a video with its number, in one pass and without keeping any.
+
+    At the end raises VideoDecodeError `missing_frames` or `corrupt` if some did not come, as
+    reading them would.
+    """
+    assert info.index is not None
+    missing_F = np.ones(info.frames, dtype=bool)
+    damage: list[str] = []
+    for position, frame in _good_frames(info, info.index, "strict", damage):
+        if position < info.frames:
+            missing_F[position] = False
+            yield position, frame
+    gone = np.flatnonzero(missing_F).tolist()
+    if gone:
+        raise _incomplete(info, gone, info.frames, damage)
+
+
 class _Wanted:
     """The frames asked for and the array they are written to."""
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo, probe, read_frames
+from vtcli.video.suffixes import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 # What frames were extracted at where nobody says: the rate of Something-Something v1 and Jester.
 FOLDER_RATE = 12.0
 

@@ -14,12 +14,12 @@ from vtcli.data.annotations.rows import (
     Annotation,
     Row,
     beside,
-    has_video_suffix,
     indexed_names,
     problem,
     read_lines,
 )
 from vtcli.errors import DataError
+from vtcli.video.suffixes import has_video_suffix
 
 UCF_NAME = re.compile(r"(train|test)list0*([0-9]+)\.txt")
 HMDB_NAME = re.compile(r"(.+)_test_split([0-9]+)\.txt")

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vtcli.data.annotations.manifest import metadata_file, read_metadata
-from vtcli.data.annotations.rows import IMAGE_SUFFIXES, Annotation, Row, has_video_suffix
+from vtcli.data.annotations.rows import Annotation, Row
 from vtcli.data.catalogue import canonical_split
 from vtcli.errors import DataError
+from vtcli.video.suffixes import IMAGE_SUFFIXES, has_video_suffix
 
 _STANDARD = ("train", "validation", "test")
 

@@ -17,11 +17,11 @@ from typing import NamedTuple
 from vtcli.data.annotations.rows import (
     Annotation,
     Row,
-    has_video_suffix,
     problem,
     read_lines,
 )
 from vtcli.errors import DataError
+from vtcli.video.suffixes import has_video_suffix
 
 SEPARATORS = (",", "\t", ";", "|")
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")

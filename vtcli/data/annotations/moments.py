@@ -11,11 +11,11 @@ from vtcli.data.annotations.rows import (
     Row,
     beside,
     csv_fields,
-    has_video_suffix,
     indexed_names,
     problem,
     read_lines,
 )
+from vtcli.video.suffixes import has_video_suffix
 
 
 def read_moments(path: Path) -> Annotation:

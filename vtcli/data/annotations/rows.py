@@ -14,12 +14,6 @@ from typing import Any, NamedTuple
 
 from vtcli.errors import DataError
 
-VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
-)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
 Label = int | str
 
 
@@ -206,8 +200,3 @@ def indexed_names(path: Path, pairs: Sequence[tuple[int, str, str]], first: int)
 def beside(path: Path, *names: str) -> Path | None:
     """The first of these files that lies beside `path`."""
     return next((p for name in names if (p := path.parent / name).is_file()), None)
-
-
-def has_video_suffix(name: str) -> bool:
-    """Whether a name ends as video files do."""
-    return name.casefold().endswith(VIDEO_SUFFIXES)

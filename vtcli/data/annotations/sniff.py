@@ -16,11 +16,11 @@ from vtcli.data.annotations.rows import (
     beside,
     csv_fields,
     delimiter_of,
-    has_video_suffix,
     read_json,
     read_lines,
 )
 from vtcli.errors import DataError
+from vtcli.video.suffixes import has_video_suffix
 
 _LINES_LOOKED_AT = 1000
 _HEADERS = (

@@ -1,0 +1,12 @@
+"""How files that are videos or images end, in lower case."""
+
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def has_video_suffix(name: str) -> bool:
+    """Whether a name ends as video files do."""
+    return name.casefold().endswith(VIDEO_SUFFIXES)
