@@ -52,7 +52,7 @@ def test_the_figures_stand_beside_what_is_published() -> None:
     report = reports.report(head, published=Published(84.4, None, "Table 3"), differs="1 x 1 views")
     text = words(printed(lambda console: print_evaluation(report, console)))
     assert "top-1 81.4 (79.8–82.9) 65.1 (60.0–70.0) 84.4 -3.0" in text
-    assert "published: Table 3." in text
+    assert "published: Table 3; diff: in points, over what was read" in text
     assert "1 x 1 views" in text
     assert "100 expected, 80 read, 20 failed; 1 min 23 s, 0.96 videos/s" in text
 

@@ -435,8 +435,9 @@ def _legend(report: EvaluationReport) -> str:
     words = "In brackets: 95 % intervals."
     if report.read != report.expected:
         words += " all: whatever was not read counts as wrong."
-    if report.published and report.published.source:
-        words += f" published: {report.published.source}."
+    if report.published:
+        source = f"published: {report.published.source}; " if report.published.source else ""
+        words += f" {source}diff: in points, over what was read."
     return words
 
 

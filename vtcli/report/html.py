@@ -19,6 +19,7 @@ from string import Template
 from vtcli.report.evaluation import (
     ClassRow,
     EvaluationReport,
+    FailureRow,
     Figure,
     FigureRow,
     HeadResult,
@@ -236,7 +237,7 @@ def _key(report: EvaluationReport) -> str:
     if report.published and any(row.published is not None for row in report.figures):
         source = f": {report.published.source}" if report.published.source else ""
         mark = '<line class="stated" x1="11" x2="11" y1="0" y2="14"/>'
-        items.append((mark, f"published{source}; difference in points"))
+        items.append((mark, f"published{source}; the difference is over what was read, in points"))
     return '<p class="keys small soft">{}</p>'.format(
         "".join(
             f'<span class="key"><svg viewBox="0 0 22 14" aria-hidden="true">{mark}</svg>'
@@ -272,7 +273,7 @@ def _counts(report: EvaluationReport) -> str:
     return f'<p>{words}</p><div class="counts" aria-hidden="true">{parts}</div>\n{listed}'
 
 
-def _failure_items(group: Sequence) -> Iterator[str]:
+def _failure_items(group: Sequence[FailureRow]) -> Iterator[str]:
     for failure in group[:FAILURES_SHOWN]:
         yield f"<li>{_name(failure_in_words(failure))}</li>"
     if len(group) > FAILURES_SHOWN:
@@ -328,7 +329,7 @@ def _cell(row: ClassRow, column: int, count: int) -> str:
     if not count:
         return '<td class="none">·</td>'
     same = ' class="same"' if row.index == column else ""
-    return f'<td{same} style="--share:{0.08 + 0.62 * count / row.n:.2f}">{count}</td>'
+    return f'<td{same} style="--share:{0.7 * math.sqrt(count / row.n):.2f}">{count}</td>'
 
 
 def _worst_pairs(head: HeadResult) -> list[tuple[int, int, int]]:
