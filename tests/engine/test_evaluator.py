@@ -138,6 +138,29 @@ def test_no_view_is_scored_twice(model: Path, videos: Path, tmp_path: Path) -> N
     assert set(Counter((line["id"], line["view"]) for line in lines).values()) == {1}
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_says_how_to_go_on(
+    sent: signal.Signals, code: int, model: Path, videos: Path, tmp_path: Path
+) -> None:
+    words = ["eval", "--dataset", str(videos), "-m", str(model), "-b", "1", "-o", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vtcli", *words],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not scores_of(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, "")
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+
+
 def whole_lines(file: Path) -> Iterator[str]:
     for line in file.read_text().splitlines(keepends=True):
         if line.endswith("\n"):

@@ -70,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
     _write_any_name()
     try:
         code = app(words, prog_name="vt", standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # what Typer makes of Ctrl-C
+            return _report("interrupted", EXIT_INTERRUPTED, debug=False)
         return code if isinstance(code, int) else EXIT_OK
     except VtError as error:
         return _report(str(error), error.exit_code, debug)

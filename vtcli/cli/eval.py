@@ -209,8 +209,12 @@ def _evaluate(
             say(f"warning: {warning}")
         folder = output or _default_folder(dataset, plan.name, plan.protocol.to_dict())
         evaluator = Evaluator(plan, folder, group, fetching)
-    with _pace_shown(group.leads) as progress:
-        evaluator.run(progress)
+    try:
+        with _pace_shown(group.leads) as progress:
+            evaluator.run(progress)
+    except (KeyboardInterrupt, SystemExit):
+        say("stopped; what was scored is kept, run the same command again to go on")
+        raise
     if not group.leads:
         return None
     report = conclude(evaluator)

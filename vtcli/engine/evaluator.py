@@ -221,7 +221,8 @@ def batch_places(views: int, batch_size: int) -> int:
 class Evaluator:
     """One process's part of an evaluation: making one loads the model.
 
-    `run` scores what is missing; the figures come from the run directory (`engine.tally`).
+    `run` scores what is missing; the figures come from the run directory (`engine.tally`). `pace`
+    is this process's, `done` counts the samples that all of them came to in this call.
     """
 
     def __init__(
@@ -243,6 +244,7 @@ class Evaluator:
         self.notes = {"model": plan.name, "model_dataset": plan.known.dataset}
         self.found = found
         self.pace = Pace()
+        self.done = 0
 
     def _samples(self, heads: Sequence[CardHead]) -> list[RunSample]:
         """Each sample with its right classes, in the model's numbering, for each head."""
@@ -294,7 +296,7 @@ class Evaluator:
             precision, read_as = self.plan.protocol.precision, self.plan.protocol.read_as
             net = load_resolved(self.found, device, precision, read_as)
             self._score_missing(net, missing, progress)
-        self.group.gather(True)
+        self.done = sum(self.group.gather(self.pace.done))
 
     def _score_missing(
         self, net: Any, missing: Mapping[int, list[int]], progress: Callable[[Pace], None]
@@ -444,7 +446,7 @@ def conclude(evaluator: Evaluator, mistakes_shown: int = 24) -> EvaluationReport
         warnings=(*plan.warnings, *suspicions(results)),
         failures=failure_rows(found),
         mistakes=tuple(shown),
-        seconds=evaluator.pace.seconds,
+        seconds=evaluator.pace.seconds if evaluator.done == found.expected else 0.0,
         settings=_settings(evaluator),
     )
     text = json.dumps(report.to_dict(), ensure_ascii=False, indent=1)
