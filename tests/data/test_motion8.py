@@ -16,8 +16,6 @@ from vtcli.data import motion8
 from vtcli.data.motion8 import (
     MOTIONS,
     PARTNERS,
-    SHAPES,
-    TEXTURES,
     Scene,
     Shape,
     draw_scene,
@@ -27,6 +25,7 @@ from vtcli.data.motion8 import (
     states_of,
 )
 from vtcli.data.opening import open_dataset
+from vtcli.data.scenery import SHAPES, TEXTURES
 from vtcli.errors import EXIT_DATA, EXIT_OK, EXIT_USAGE, DataError, UsageError
 from vtcli.video.decode import probe, read_frames
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vtcli.errors import EXIT_OK
+from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 app = typer.Typer(help="List and show datasets, check them, make one.", no_args_is_help=True)
 
@@ -86,6 +86,67 @@ def show(
     elif dataset:
         print_dataset(dataset, format)
     return EXIT_OK
+
+
+@app.command()
+def check(
+    name: DatasetArgument,
+    data_root: DataRootOption = None,
+    splits: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="A split; may be repeated.", show_default="all there are"),
+    ] = None,
+    annotations: AnnotationsOption = None,
+    min_frames: Annotated[
+        int, typer.Option("--min-frames", min=1, help="Fewer frames are a problem.")
+    ] = 2,
+    timeout: Annotated[
+        float,
+        typer.Option("--timeout", min=0.1, help="Seconds after which a silent decoder is killed."),
+    ] = 120.0,
+    workers: Annotated[
+        int, typer.Option("--workers", "-j", min=1, help="Processes that decode videos.")
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="CSV", help="Write a manifest of the samples without fault."
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["table", "json", "csv"], typer.Option("--format", help="How to print.")
+    ] = "table",
+) -> int:
+    """Decode every video; find what is missing, damaged, short, there twice or in two splits."""
+    from vtcli.cli.progress import file_progress
+    from vtcli.data.checking import (
+        check_datasets,
+        check_manifest,
+        lost_classes,
+        open_splits,
+        write_manifest,
+    )
+    from vtcli.report.checking import print_check
+
+    datasets = open_splits(name, data_root, splits or (), annotations)
+    if output:
+        if output.exists() and Path(name).exists() and output.samefile(name):
+            raise UsageError(f"{output} is what is checked; write the manifest to another file")
+        check_manifest(datasets, output)
+    videos = len({sample.path for dataset in datasets for sample in dataset.samples})
+    with file_progress(videos, to_file=True) as progress:
+        result = check_datasets(
+            datasets, workers=workers, timeout=timeout, min_frames=min_frames, progress=progress
+        )
+    print_check(result, format)
+    if output:
+        count = write_manifest(result, output)
+        typer.echo(f"{output}: {count:,} samples", err=True)
+        for label in lost_classes(result):
+            typer.echo(f"vt: warning: no sample of class '{label}' is left", err=True)
+    if not result.findings:
+        return EXIT_OK
+    return EXIT_SOME_FAILED if result.contents else EXIT_NO_INPUT
 
 
 @app.command()

@@ -1,0 +1,84 @@
+"""Processes that hang or die lose their item and nothing else, and none outlives its parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.data.faulty import work
+from tests.data.processes import running, wait_until
+from vtcli.data.killable import Lost, run_killable
+
+SCRIPT = """
+from tests.data.faulty import work
+from tests.data.processes import running, wait_until
+from vtcli.data.killable import run_killable
+
+if __name__ == "__main__":
+    list(run_killable(work, ["pid {0}/a", "pid {0}/b"], workers=2))
+"""
+
+
+def test_every_item_comes_back_whatever_becomes_of_the_others() -> None:
+    items = ["a", "segfault", "b", "hang", "c", "exit", "slow", "d"]
+    outcomes = dict(run_killable(work, items, workers=2, timeout=0.6))
+    assert set(outcomes) == set(items)
+    assert {item for item, outcome in outcomes.items() if outcome == item.upper()} == {
+        *("a", "b", "c", "d", "slow")  # slow takes longer than the timeout, but says so
+    }
+    assert outcomes["segfault"] == Lost("crashed", "the process was ended by SIGSEGV")
+    assert outcomes["exit"] == Lost("crashed", "the process left with exit code 5")
+    assert outcomes["hang"] == Lost("timeout", "gave no sign of life for 0.6 s")
+    assert not multiprocessing.active_children()
+
+
+def test_what_is_raised_there_is_raised_here_and_ends_all() -> None:
+    with pytest.raises(OSError, match="No space") as raised:
+        list(run_killable(work, ["raise", "hang"], workers=2))
+    assert raised.value.errno == 28
+    assert any("faulty.py" in note for note in raised.value.__notes__)
+    assert not multiprocessing.active_children()
+
+
+def test_items_are_taken_when_they_are_needed_and_leaving_early_leaves_nothing() -> None:
+    taken = []
+
+    def items() -> Iterator[str]:
+        for number in range(1000):
+            taken.append(number)
+            yield str(number)
+
+    outcomes = run_killable(work, items(), workers=1)
+    assert next(outcomes) == ("0", "0")
+    outcomes.close()
+    assert len(taken) == 1
+    assert not multiprocessing.active_children()
+
+
+def test_no_items_start_no_process() -> None:
+    assert list(run_killable(work, [], workers=2)) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see processes")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_its_parent(tmp_path: Path, number: signal.Signals) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(SCRIPT.format(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL
+    ) as parent:
+        files = [tmp_path / "a", tmp_path / "b"]
+        wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+        workers = [int(file.read_text()) for file in files]
+        assert all(map(running, workers))
+        parent.send_signal(number)
+        assert parent.wait(10) == -number
+    wait_until(lambda: not any(map(running, workers)))

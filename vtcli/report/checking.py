@@ -1,0 +1,77 @@
+"""What a check found, for people and for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import Counter
+from typing import Any
+
+from vtcli.data.checking import PROBLEMS, CheckResult, Finding, Problem
+from vtcli.data.classes import plural
+
+COLUMNS = ("problem", "split", "id", "path", "detail", "other")
+SHOWN = 20
+
+
+def print_check(result: CheckResult, format: str) -> None:
+    """Print the findings as `table`, `json` or `csv` on standard output."""
+    if format == "json":
+        print(json.dumps(_table(result), indent=2, ensure_ascii=False))
+    elif format == "csv":
+        writer = csv.DictWriter(sys.stdout, COLUMNS)
+        writer.writeheader()
+        writer.writerows(map(_line, result.findings))
+    else:
+        _print_findings(result)
+
+
+def _table(result: CheckResult) -> dict[str, Any]:
+    """JSON-able."""
+    return {
+        "dataset": result.datasets[0].name,
+        "splits": [dataset.split for dataset in result.datasets],
+        "understood": [dataset.understood for dataset in result.datasets],
+        "samples": sum(len(dataset.samples) for dataset in result.datasets),
+        "videos": result.videos,
+        "readable": len(result.contents),
+        "frames": sum(content.frames for content in result.contents.values()),
+        "problems": _counted(result),
+        "findings": [_line(finding) for finding in result.findings],
+    }
+
+
+def _counted(result: CheckResult) -> dict[Problem, int]:
+    counts = Counter(finding.problem for finding in result.findings)
+    return {problem: counts[problem] for problem in PROBLEMS if counts[problem]}
+
+
+def _line(finding: Finding) -> dict[str, str]:
+    sample = finding.sample
+    other = finding.other.id if finding.other else ""
+    values = (finding.problem, sample.split, sample.id, str(sample.path), finding.detail, other)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _print_findings(result: CheckResult) -> None:
+    """What was read; each problem with its samples, the first of many; the sum."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    for dataset in result.datasets:
+        console.print(Text(dataset.understood, style="dim"))
+    for problem, count in _counted(result).items():
+        console.print(Text(f"{problem}: {PROBLEMS[problem]} ({count:,})", style="bold red"))
+        found = [finding for finding in result.findings if finding.problem == problem]
+        for finding in found[:SHOWN]:
+            console.print(f"  {finding.sample.path}: {finding.detail}")
+        if count > SHOWN:
+            console.print(f"  ... and {count - SHOWN:,} more; --format csv lists all")
+    samples = plural(sum(len(dataset.samples) for dataset in result.datasets), "sample")
+    frames = plural(sum(content.frames for content in result.contents.values()), "frame")
+    console.print(
+        f"{samples} of {plural(result.videos, 'video')}: {len(result.contents):,} can be decoded "
+        f"to the end ({frames}), {plural(len(result.findings), 'sample')} with a problem"
+    )
