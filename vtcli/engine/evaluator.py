@@ -233,7 +233,8 @@ class Evaluator:
         digest = group.share(file_sha256(found.path) if group.leads else None)
         heads = _heads(found.card, plan.protocol.read_as)
         self.plan = replace(plan, matches=match_heads(plan.dataset, heads))
-        self.samples = self._samples(heads)
+        # Keys tell files by their time of change: the first process's, for all.
+        self.samples = group.share(self._samples(heads) if group.leads else None)
         self.about = {
             "model_sha256": digest,
             "dataset": plan.dataset.name,
