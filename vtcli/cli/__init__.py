@@ -16,7 +16,7 @@ from types import FrameType
 import typer
 
 from vtcli import __version__
-from vtcli.cli import convert, datasets, doctor, eval, models, predict, profile
+from vtcli.cli import convert, datasets, doctor, eval, finetune, models, predict, profile
 from vtcli.errors import (
     EXIT_BUG,
     EXIT_DATA,
@@ -55,6 +55,7 @@ def _main(
 
 app.command("predict")(predict.predict)
 app.add_typer(eval.app, name="eval")
+app.command("finetune")(finetune.finetune)
 app.command("convert")(convert.convert)
 app.command("profile")(profile.profile)
 app.add_typer(models.app, name="models")

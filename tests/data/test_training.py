@@ -1,0 +1,262 @@
+"""Training clips follow the specifications, alike in all frames and the same every time."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from tests.engine.evaluating import class_folders
+from vtcli.data.division import divide
+from vtcli.data.samples import Sample
+from vtcli.data.training import (
+    TRAINING_SAMPLERS,
+    Augmentation,
+    Clip,
+    ClipDrawer,
+    Draw,
+    draw_ahead,
+    draw_box,
+    epoch_order,
+)
+from vtcli.errors import DataError, UsageError, VideoDecodeError
+from vtcli.video.pipeline import Pipeline
+from vtcli.video.sampling import SAMPLERS
+from vtcli.weights.registry import load_registry
+
+PLAIN = Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0), train_crop_mode="sides")
+
+
+def pipeline(name: str = "videoswin-kinetics", **changes: object) -> Pipeline:
+    small = {"short_side": 32, "crop_size": 32, "frames": 8, **changes}
+    return replace(load_registry().pipelines[name], **small)
+
+
+def drawer(augmentation: Augmentation, name: str = "videoswin-kinetics") -> ClipDrawer:
+    return ClipDrawer(pipeline(name), augmentation, seed=3)
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A folder of equal frames: whatever differs between the frames of a clip was put in."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("still")
+    noise = np.random.RandomState(0).randint(0, 255, (40, 56, 3), np.uint8)
+    for number in range(20):
+        Image.fromarray(noise).save(folder / f"{number:03}.png")
+    return Sample("still", folder, (0,))
+
+
+def test_every_rule_of_testing_has_one_for_training() -> None:
+    assert set(TRAINING_SAMPLERS) == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("rule", sorted(TRAINING_SAMPLERS))
+@pytest.mark.parametrize("frames", [1, 5, 64, 300])
+def test_frames_are_in_the_video_and_in_order_of_time(rule: str, frames: int) -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.stack([TRAINING_SAMPLERS[rule](frames, 8, 4, 30.0, rng) for _ in range(50)])
+    assert drawn.shape == (50, 8)
+    assert drawn.min() >= 0
+    assert drawn.max() < frames
+    if frames == 300:
+        assert (np.diff(drawn) > 0).all()
+        assert len({tuple(row) for row in drawn}) > 20
+
+
+def test_a_frame_comes_from_each_segment_ends_included() -> None:
+    rng = np.random.default_rng(0)
+    draws = [TRAINING_SAMPLERS["uniform_segments"](33, 8, 1, 0.0, rng) for _ in range(400)]
+    # Segments of (33 - 1) / 8 = 4 frames: both 4 and 8 belong to the second one.
+    assert {int(row[1]) for row in draws} == {4, 5, 6, 7, 8}
+
+
+def test_strided_clips_start_anywhere_they_fit_and_short_videos_begin_again() -> None:
+    rng = np.random.default_rng(0)
+    rule = TRAINING_SAMPLERS["dense_loop_segment_centres"]
+    starts = {int(rule(20, 8, 2, 0.0, rng)[0]) for _ in range(200)}
+    assert starts == {0, 1, 2, 3, 4}  # room for 20 - 16 + 1 beginnings
+    assert rule(5, 8, 2, 0.0, rng).tolist() == [0, 2, 4, 1, 3, 0, 2, 4]
+
+
+def test_crops_by_area_keep_to_their_bounds() -> None:
+    rng = np.random.default_rng(0)
+    how = Augmentation(scale=(0.2, 0.5), ratio=(0.5, 2.0))
+    for _ in range(200):
+        top, left, height, width = draw_box(120, 160, how, rng)
+        assert 0 <= top <= 120 - height
+        assert 0 <= left <= 160 - width
+        assert 0.19 < height * width / (120 * 160) < 0.51
+        assert 0.48 < width / height < 2.05
+
+
+def test_crops_by_side_keep_to_their_bounds() -> None:
+    rng = np.random.default_rng(0)
+    how = Augmentation(train_crop_mode="sides", scale=(0.7, 0.875), ratio=(1.0, 1.0))
+    sides = [draw_box(100, 300, how, rng)[2:] for _ in range(200)]
+    assert all(height == width and 70 <= height <= 88 for height, width in sides)
+
+
+def test_a_box_that_cannot_be_is_the_largest_of_an_allowed_shape() -> None:
+    how = Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    assert draw_box(100, 300, how, np.random.default_rng(0)) == (0, 100, 100, 100)
+
+
+@pytest.mark.parametrize("name", ["videoswin-kinetics", "uniformerv2-kinetics"])
+@pytest.mark.parametrize("words", ["rand-m9-n4-mstd0.5-inc1", "v0"])
+def test_all_frames_of_a_clip_are_augmented_alike(still: Sample, name: str, words: str) -> None:
+    how = Augmentation(aa=words, hflip=0.5, reprob=1.0)
+    reader = drawer(how, name)
+    clips = [reader.read(Draw(still, 0, epoch)).pixels for epoch in range(6)]
+    for clip in clips:
+        assert clip.shape == (3, 8, 32, 32)
+        assert torch.equal(clip, clip[:, :1].expand_as(clip))
+    assert len({clip.numpy().tobytes() for clip in clips}) == 6
+
+
+def test_erasing_puts_one_box_of_zeros_in_all_frames(still: Sample) -> None:
+    plain = drawer(PLAIN).read(Draw(still, 0, 0)).pixels
+    erased = drawer(replace(PLAIN, reprob=1.0)).read(Draw(still, 0, 0)).pixels
+    hit = (erased != plain)[0, 0]
+    rows, columns = hit.any(1).nonzero(), hit.any(0).nonzero()
+    box = erased[:, :, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    assert (box == 0).all()
+    assert 0.015 < box[0, 0].numel() / 32**2 < 0.4
+
+
+def test_mirrored_clips_are_mirrored(still: Sample) -> None:
+    plain = drawer(PLAIN).read(Draw(still, 0, 0)).pixels
+    mirrored = drawer(replace(PLAIN, hflip=1.0)).read(Draw(still, 0, 0)).pixels
+    assert torch.equal(mirrored, plain.flip(-1))
+
+
+def test_a_clip_depends_on_seed_epoch_sample_and_repeat_alone(tmp_path: Path) -> None:
+    sample = Sample("a", tiny.video(tmp_path / "a.mp4", 40), (0,))
+    how = Augmentation(aa="rand-m9-n2", hflip=0.5, reprob=0.5)
+    once = drawer(how).read(Draw(sample, 7, 2, 1)).pixels
+    random.seed(1)
+    np.random.seed(1)
+    before = random.getstate()
+    again = drawer(how)
+    again.read(Draw(sample, 0, 0))
+    assert torch.equal(again.read(Draw(sample, 7, 2, 1)).pixels, once)
+    assert random.getstate() == before  # nobody else's draws are disturbed
+    others = [(7, 2, 0), (7, 3, 1), (8, 2, 1)]
+    assert not any(torch.equal(again.read(Draw(sample, *o)).pixels, once) for o in others)
+
+
+def test_clips_come_in_order_whatever_the_threads(tmp_path: Path) -> None:
+    samples = [
+        Sample(str(n), tiny.video(tmp_path / f"{n}.mp4", 10 + n, seed=n), (0,)) for n in range(5)
+    ]
+    batches = [[Draw(s, n, 0) for n, s in enumerate(samples)][i : i + 2] for i in range(0, 5, 2)]
+    reader = drawer(Augmentation(aa="rand-m9-n2"))
+    one, four = (
+        [clip.pixels for _, clips in draw_ahead(reader, batches, workers) for clip in clips]
+        for workers in (1, 4)
+    )
+    assert len(one) == 5
+    assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
+
+
+def test_a_broken_video_comes_back_as_its_error(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    good = Sample("good", tiny.video(tmp_path / "good.mp4"), (0,))
+    batch = [Draw(Sample("broken", tmp_path / "broken.mp4", (0,)), 0, 0), Draw(good, 1, 0)]
+    [(_, (broken, clip))] = list(draw_ahead(drawer(PLAIN), [batch], 2))
+    assert isinstance(broken, VideoDecodeError)
+    assert isinstance(clip, Clip)
+    assert not clip.short
+
+
+def test_a_clip_that_repeats_frames_is_called_short(tmp_path: Path) -> None:
+    sample = Sample("a", tiny.video(tmp_path / "a.mp4", 5), (0,))
+    assert drawer(PLAIN).read(Draw(sample, 0, 0)).short
+
+
+def test_unknown_augmentations_are_refused() -> None:
+    with pytest.raises(UsageError, match="--aa 'rand-x9'"):
+        drawer(Augmentation(aa="rand-x9"))
+
+
+def test_every_epoch_has_an_order_of_its_own_with_every_sample_once() -> None:
+    orders = [epoch_order(20, epoch, seed=0) for epoch in range(3)]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert epoch_order(20, 1, seed=0) == orders[1] != epoch_order(20, 1, seed=1)
+
+
+# --- the two parts of a dataset -------------------------------------------------------------------
+
+
+def test_videos_are_held_out_of_every_class_and_always_the_same(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "data", 5, ["a", "b", "c"])
+    first, again = divide(root), divide(root)
+    assert first == again
+    kept, held = first.train.samples, first.validation.samples
+    assert len(kept) == 12
+    assert [sum(s.labels == (c,) for s in held) for c in range(3)] == [1, 1, 1]
+    assert not {s.path for s in kept} & {s.path for s in held}
+
+
+def test_parts_are_taken_as_they_are_named_and_numbered_by_name(tmp_path: Path) -> None:
+    class_folders(tmp_path / "data" / "train", 2, ["a", "b", "c"])
+    class_folders(tmp_path / "data" / "val", 1, ["b", "c"])
+    division = divide(tmp_path / "data")
+    assert division.train.classes == {"action": ("a", "b", "c")}
+    assert [s.labels for s in division.validation.samples] == [(1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("names", "turned"),
+    [
+        (["left", "right"], True),
+        (["Pushing_something_from_left_to_right", "b"], True),
+        (["clockwise", "counter-clockwise"], True),
+        (["leftovers", "bright"], False),
+    ],
+)
+def test_labels_that_name_a_side_are_found(tmp_path: Path, names: list[str], turned: bool) -> None:
+    assert divide(class_folders(tmp_path / "data", 2, names)).directional is turned
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"only one class \(a\)"):
+        divide(class_folders(tmp_path / "data", 3, ["a"]))
+
+
+def test_a_class_folder_without_videos_is_refused(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "data", 3, ["a", "b"])
+    (root / "c").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*/c holds no videos"):
+        divide(root)
+
+
+def test_classes_without_training_videos_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label\nx.mp4,0\ny.mp4,2\n")
+    with pytest.raises(DataError, match=r"1 of the 3 classes .* no training videos \('class 1'"):
+        divide(tmp_path / "list.csv", val_fraction=0.5)
+
+
+def test_a_validation_class_that_is_not_trained_is_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path / "data" / "train", 2, ["a", "b"])
+    class_folders(tmp_path / "data" / "val", 1, ["b", "d"])
+    with pytest.raises(DataError, match=r"no training videos \('d'\)"):
+        divide(tmp_path / "data")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.csv").write_text("path,label\nx.mp4,a\ny.mp4,b\n")
+    (lists / "val.csv").write_text("path,label\nz.mp4,b\nw.mp4,d\n")
+    with pytest.raises(DataError, match="labelled 'd', which no training video is"):
+        divide(lists)
+
+
+def test_single_videos_leave_nothing_to_validate_on(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no class of data has a second video"):
+        divide(class_folders(tmp_path / "data", 1, ["a", "b"]))

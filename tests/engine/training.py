@@ -1,0 +1,175 @@
+"""Tiny trainings: real videos, a tiny network of each architecture, and plans for both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests import tiny
+from vtcli.data.division import Division, divide
+from vtcli.engine.distributed import Group
+from vtcli.engine.recipes import RECIPES, Recipe
+from vtcli.engine.starting import plan_start
+from vtcli.engine.trainer import Trainer
+from vtcli.engine.training_plan import Plan, Settings
+from vtcli.engine.training_state import Sums
+from vtcli.models import get_architecture, with_overrides
+from vtcli.report.training import Pace
+from vtcli.video.pipeline import Pipeline
+from vtcli.weights.registry import load_registry
+from vtcli.weights.store import CARD_KEY, Card, CardHead, open_tensors, write_checkpoint
+
+# The published model, the pipeline and the changes that make each architecture tiny.
+TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "uniformerv2": (
+        "uniformerv2-b",
+        "uniformerv2-kinetics",
+        {
+            **tiny.OVERRIDES,
+            "num_frames": 4,
+            "local_blocks": 1,
+            "dropout": 0.0,
+            "global_dropout": 0.0,
+        },
+    ),
+    "videoswin": (
+        "videoswin-t",
+        "videoswin-kinetics",
+        {
+            "image_size": 32,
+            "num_frames": 4,
+            "width": 16,
+            "depths": (1, 1),
+            "num_heads": (2, 2),
+            "window_size": (2, 4, 4),
+            "dropout": 0.0,
+            "drop_path": 0.0,
+        },
+    ),
+    "vivit": (
+        "vivit-b",
+        "vivit-kinetics",
+        {"image_size": 32, "num_frames": 4, "width": 32, "depth": 2, "num_heads": 2},
+    ),
+    "xvit": (
+        "xvit-b",
+        "xvit-kinetics",
+        {
+            "image_size": 32,
+            "patch_size": 16,
+            "width": 32,
+            "depth": 2,
+            "num_heads": 2,
+            "temporal_heads": 2,
+            "head_hidden": 32,
+            "temporal_positions": 4,
+            "shift_segments": 4,
+            "num_frames": 4,
+            "dropout": 0.0,
+        },
+    ),
+}
+STEADY = Recipe(
+    epochs=2,
+    batch_size=4,
+    lr=1e-3,
+    lr_base_size=4,
+    warmup_epochs=0.5,
+    scale=(0.5, 1.0),
+    aa="rand-m5-n1",
+)
+
+
+def model_file(path: Path, arch: str, labels: Sequence[str] = ("a", "b"), **fields: Any) -> Path:
+    """One of our files with a freshly initialised tiny network."""
+    model, pipeline_name, changes = TINY[arch]
+    architecture = get_architecture(arch)
+    wanted = {**changes, "num_classes": len(labels), **fields}
+    config = with_overrides(architecture.presets[model], wanted)
+    with torch.device("meta"):
+        network = architecture.build(config)
+    torch.manual_seed(0)
+    network.to_empty(device="cpu").init_weights()
+    pipelines = load_registry().pipelines
+    size = {"short_side": 32, "crop_size": 32, "frames": config.num_frames, "clips": 1, "crops": 1}
+    pipeline = Pipeline.from_dict({**pipelines[pipeline_name].to_dict(), **size, "stride": 1})
+    heads = (CardHead("action", len(labels), tuple(labels)),)
+    card = Card("", arch, model, asdict(config), heads, pipeline)
+    write_checkpoint(path, network.state_dict(), {CARD_KEY: card.to_json()})
+    return path
+
+
+def plan_for(
+    data: Path | Division,
+    model: Path,
+    recipe: Recipe = STEADY,
+    init: str = "checkpoint",
+    processes: int = 1,
+    num_frames: int | None = None,
+    **settings: Any,
+) -> Plan:
+    """A plan on the CPU with one thread that decodes."""
+    division = data if isinstance(data, Division) else divide(data)
+    heads = {head: len(names) for head, names in division.train.classes.items()}
+    start = plan_start(model, init, heads, recipe, num_frames)
+    chosen = Settings(**{"device": "cpu", "workers": 1, **settings})
+    return Plan(division, start, "tiny", recipe, 5, processes, chosen)
+
+
+def trainer(folder: Path, plan: Plan, resume: bool = False, group: Group | None = None) -> Trainer:
+    """A trainer in a folder that is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Trainer(plan, folder, group or Group(), resume)
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file."""
+    return open_tensors(path)
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def losses(maker: Trainer) -> list[float]:
+    """The mean loss of each update of a whole training, over the clips of all processes."""
+    found: list[float] = []
+    before = Sums()
+
+    def watch(pace: Pace) -> None:
+        nonlocal before
+        if pace.update == 1:
+            before = Sums()
+        now = maker.position.sums
+        found.append((now.loss - before.loss) / (now.clips - before.clips))
+        before = replace(now)
+
+    maker.fit(watch)
+    return found
+
+
+def bright_folders(root: Path, per_class: int = 5) -> Path:
+    """Folders of frames whose brightness tells the class: something that can be learnt."""
+    for label, name in enumerate(("dark", "grey", "light")):
+        for number in range(per_class):
+            folder = root / name / str(number)
+            folder.mkdir(parents=True)
+            rng = np.random.default_rng([label, number])
+            for frame in range(6):
+                noise = rng.integers(0, 60, (40, 48, 3)) + 80 * label
+                Image.fromarray(noise.astype(np.uint8)).save(folder / f"{frame}.png")
+    return root
+
+
+def recipe_of(arch: str, **changes: Any) -> Recipe:
+    """An architecture's own recipe, shortened."""
+    short = {"epochs": 1, "batch_size": 4, "warmup_epochs": 0.0}
+    return replace(RECIPES[arch], **{**short, **changes})

@@ -1,0 +1,146 @@
+"""The validation of a network in training: one view of every video, shared by all processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vtcli.data.loader import ClipReader, Loader, Request
+from vtcli.data.samples import Dataset, Sample
+from vtcli.engine.distributed import Group
+from vtcli.errors import DataError, VideoDecodeError
+from vtcli.report.evaluation import HeadResult
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+CENTRE = (0,)  # the only view of one clip and one crop
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Mean loss, accuracies of every head, and how many videos could not be read."""
+
+    loss: float
+    heads: tuple[HeadResult, ...]
+    unreadable: int
+
+    @property
+    def top1(self) -> float:
+        """The mean over the heads of the share of read videos that is right."""
+        return _mean([head.top1_read.value for head in self.heads if head.top1_read])
+
+    @property
+    def top5(self) -> float:
+        """The same for the best five answers."""
+        return _mean([head.top5_read.value for head in self.heads if head.top5_read])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One validated video: its truth and its probabilities [K] per head."""
+
+    truth: tuple[tuple[int, ...], ...]
+    scores: tuple[np.ndarray, ...]
+
+
+def validate(
+    net: nn.Module,
+    dataset: Dataset,
+    reader: ClipReader,
+    group: Group,
+    batch_size: int,
+    workers: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Validated:
+    """Score the middle view of every video of `dataset`.
+
+    Raises `DataError` where none can be read or a score is NaN.
+    """
+    from vtcli.engine.metrics import head_metrics
+
+    was_training = net.training
+    net.eval()
+    mine = dataset.samples[group.rank :: group.size]
+    rows = list(_rows(net, mine, len(dataset.heads), reader, batch_size, workers, autocast))
+    net.train(was_training)
+    gathered = [row for part in group.gather(rows) for row in part]
+    if not gathered:
+        raise DataError(
+            f"none of the {len(dataset.samples)} validation videos of {dataset.name} can be read; "
+            "see vt datasets check"
+        )
+    heads = tuple(
+        head_metrics(
+            name,
+            names,
+            _stack([row.scores[place] for row in gathered]),
+            [row.truth[place] for row in gathered],
+            len(dataset.samples),
+        )
+        for place, (name, names) in enumerate(dataset.classes.items())
+    )
+    losses = [-math.log(max(_right(row), 1e-12)) for row in gathered]
+    return Validated(_mean(losses), heads, len(dataset.samples) - len(gathered))
+
+
+def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
+    import numpy as np
+
+    return np.stack(rows)
+
+
+def _right(row: Row) -> float:
+    """The probability of all that is right, the heads taken as independent."""
+    shares = [
+        sum(float(scores[label]) for label in truth)
+        for truth, scores in zip(row.truth, row.scores, strict=True)
+    ]
+    return math.prod(shares)
+
+
+def _rows(
+    net: nn.Module,
+    samples: Sequence[Sample],
+    heads: int,
+    reader: ClipReader,
+    batch_size: int,
+    workers: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Iterator[Row]:
+    import torch
+
+    requests = [Request(sample, CENTRE) for sample in samples]
+    groups = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
+    device = next(net.parameters()).device
+    for asked, loaded in Loader(reader, groups, workers):
+        read = [
+            (request.sample, next(found))
+            for request, found in zip(asked, loaded, strict=True)
+            if not isinstance(found, VideoDecodeError)
+        ]
+        if not read:
+            continue
+        with torch.inference_mode(), autocast():
+            logits = net(torch.stack([clip for _, clip in read]).to(device))
+        parts = list(logits.values()) if isinstance(logits, dict) else [logits]
+        scores = [_probabilities(part) for part in parts]
+        for place, (sample, _) in enumerate(read):
+            yield Row(labels_by_head(sample, heads), tuple(part[place] for part in scores))
+
+
+def _probabilities(logits_BK: Tensor) -> np.ndarray:
+    return logits_BK.double().softmax(-1).cpu().numpy()
+
+
+def labels_by_head(sample: Sample, heads: int) -> tuple[tuple[int, ...], ...]:
+    """The right classes for each head: one head may have several, of several heads each has one."""
+    return (sample.labels,) if heads == 1 else tuple((label,) for label in sample.labels)
