@@ -291,9 +291,21 @@ def check_manifest(datasets: Sequence[Dataset], path: Path) -> None:
             f"a manifest gives each video {amount}, and '{name}' does not; leave -o out"
             + " or name the splits that have labels" * (len(counts) > 1)
         )
+    for sample in (sample for dataset in datasets for sample in dataset.samples):
+        if not _is_text(f"{sample.path}{sample.id}"):
+            raise DataError(f"a manifest is UTF-8, and the name {sample.path} is not; rename it")
     folder = path.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise DataError(f"cannot write {path}: no folder {folder} to write to; choose another")
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written in UTF-8: file names may be any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def write_manifest(result: CheckResult, path: Path) -> int:
@@ -306,7 +318,7 @@ def write_manifest(result: CheckResult, path: Path) -> int:
     rows = [_row(dataset, sample, result.contents, folder) for dataset, sample in result.kept()]
     with (
         whole_file(path, make_folder=False) as part,
-        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        part.open("w", encoding="utf-8", newline="") as file,
     ):
         csv.writer(file).writerows([MANIFEST_COLUMNS, *rows])
     return len(rows)

@@ -111,7 +111,10 @@ def _source(name_or_path: str | Path, root: str | Path | None, format: str | Non
     entry = known_entry(name_or_path) if isinstance(name_or_path, str) else None
     if entry:
         return _named(entry, base or _default_root(entry))
+    if not str(name_or_path):
+        raise UsageError("the dataset's name is empty; give a name, a folder or an annotation")
     path = Path(name_or_path).expanduser()
+    _require_openable(path)
     if path.is_dir():
         return _in_folder(path, base or path, format)
     if path.is_file():
@@ -119,6 +122,17 @@ def _source(name_or_path: str | Path, root: str | Path | None, format: str | Non
     if path.suffix or len(path.parts) > 1:
         raise InputError(f"{path} is no file and no folder; check the path")
     raise UsageError(f"'{path}' is neither a known dataset nor a path; {nearest(str(path))}")
+
+
+def _require_openable(path: Path) -> None:
+    """Raise `InputError` for a path that the system does not even look up."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{str(path)[:100]} cannot be opened ({why}); check the path") from error
 
 
 def _default_root(entry: CatalogueEntry) -> Path:
@@ -204,7 +218,7 @@ def _in_folder(folder: Path, root: Path, format: str | None) -> _Source:
 
 def _name_of(path: Path) -> str:
     """What a dataset is called that was not recognised: never as one of the catalogue's is."""
-    absolute = path.absolute()
+    absolute = Path(os.path.abspath(path))
     name = absolute.stem if absolute.is_file() else absolute.name
     return f"{name} (by path)" if known_entry(name) else name
 

@@ -125,6 +125,13 @@ def open_footage(
         whole = VideoFile(probe(path), decoder)
     first, last = numbers
     if seconds != (None, None):
+        if not whole.fps:
+            raise VideoDecodeError(
+                Path(path),
+                "unsupported",
+                "does not say its frame rate, so a segment in seconds cannot be found in it; write "
+                "it anew with one",
+            )
         start, end = seconds
         first = None if start is None else round(start * whole.fps)
         last = None if end is None else round(end * whole.fps) - 1
@@ -148,7 +155,12 @@ def _part(path: Path, whole: Footage, first: int, last: int | None) -> Segment:
 
 def _images(folder: Path) -> tuple[Path, ...]:
     """Images by the last number in their names, whatever its digits."""
-    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    try:
+        images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    except OSError as error:
+        raise VideoDecodeError(
+            folder, "not_found", f"cannot be opened ({error.strerror}); check its permissions"
+        ) from error
     if not images:
         raise VideoDecodeError(folder, "not_video", "is a folder without images; extract it again")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from vtcli.data.annotations.manifest import metadata_file, read_metadata
 from vtcli.data.annotations.rows import Annotation, Row
@@ -82,8 +83,18 @@ def _class_rows(folder: Path, split: str, prefix: str = "") -> Iterator[Row]:
 
 
 def _videos(folder: Path) -> Iterator[str]:
-    """Video files and folders of images below a class folder, as relative paths."""
-    for path, below, files in os.walk(folder):
+    """Video files and folders of images below a class folder, through links to folders as well, as
+    relative paths.
+
+    Raises `DataError` for a folder that cannot be opened.
+    """
+    above: dict[str, frozenset[str]] = {}
+    for path, below, files in os.walk(folder, onerror=_not_opened, followlinks=True):
+        real, way = os.path.realpath(path), above.get(os.path.dirname(path), frozenset())
+        if real in way:  # a link back to a folder it lies in
+            below.clear()
+            continue
+        above[path] = way | {real}
         below[:] = [name for name in below if not name.startswith(".")]
         place = os.path.relpath(path, folder).replace(os.sep, "/")
         inside = "" if place == "." else f"{place}/"
@@ -92,6 +103,13 @@ def _videos(folder: Path) -> Iterator[str]:
         yield from (f"{inside}{name}" for name in videos)
         if inside and not videos and any(n.casefold().endswith(IMAGE_SUFFIXES) for n in seen):
             yield place
+
+
+def _not_opened(error: OSError) -> NoReturn:
+    """Its videos would be missing, and nobody would know."""
+    raise DataError(
+        f"folder {error.filename} cannot be opened ({error.strerror}); check its permissions"
+    ) from error
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -103,5 +121,8 @@ def _holds_videos(folder: Path) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    below = (p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
+    try:
+        below = [p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir()]
+    except OSError as error:
+        _not_opened(error)
     return sorted(below, key=lambda p: p.name)
