@@ -11,6 +11,7 @@ import pytest
 from tests.data import layouts
 from tests.engine.evaluating import class_folders, model_file, vt
 from vtcli.cli import run
+from vtcli.data.opening import open_dataset
 from vtcli.engine.rundir import RunDirectory
 from vtcli.engine.tally import tally
 from vtcli.labels import load_labels
@@ -120,6 +121,14 @@ def test_an_unfinished_run_is_not_scored(
     assert "1 of 16 samples are not scored" in capsys.readouterr().err
 
 
+def test_a_run_that_was_stopped_before_it_began_says_so(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_bytes((made["a"] / "run.json").read_bytes())
+    assert run(["eval", "rescore", str(tmp_path)]) == 7
+    assert "was stopped before it began" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["rescore"], ["compare", "."]])
 def test_a_folder_without_a_run_is_named(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -135,6 +144,11 @@ def test_usage_errors_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path
     assert run(["eval", "--dataset", "ssv3"]) == 2
     assert "ssv2" in capsys.readouterr().err
     assert run(["eval", "--dataset", str(tmp_path / "gone")]) in (2, 4)
+    capsys.readouterr()
+    assert run(["eval", "--dataset", ""]) == 2
+    assert "is empty" in capsys.readouterr().err
+    assert run(["eval", "--dataset", "n" * 300]) == 4
+    assert "cannot be opened (File name too long)" in capsys.readouterr().err
     (tmp_path / "c").mkdir()
     layouts.video(tmp_path / "c" / "abseiling" / "a.mp4")
     assert run(["eval", "--dataset", str(tmp_path / "c")]) == 2
@@ -174,3 +188,18 @@ def test_all_divisions_of_a_dataset_and_their_mean(tmp_path: Path) -> None:
         for n in (1, 2, 3)
     ]
     assert f"{100 * sum(values) / 3:.1f}" in done.stdout
+    again = vt(
+        *("eval", "--dataset", "ucf101", "--data-root", tmp_path / "ucf", "-m", model),
+        *("--split", "all", "-o", tmp_path / "run", "--format", "json"),
+    )
+    shown = json.loads(again.stdout)
+    assert shown["mean"]["read"]["values"] == values
+    assert [shown["splits"][n]["split"] for n in "123"] == ["1", "2", "3"]
+
+
+def test_a_dataset_is_called_like_its_folder_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folders(tmp_path / "my videos", 1)
+    monkeypatch.chdir(folder / "abseiling")
+    assert {open_dataset(name).name for name in ("..", "../.", str(folder))} == {"my videos"}

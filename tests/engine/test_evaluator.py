@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -9,15 +10,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 
+from tests import tiny
 from tests.data import layouts
 from tests.engine.evaluating import (
     CLASSES,
@@ -28,7 +33,9 @@ from tests.engine.evaluating import (
     scores_of,
     vt,
 )
+from vtcli.data.loader import Loader, Request
 from vtcli.data.opening import open_dataset
+from vtcli.data.samples import Sample
 from vtcli.engine.distributed import Group
 from vtcli.engine.evaluator import (
     Evaluator,
@@ -40,11 +47,14 @@ from vtcli.engine.evaluator import (
 )
 from vtcli.engine.loading import load_model
 from vtcli.engine.predictor import predict
-from vtcli.engine.rundir import RunDirectory
+from vtcli.engine.rundir import RunDirectory, sample_key
 from vtcli.engine.tally import tally
-from vtcli.errors import DataError, OutOfMemoryError, UsageError
+from vtcli.errors import DataError, OutOfMemoryError, UsageError, VideoDecodeError
 from vtcli.labels import load_labels
 from vtcli.report.evaluation import EvaluationReport
+from vtcli.video import footage
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +276,110 @@ def test_a_mended_file_is_read_when_the_run_goes_on(
     assert (report.read, report.failed) == (24, 0)
 
 
+def test_a_file_that_may_be_read_again_is_read_when_the_run_goes_on(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = open_dataset(videos).samples[0]
+    readable = sample_key(sample)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: False)
+        assert sample_key(sample) != readable
+    assert sample_key(sample) == readable
+
+
+def test_names_of_any_bytes_are_evaluated_and_written_down(tmp_path: Path) -> None:
+    names = ["line\u2028separator", "next\x85line", "new\nline", "latin\udce9", "<b>&#\"';,"]
+    for label in "ab":
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for number, name in enumerate(names):
+            tiny.video(tmp_path / "plain.mp4", 12, (48, 40), number)
+            (tmp_path / "plain.mp4").rename(tmp_path / "videos" / label / f"{name}.mp4")
+        (tmp_path / "videos" / label / f"broken {names[3]}.mp4").write_bytes(b"no video")
+    model = model_file(tmp_path / "m.safetensors", {"action": ("a", "b")})
+    run = tmp_path / "run"
+    report = evaluate(tmp_path / "videos", model, run)
+    assert (report.read, report.failed) == (10, 2)
+    assert {sample.id for sample in tally(RunDirectory(run)).read} == {
+        f"{label}/{name}.mp4" for label in "ab" for name in names
+    }
+    summary = json.loads((run / "summary.json").read_bytes())
+    assert {Path(f["path"]).name for f in summary["failures"]} == {f"broken {names[3]}.mp4"}
+    with (run / "predictions.csv").open(
+        encoding="utf-8", errors="surrogateescape", newline=""
+    ) as file:
+        assert {row["id"] for row in csv.DictReader(file)} == {
+            f"{label}/{name}.mp4" for label in "ab" for name in names
+        }
+
+
+def test_videos_behind_links_to_folders_count(model: Path, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos" / "abseiling").mkdir(parents=True)
+    (tmp_path / "videos" / "abseiling" / "more").symlink_to(videos / "abseiling")
+    (tmp_path / "videos" / "abseiling" / "back").symlink_to(tmp_path / "videos")
+    assert evaluate(tmp_path / "videos", model, tmp_path / "run").read == 3
+
+
+def test_a_class_folder_that_cannot_be_opened_stops_before_any_work(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("archery"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"archery cannot be opened \(Permission denied\)"):
+        open_dataset(videos)
+
+
+def test_a_folder_of_frames_that_cannot_be_opened_is_a_failure_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.jester(tmp_path / "jester")
+    model = model_file(tmp_path / "m.safetensors", {"action": load_labels("jester")}, "jester")
+    iterdir = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder.name == "35":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    report = evaluate("jester", model, tmp_path / "run", root=tmp_path / "jester")
+    assert (report.read, report.failed) == (2, 1)
+    assert report.failures[0].reason == "not_found"
+
+
+def test_a_segment_in_seconds_of_a_video_without_a_rate_is_not_made_up(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = next(videos.rglob("*.mp4"))
+    rateless = replace(footage.probe(clip), fps=0.0)
+    monkeypatch.setattr(footage, "probe", lambda path: rateless)
+    assert footage.open_footage(clip).frames == rateless.frames
+    with pytest.raises(VideoDecodeError, match="does not say its frame rate"):
+        footage.open_footage(clip, seconds=(0.0, 0.5))
+
+
+def test_the_next_group_is_read_while_the_model_works_on_a_large_one(videos: Path) -> None:
+    samples = open_dataset(videos).samples
+    begun = threading.Event()
+
+    class Reader:
+        def read(self, sample: Sample, wanted: object) -> Iterator[torch.Tensor]:
+            if sample is samples[8]:
+                begun.set()
+            return iter(())
+
+    groups = ([Request(sample, (0,)) for sample in samples[i : i + 8]] for i in (0, 8))
+    loader = iter(Loader(Reader(), groups, workers=2))  # type: ignore[arg-type]
+    next(loader)
+    assert begun.wait(5)
+    loader.close()  # type: ignore[attr-defined]
+
+
 def test_nothing_read_is_exit_4(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "videos" / CLASSES[0]
     folder.mkdir(parents=True)
@@ -400,6 +514,38 @@ def test_a_run_of_another_model_or_protocol_is_refused(
         evaluate(videos, model, unbroken, views="1x1")
     with pytest.raises(DataError, match="holds a run already"):
         evaluate(videos, model, unbroken, resume=False)
+
+
+def test_a_run_of_other_videos_under_the_same_name_is_refused(
+    model: Path, videos: Path, tmp_path: Path
+) -> None:
+    evaluate(videos, model, tmp_path / "run")
+    summary = (tmp_path / "run" / "summary.json").read_bytes()
+    other = class_folders(tmp_path / "videos", 1)
+    with pytest.raises(DataError, match="other videos"):
+        evaluate(other, model, tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").read_bytes() == summary
+    shutil.copytree(videos / "archery", other / "archery", dirs_exist_ok=True)  # with its times
+    assert evaluate(other, model, tmp_path / "run").read == 10
+
+
+def test_processes_that_see_different_videos_are_refused(
+    model: Path, videos: Path, tmp_path: Path
+) -> None:
+    class Two(Group):
+        def gather(self, value: T) -> list[T]:
+            told.append(value)
+            return told[-2:]  # type: ignore[return-value]
+
+    told: list[object] = []
+    data = shutil.copytree(videos, tmp_path / "videos")
+    plan = plan_evaluation(open_dataset(data), model, Settings())
+    Evaluator(plan, tmp_path / "run", Two())
+    Evaluator(plan, tmp_path / "run", Two())
+    next(data.rglob("*.mp4")).unlink()
+    plan = plan_evaluation(open_dataset(data), model, Settings())
+    with pytest.raises(DataError, match="do not see the same model and the same videos"):
+        Evaluator(plan, tmp_path / "run", Two())
 
 
 def test_two_runs_do_not_write_into_one_folder(model: Path, videos: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -144,6 +143,8 @@ def eval_(
     )
     with process_group() as group:
         splits = _splits(dataset, data_root, split, annotations)
+        # Several splits make one JSON document; tables are shown as they are known.
+        shown = format if format == "table" or len(splits) == 1 else None
         reports = [
             _evaluate(
                 _open(dataset, data_root, one, annotations),
@@ -151,12 +152,12 @@ def eval_(
                 settings,
                 output if len(splits) == 1 else _subfolder(output, one),
                 group,
-                format,
+                shown,
             )
             for one in splits
         ]
         if group.leads and len(reports) > 1:
-            _print_mean(splits, reports, format)
+            _print_splits(splits, reports, format)
         return max(reports_code(report) for report in reports) if group.leads else EXIT_OK
 
 
@@ -190,9 +191,9 @@ def _evaluate(
     settings: Settings,
     output: Path | None,
     group: Group,
-    format: Format,
+    format: Format | None,
 ) -> EvaluationReport | None:
-    """Evaluate one split; the report is the first process's."""
+    """Evaluate one split, showing it unless `format` is None; the report is the first process's."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.engine.evaluator import Evaluator, conclude, plan_evaluation
     from vtcli.weights.registry import load_registry
@@ -218,7 +219,8 @@ def _evaluate(
     if not group.leads:
         return None
     report = conclude(evaluator)
-    _print(report, format)
+    if format:
+        _print(report, format)
     say(f"report: {folder / 'report.html'}")
     return report
 
@@ -247,34 +249,32 @@ def reports_code(report: EvaluationReport | None) -> int:
 
 
 def _print(report: EvaluationReport, format: Format) -> None:
-    if format == "json":
-        print(json.dumps(report.to_dict(), ensure_ascii=False, indent=2))
-        return
     from rich.console import Console
 
-    from vtcli.report.evaluation import print_evaluation
+    from vtcli.report.evaluation import as_json, print_evaluation
 
-    print_evaluation(report, Console())
+    if format == "json":
+        print(as_json(report.to_dict()))
+    else:
+        print_evaluation(report, Console())
 
 
-def _print_mean(
+def _print_splits(
     splits: list[str | None], reports: list[EvaluationReport | None], format: Format
 ) -> None:
+    """The mean over all splits; in JSON each split's figures as well."""
     from rich.console import Console
 
     from vtcli.engine.metrics import mean_over_splits
-    from vtcli.report.evaluation import print_splits
+    from vtcli.report.evaluation import as_json, print_splits
 
-    results = [
-        (str(split), report.headline)
-        for split, report in zip(splits, reports, strict=True)
-        if report is not None
-    ]
-    mean = mean_over_splits(results)
+    found = {str(split): report for split, report in zip(splits, reports, strict=True) if report}
+    mean = mean_over_splits([(split, report.headline) for split, report in found.items()])
     if format == "json":
-        print(json.dumps(mean.to_dict(), indent=2))
+        every = {split: report.to_dict() for split, report in found.items()}
+        print(as_json({"splits": every, "mean": mean.to_dict()}))
     else:
-        print_splits(mean, reports[0].published if reports[0] else None, Console())
+        print_splits(mean, next(iter(found.values())).published, Console())
 
 
 @contextmanager
@@ -344,11 +344,11 @@ def compare(run_a: RunArgument, run_b: RunArgument, format: FormatOption = "tabl
 
     from vtcli.engine.rundir import RunDirectory
     from vtcli.engine.tally import compare_runs
-    from vtcli.report.evaluation import print_comparison
+    from vtcli.report.evaluation import as_json, print_comparison
 
     found = compare_runs(RunDirectory(run_a), RunDirectory(run_b))
     if format == "json":
-        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        print(as_json(found.to_dict()))
     else:
         print_comparison(found, str(run_a), str(run_b), Console())
     return EXIT_OK

@@ -96,6 +96,8 @@ class Loader:
         try:
             while self._submit(pool, waiting):
                 group, futures = waiting.popleft()
+                if not waiting:  # a large group alone: the next is read while the model works
+                    self._submit(pool, waiting)
                 start = time.perf_counter()
                 loaded = [future.result() for future in futures]
                 self.waited += time.perf_counter() - start

@@ -8,7 +8,7 @@ kill, or on how many processes share the work.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ from vtcli.engine.tally import (
 )
 from vtcli.errors import DataError, OutOfMemoryError, VideoDecodeError
 from vtcli.labels import load_labels
-from vtcli.report.evaluation import EvaluationReport
+from vtcli.report.evaluation import EvaluationReport, as_json
 from vtcli.report.html import write_html
 from vtcli.video.decode import Backend
 from vtcli.weights.atomic import whole_file
@@ -219,10 +219,12 @@ def batch_places(views: int, batch_size: int) -> int:
 
 
 class Evaluator:
-    """One process's part of an evaluation: making one loads the model.
+    """One process's part of an evaluation.
 
-    `run` scores what is missing; the figures come from the run directory (`engine.tally`). `pace`
-    is this process's, `done` counts the samples that all of them came to in this call.
+    Making one finds the model's file and what is to be scored, the same in all processes; `run`
+    loads the model and scores what is missing. The figures come from the run directory
+    (`engine.tally`). `pace` is this process's, `done` counts the samples that all of them came to
+    in this call, which took `seconds`.
     """
 
     def __init__(
@@ -230,7 +232,8 @@ class Evaluator:
     ) -> None:
         self.plan, self.group, self.run_dir = plan, group, RunDirectory(folder)
         found = resolve(plan.model, fetching)
-        digest = group.share(file_sha256(found.path) if group.leads else None)
+        digest = file_sha256(found.path)
+        _require_alike(group, digest, plan)
         heads = _heads(found.card, plan.protocol.read_as)
         self.plan = replace(plan, matches=match_heads(plan.dataset, heads))
         # Keys tell files by their time of change: the first process's, for all.
@@ -246,6 +249,7 @@ class Evaluator:
         self.found = found
         self.pace = Pace()
         self.done = 0
+        self.seconds = 0.0
 
     def _samples(self, heads: Sequence[CardHead]) -> list[RunSample]:
         """Each sample with its right classes, in the model's numbering, for each head."""
@@ -298,12 +302,14 @@ class Evaluator:
             net = load_resolved(self.found, device, precision, read_as)
             self._score_missing(net, missing, progress)
         self.done = sum(self.group.gather(self.pace.done))
+        self.seconds = self.pace.seconds
 
     def _score_missing(
         self, net: Any, missing: Mapping[int, list[int]], progress: Callable[[Pace], None]
     ) -> None:
         views, settings = self.plan.protocol.views, self.plan.settings
-        size = settings.batch_size or views_per_batch(net, clip_shape(net.config))
+        # Of several kinds of device each would choose its own size, and cut other units.
+        size = self.group.share(settings.batch_size or views_per_batch(net, clip_shape(net.config)))
         places = batch_places(views, size)
         units = [
             unit
@@ -384,6 +390,22 @@ class Evaluator:
         writer.add(records)
 
 
+def _require_alike(group: Group, model_digest: str, plan: Plan) -> None:
+    """Each process takes its share of the samples by number: all must have the same, in one order.
+
+    Raises `DataError` in all of them where one sees another model, protocol or dataset.
+    """
+    samples = [
+        (s.id, s.labels, s.start, s.end, s.first_frame, s.last_frame) for s in plan.dataset.samples
+    ]
+    said = repr((model_digest, plan.protocol, samples)).encode(errors="backslashreplace")
+    if len(set(group.gather(hashlib.sha256(said).hexdigest()))) > 1:
+        raise DataError(
+            f"the processes of this run do not see the same model and the same {plan.dataset.name};"
+            " give each the same files, and let nothing change them while they start"
+        )
+
+
 def _labels_by_head(sample: Sample, heads: int) -> list[tuple[int, ...]]:
     """One head may have several right labels; of several heads each has one."""
     return [sample.labels] if heads == 1 else [(label,) for label in sample.labels]
@@ -447,10 +469,10 @@ def conclude(evaluator: Evaluator, mistakes_shown: int = 24) -> EvaluationReport
         warnings=(*plan.warnings, *suspicions(results)),
         failures=failure_rows(found),
         mistakes=tuple(shown),
-        seconds=evaluator.pace.seconds if evaluator.done == found.expected else 0.0,
+        seconds=evaluator.seconds if evaluator.done == found.expected else 0.0,
         settings=_settings(evaluator),
     )
-    text = json.dumps(report.to_dict(), ensure_ascii=False, indent=1)
+    text = as_json(report.to_dict())
     with whole_file(run.folder / "summary.json", len(text)) as part:
         part.write_text(text, encoding="utf-8")
     write_predictions(found, run.folder / "predictions.csv")

@@ -17,7 +17,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -131,8 +131,11 @@ class ScoreWriter:
     def close(self) -> None:
         """Nothing is left to be written by then; the file is on the disk."""
         if self.file is not None:
-            os.fsync(self.file.fileno())
-            self.file.close()
+            try:
+                os.fsync(self.file.fileno())
+                self.file.close()
+            except OSError as error:
+                raise _unwritable(self.path.parents[1], error) from error
 
 
 def _unwritable(folder: Path, error: OSError) -> DataError:
@@ -159,9 +162,13 @@ def failure_record(sample: RunSample, error: VideoDecodeError) -> dict[str, Any]
 
 
 def sample_key(sample: Sample) -> str:
-    """Short digest of what a sample is: its id, its part of the video, its file's size and time."""
+    """Short digest of what a sample is: its id, its part of the video, its file's size and time.
+
+    Whether the file may be read is part of it: permissions change without the file's time.
+    """
     said = (sample.id, sample.start, sample.end, sample.first_frame, sample.last_frame)
-    return hashlib.sha256(repr((said, identity(sample))).encode()).hexdigest()[:20]
+    file = (identity(sample), os.access(sample.path, os.R_OK))
+    return hashlib.sha256(repr((said, file)).encode()).hexdigest()[:20]
 
 
 class RunDirectory:
@@ -184,8 +191,13 @@ class RunDirectory:
         return dict(about)
 
     def samples(self) -> list[RunSample]:
-        """All samples, in the dataset's order."""
-        text = (self.folder / "samples.jsonl").read_text(encoding="utf-8")
+        """All samples, in the dataset's order; raises `DataError` before they are written."""
+        try:
+            text = (self.folder / "samples.jsonl").read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{self.folder} was stopped before it began; run the same vt eval command again"
+            ) from error
         tables = map(json.loads, text.splitlines())
         return [RunSample(**{**t, "truth": tuple(map(tuple, t["truth"]))}) for t in tables]
 
@@ -248,10 +260,28 @@ class RunDirectory:
                     f"{self.folder} holds a run of another {what}; name another folder with -o"
                 )
 
-    def write_samples(self, samples: Iterable[RunSample]) -> None:
-        """Note what the run consists of."""
-        lines = [json.dumps(asdict(sample), ensure_ascii=False) for sample in samples]
+    def write_samples(self, samples: Sequence[RunSample]) -> None:
+        """Note what the run consists of.
+
+        Raises `DataError` where the folder has scores and none of them are of these samples: then
+        they are another dataset's, of the same name.
+        """
+        if self._holds_only_others({sample.key for sample in samples}):
+            raise DataError(
+                f"{self.folder} holds a run of other videos, or all of them have changed; name "
+                "another folder with -o"
+            )
+        # In ASCII: names may hold separators that end lines, and bytes that are no UTF-8.
+        lines = [json.dumps(asdict(sample)) for sample in samples]
         self._write("samples.jsonl", "".join(f"{line}\n" for line in lines))
+
+    def _holds_only_others(self, keys: Set[str]) -> bool:
+        if not (self.folder / "samples.jsonl").exists():
+            return False
+        if any(sample.key in keys for sample in self.samples()):
+            return False
+        scored = self.scores().views.keys()
+        return bool(scored) and scored.isdisjoint(keys)
 
     def _write(self, name: str, text: str) -> None:
         with whole_file(self.folder / name, len(text)) as part:

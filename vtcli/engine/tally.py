@@ -228,8 +228,8 @@ def compare_runs(run_a: RunDirectory, run_b: RunDirectory) -> Comparison:
     about_a, about_b = run_a.about, run_b.about
     if (about_a["dataset"], about_a["split"]) != (about_b["dataset"], about_b["split"]):
         raise DataError(
-            f"{run_a.folder} is of {about_a['dataset']} {about_a['split']} and {run_b.folder} of "
-            f"{about_b['dataset']} {about_b['split']}; compare runs of the same samples"
+            f"{run_a.folder} is of {_set_of(about_a)} and {run_b.folder} of {_set_of(about_b)}; "
+            "compare runs of the same samples"
         )
     a, b = tally(run_a), tally(run_b)
     names = {
@@ -237,6 +237,10 @@ def compare_runs(run_a: RunDirectory, run_b: RunDirectory) -> Comparison:
         for sample, truth in zip(a.read, a.truth(a.heads[0]), strict=True)
     }
     return compare(a.right(), b.right(), names)
+
+
+def _set_of(about: Mapping[str, Any]) -> str:
+    return f"{about['dataset']} {about['split']}".strip()
 
 
 def published_figures(top1: float | None, top5: float | None, source: str) -> Published | None:
@@ -272,7 +276,10 @@ def write_failures(found: Tally, path: Path) -> None:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with (
+        whole_file(path) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

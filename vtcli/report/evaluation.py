@@ -6,6 +6,7 @@ published are per cent, as the paper prints them. An interval holds 95 %.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -311,6 +312,12 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {"schema": SCHEMA, "n": self.n, **asdict(self)}
+
+
+def as_json(table: Mapping[str, Any]) -> str:
+    """JSON to be read by people too; bytes of a name that are no UTF-8 stand as escapes."""
+    text = json.dumps(table, ensure_ascii=False, indent=2)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def percent(share: float) -> str:
