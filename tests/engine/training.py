@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from tests import tiny
 from vtcli.data.division import Division, divide
-from vtcli.engine.distributed import Group
+from vtcli.engine.distributed import Group, process_group
 from vtcli.engine.recipes import RECIPES, Recipe
 from vtcli.engine.starting import plan_start
 from vtcli.engine.trainer import Trainer
@@ -89,17 +91,25 @@ STEADY = Recipe(
 
 def model_file(path: Path, arch: str, labels: Sequence[str] = ("a", "b"), **fields: Any) -> Path:
     """One of our files with a freshly initialised tiny network."""
-    model, pipeline_name, changes = TINY[arch]
-    architecture = get_architecture(arch)
+    model, _, changes = TINY[arch]
     wanted = {**changes, "num_classes": len(labels), **fields}
-    config = with_overrides(architecture.presets[model], wanted)
+    return file_of(
+        path, arch, with_overrides(get_architecture(arch).presets[model], wanted), labels
+    )
+
+
+def file_of(path: Path, arch: str, config: Any, labels: Sequence[str] = ("a", "b")) -> Path:
+    """One of our files with a fresh network of this configuration, and a pipeline for its clips."""
+    model, pipeline_name, _ = TINY[arch]
+    config = with_overrides(config, {"num_classes": len(labels)})
     with torch.device("meta"):
-        network = architecture.build(config)
+        network = get_architecture(arch).build(config)
     torch.manual_seed(0)
     network.to_empty(device="cpu").init_weights()
-    pipelines = load_registry().pipelines
-    size = {"short_side": 32, "crop_size": 32, "frames": config.num_frames, "clips": 1, "crops": 1}
-    pipeline = Pipeline.from_dict({**pipelines[pipeline_name].to_dict(), **size, "stride": 1})
+    side, frames = config.image_size, config.num_frames
+    size = {"short_side": side, "crop_size": side, "frames": frames, "clips": 1, "crops": 1}
+    usual = load_registry().pipelines[pipeline_name].to_dict()
+    pipeline = Pipeline.from_dict({**usual, **size, "stride": 1})
     heads = (CardHead("action", len(labels), tuple(labels)),)
     card = Card("", arch, model, asdict(config), heads, pipeline)
     write_checkpoint(path, network.state_dict(), {CARD_KEY: card.to_json()})
@@ -173,3 +183,29 @@ def recipe_of(arch: str, **changes: Any) -> Recipe:
     """An architecture's own recipe, shortened."""
     short = {"epochs": 1, "batch_size": 4, "warmup_epochs": 0.0}
     return replace(RECIPES[arch], **{**short, **changes})
+
+
+def _train_in_processes(folder: Path) -> None:
+    """What `torchrun` starts: every training that `folder/jobs.json` lists, losses to a file."""
+    torch.set_num_threads(1)
+    with process_group() as group:
+        for job in json.loads((folder / "jobs.json").read_text()):
+            recipe = replace(STEADY, **job["recipe"])
+            plan = plan_for(
+                Path(job["data"]),
+                Path(job["model"]),
+                recipe,
+                processes=group.size,
+                parallel=job["parallel"],
+            )
+            if group.leads:
+                (folder / job["name"]).mkdir(exist_ok=True)
+            group.gather(True)
+            maker = Trainer(plan, folder / job["name"], group, job.get("resume", False))
+            found = losses(maker)
+            if group.leads:
+                (folder / f"{job['name']}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    _train_in_processes(Path(sys.argv[1]))

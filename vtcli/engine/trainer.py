@@ -42,6 +42,7 @@ from vtcli.engine.optimising import (
 )
 from vtcli.engine.precision import pick_device
 from vtcli.engine.scoring import is_out_of_memory
+from vtcli.engine.sharing import replicate, shard, shard_like, unsynchronised, whole
 from vtcli.engine.starting import SCRATCH, build
 from vtcli.engine.training_plan import Plan
 from vtcli.engine.training_state import (
@@ -102,6 +103,8 @@ class Trainer:
         self.model = build(start, plan.labels, fetching).to(self.device)
         self.head_tensors = start.architecture.head_tensors
         self.position = state.position if state else Position()
+        if state:
+            self.model.load_state_dict(part(state.tensors, "model"))
         self._check_clip()
         freeze(self.model, self.recipe, self.head_tensors)
         self._prepare()
@@ -130,6 +133,11 @@ class Trainer:
         recipe, plan = self.recipe, self.plan
         if recipe.amp_dtype == "fp16" and self.device.type == "cpu":
             raise UsageError("--amp-dtype fp16 needs a GPU; on a CPU take bf16 or off")
+        if plan.settings.parallel == "fsdp" and (recipe.model_ema or recipe.amp_dtype == "fp16"):
+            raise UsageError(
+                "--parallel fsdp goes neither with --model-ema nor with --amp-dtype fp16; leave "
+                "them out, or take --parallel ddp"
+            )
         self.ema: Any = None
         if recipe.model_ema:
             self.ema = ModelEmaV3(self.model, recipe.model_ema_decay, use_warmup=True)
@@ -160,10 +168,9 @@ class Trainer:
         """The network as all processes train it: gradients are means over them."""
         if self.group.size == 1:
             return model
-        from torch.nn.parallel import DistributedDataParallel
-
-        on_gpu = self.device.type == "cuda"
-        return DistributedDataParallel(model, device_ids=[self.device] if on_gpu else None)
+        if self.plan.settings.parallel == "fsdp":
+            return shard(model, self.device, self.group.size)
+        return replicate(model, self.device)
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -267,8 +274,7 @@ class Trainer:
 
     def _unsynchronised(self) -> AbstractContextManager[Any]:
         """Gradients stay in this process until the last step of an update."""
-        no_sync = getattr(self.net, "no_sync", None)
-        return no_sync() if no_sync else nullcontext()
+        return unsynchronised(self.net)
 
     def _step(self, step: int, draws: Sequence[Draw], drawn: list[Drawn], sums: Sums) -> None:
         """Forward and backward of one batch of this process; what it saw is added to `sums`."""
@@ -375,7 +381,7 @@ class Trainer:
                 for parameter in parameters:
                     if parameter.grad is not None:
                         parameter.grad.mul_(factor)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_grad or math.inf)
+            norm = whole(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_grad or math.inf))
             if not self.scaler.is_enabled() and not math.isfinite(float(norm)):
                 self._refuse_nan(files)
             self.scaler.step(self.optimizer)
@@ -413,8 +419,7 @@ class Trainer:
         history.append(row)
         if position.best < 0 or _merit(row) > _merit(history[position.best]):
             position.best = position.epoch
-        if self.group.leads:
-            self._write_files(row, improved=position.best == position.epoch)
+        self._write_files(row, improved=position.best == position.epoch)
         position.epoch, position.update, position.sums = position.epoch + 1, 0, Sums()
         self.save()
         return row
@@ -452,10 +457,17 @@ class Trainer:
         }
 
     def _write_files(self, row: dict[str, Any], improved: bool) -> None:
-        """The weights so far as files that stand alone, the history and its picture."""
+        """The weights so far as files that stand alone, the history and its picture.
+
+        All processes put the weights together, the first one writes.
+        """
         history = self.position.history
+        model = self.model if self.ema is None else self.ema.module
+        tensors = {name: whole(tensor).cpu() for name, tensor in model.state_dict().items()}
+        if not self.group.leads:
+            return
         for name in (BEST, LAST) if improved else (LAST,):
-            self._write_weights(self.folder / name, row)
+            self._write_weights(self.folder / name, tensors, row)
         text = history_text(history)
         with whole_file(self.folder / "history.csv", len(text)) as path:
             path.write_text(text, encoding="utf-8")
@@ -466,11 +478,9 @@ class Trainer:
         draw_curve(self.folder / "curve.png", self.position.history)
         self.drawn = time.monotonic()
 
-    def _write_weights(self, path: Path, row: dict[str, Any]) -> None:
+    def _write_weights(self, path: Path, tensors: dict[str, Tensor], row: dict[str, Any]) -> None:
         plan = self.plan
         dataset = plan.division.validation
-        model = self.model if self.ema is None else self.ema.module
-        tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         card = replace(
             plan.start.card(plan.card_heads, dataset.name),
             top1=round(100 * row["val_top1"], 2),
@@ -500,21 +510,29 @@ class Trainer:
         parts = {"model": self.model.state_dict(), "optimizer": kept}
         if self.ema is not None:
             parts["ema"] = self.ema.module.state_dict()
-        tensors = {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
+        tensors = {
+            f"{part}.{name}": whole(tensor).cpu()
+            for part, held in parts.items()
+            for name, tensor in held.items()
+        }
         values = {"optimizer": numbers, "scaler": self.scaler.state_dict()}
         if self.group.leads:
             save_state(self.folder, State(self.position, tensors, values))
 
     def _restore(self, state: State) -> None:
-        """Take up a state: weights, average, the optimiser's memory and the gradient scale."""
-        self.model.load_state_dict(part(state.tensors, "model"))
+        """Take up a state's moving average, the optimiser's memory and the gradient scale."""
         if self.ema is not None:
             self.ema.module.load_state_dict(part(state.tensors, "ema"))
         # Copied, since a stored tensor is a mapped file that the next state takes the place of.
         kept = {name: t.clone() for name, t in part(state.tensors, "optimizer").items()}
         memory = gather_optimizer(kept, state.values["optimizer"])
+        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         table = self.optimizer.state_dict()
-        table["state"] = {i: memory[n] for i, n in enumerate(self.names) if n in memory}
+        table["state"] = {
+            i: {key: shard_like(value, parameters[i]) for key, value in memory[name].items()}
+            for i, name in enumerate(self.names)
+            if name in memory
+        }
         self.optimizer.load_state_dict(table)
         self.scaler.load_state_dict(state.values["scaler"])
 

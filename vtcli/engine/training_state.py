@@ -105,9 +105,8 @@ def save_state(folder: Path, state: State) -> None:
     """
     text = json.dumps({"position": asdict(state.position), "values": state.values})
     path, previous = folder / NAME, folder / PREVIOUS
-    tensors = {name: tensor.detach().cpu() for name, tensor in state.tensors.items()}
     fresh = folder / f"new.{NAME}"
-    write_checkpoint(fresh, tensors, {KEY: text})
+    write_checkpoint(fresh, state.tensors, {KEY: text})
     try:
         if path.exists():
             path.replace(previous)

@@ -70,7 +70,12 @@ def validate(
     was_training = net.training
     net.eval()
     mine = dataset.samples[group.rank :: group.size]
-    rows = list(_rows(net, mine, len(dataset.heads), reader, batch_size, workers, autocast))
+    # As many batches in every process, which may have to put shards of the network together.
+    most = -(-len(dataset.samples) // group.size)
+    batches = -(-most // batch_size)
+    requests = [Request(sample, CENTRE) for sample in mine]
+    groups = [requests[i * batch_size : (i + 1) * batch_size] for i in range(batches)]
+    rows = list(_rows(net, groups, len(dataset.heads), reader, workers, autocast, group.size > 1))
     net.train(was_training)
     gathered = [row for part in group.gather(rows) for row in part]
     if not gathered:
@@ -109,17 +114,18 @@ def _right(row: Row) -> float:
 
 def _rows(
     net: nn.Module,
-    samples: Sequence[Sample],
+    groups: Sequence[Sequence[Request]],
     heads: int,
     reader: ClipReader,
-    batch_size: int,
     workers: int,
     autocast: Callable[[], AbstractContextManager[Any]],
+    always: bool,
 ) -> Iterator[Row]:
+    """What was read, scored; with `always` the network also sees batches of which nothing was."""
     import torch
 
-    requests = [Request(sample, CENTRE) for sample in samples]
-    groups = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
+    p = reader.pipeline
+    nothing = torch.zeros(3, p.frames, p.crop_size, p.crop_size)
     device = next(net.parameters()).device
     for asked, loaded in Loader(reader, groups, workers):
         read = [
@@ -127,10 +133,11 @@ def _rows(
             for request, found in zip(asked, loaded, strict=True)
             if not isinstance(found, VideoDecodeError)
         ]
-        if not read:
+        if not read and not always:
             continue
-        with torch.inference_mode(), autocast():
-            logits = net(torch.stack([clip for _, clip in read]).to(device))
+        clips = torch.stack([clip for _, clip in read] or [nothing])
+        with torch.no_grad(), autocast():
+            logits = net(clips.to(device))
         parts = list(logits.values()) if isinstance(logits, dict) else [logits]
         scores = [_probabilities(part) for part in parts]
         for place, (sample, _) in enumerate(read):

@@ -1,0 +1,140 @@
+"""`vt finetune` as a command: what it prints, how it ends, and that a kill costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engine.evaluating import ROOT, class_folders, environment, vt
+from tests.engine.training import model_file, same, weights
+from vtcli.cli import run
+from vtcli.engine.recipes import options
+
+TINY = ("--batch-size", "4", "--lr", "1e-3", "--device", "cpu", "-j", "1")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_folders(tmp_path_factory.mktemp("data") / "data", 5, ["a", "b", "c"])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_file(tmp_path_factory.mktemp("model") / "tiny.safetensors", "videoswin")
+
+
+def test_every_field_of_a_recipe_is_an_option() -> None:
+    words = vt("finetune", "--help", COLUMNS="200").stdout
+    assert all(f"--{name.replace('_', '-')}" in words for name in options())
+
+
+def test_from_a_folder_to_an_answer(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    words = ["--dataset", data, "-m", model, "-o", folder, *TINY]
+    done = vt("finetune", *words, "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    assert "3 of the 15 samples are held out for validation" in done.stderr
+    assert "epoch 2/2: loss" in done.stderr
+    assert str(folder / "best.safetensors") in done.stdout.replace("\n", "")
+    names = {"best.safetensors", "last.safetensors", "history.csv", "curve.png", "training.json"}
+    assert names <= {path.name for path in folder.iterdir()}
+    video = next(data.rglob("*.mp4"))
+    answer = vt("predict", video, "-m", folder / "best.safetensors", "--format", "json")
+    found = json.loads(answer.stdout)["results"][0]["predictions"]
+    assert {row["label"] for row in found} == {"a", "b", "c"}
+    assert here(*words, "--epochs", "2") == 7
+    assert "holds a training already" in capsys.readouterr().err
+    assert here(*words, "--resume", "auto") == 7
+    assert "another recipe: epochs (2, not 30)" in capsys.readouterr().err
+
+
+def here(*words: str | Path) -> int:
+    """The command in this process, which has PyTorch already."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return run(["finetune", *map(str, words)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_plan_changes_nothing(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    words = ["--dataset", data, "-m", model, "-o", folder, "--plan", "--format", "json"]
+    assert here(*words, "--batch-size", "4", "--lr-base-scale", "linear") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["updates_per_epoch"], plan["clips_per_update"], plan["epochs"]) == (3, 4, 30)
+    assert plan["lr"] == pytest.approx(1e-3 * 4 / 64)
+    assert plan["memory_bytes"] > 0
+    assert plan["seconds"] > 0
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["--epochs", "0"], 2, "--epochs 0 is below 1"),
+        (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is no augmentation"),
+        (["--opt", "adamm"], 2, "--opt adamm is no optimiser"),
+        (["--amp-dtype", "fp16"], 2, "--amp-dtype fp16 needs a GPU"),
+        (["--train", "last-9-blocks"], 2, "names more blocks"),
+    ],
+)
+def test_bad_options_end_in_a_sentence(
+    words: list[str],
+    code: int,
+    sentence: str,
+    data: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["--dataset", data, "-m", model, "-o", tmp_path / "run", *TINY, *words]
+    assert here(*given) == code
+    assert sentence in capsys.readouterr().err
+
+
+def start(run: Path, data: Path, model: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "vtcli", "finetune", "--dataset", str(data), "-m", str(model)]
+    command += ["-o", str(run), "--resume", "auto", "--epochs", "6", "--save-every", "1"]
+    command += ["--aa", "rand-m5-n1", *TINY, *words]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=quiet, stderr=quiet)
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    limit = time.monotonic() + 60
+    while not path.exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_with_the_same_weights(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(whole, data, model).wait(60) == 0
+    first = start(broken, data, model)
+    wait_for(broken / "state.previous.safetensors", first)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait(60) == -signal.SIGKILL
+    assert not (broken / "curve.png").exists()
+    second = start(broken, data, model)
+    wait_for(broken / "best.safetensors", second)
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(60) in (143, 0)
+    assert start(broken, data, model).wait(60) == 0
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same(weights(whole / name), weights(broken / name))
+    assert not [path for path in broken.iterdir() if path.name.startswith(".best")]
+    assert os.access(broken / "history.csv", os.R_OK)
