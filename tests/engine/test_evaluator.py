@@ -512,6 +512,8 @@ def test_a_run_of_another_model_or_protocol_is_refused(
         evaluate(videos, other, unbroken)
     with pytest.raises(DataError, match=r"another protocol \(clips\): '2', not '1'"):
         evaluate(videos, model, unbroken, views="1x1")
+    with pytest.raises(DataError, match="another decoder: 'pyav', not 'decord'"):
+        evaluate(videos, model, unbroken, decoder="decord")
     with pytest.raises(DataError, match="holds a run already"):
         evaluate(videos, model, unbroken, resume=False)
 

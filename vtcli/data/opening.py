@@ -106,8 +106,10 @@ def _source(name_or_path: str | Path, root: str | Path | None, format: str | Non
     if format is not None:
         check_format(format)
     base = None if root is None else Path(root).expanduser()
-    if base is not None and not base.is_dir():
-        raise InputError(f"the data folder {base} is not there; check the path")
+    if base is not None:
+        _require_openable(base)
+        if not base.is_dir():
+            raise InputError(f"the data folder {base} is not there; check the path")
     entry = known_entry(name_or_path) if isinstance(name_or_path, str) else None
     if entry:
         return _named(entry, base or _default_root(entry))

@@ -243,6 +243,8 @@ class Evaluator:
             "dataset": plan.dataset.name,
             "split": plan.dataset.split,
             "protocol": plan.protocol.to_dict(),
+            # What one decoder refuses another may read, so failures are one decoder's.
+            "decoder": "decord" if plan.settings.decoder == "decord" else "pyav",
             "heads": [{"name": head.name, "labels": list(head.labels)} for head in heads],
         }
         self.notes = {"model": plan.name, "model_dataset": plan.known.dataset}
