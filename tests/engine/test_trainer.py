@@ -369,6 +369,9 @@ def test_unreadable_videos_are_counted_and_the_mean_is_over_the_others(
         assert row["unreadable"] + row["val_unreadable"] == 6
         assert row["clips"] + row["unreadable"] == 12
         assert 0.5 < row["train_loss"] < 2.5
+    named = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
+    assert len(named) == maker.position.history[0]["unreadable"]
+    assert all(str(root) in line for line in named)
 
 
 def test_an_epoch_without_a_readable_video_ends_the_training(

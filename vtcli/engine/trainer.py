@@ -111,6 +111,7 @@ class Trainer:
         if state:
             self._restore(state)
         self.stop = threading.Event()
+        self.unreadable: dict[str, str] = {}  # by path, of this process since it began
         self.drawn = time.monotonic()
 
     def _check_clip(self) -> None:
@@ -282,6 +283,8 @@ class Trainer:
 
         read = [(d, clip) for d, clip in zip(draws, drawn, strict=True) if isinstance(clip, Clip)]
         sums.failed += len(draws) - len(read)
+        failed = [clip for clip in drawn if not isinstance(clip, Clip)]
+        self.unreadable.update({error.path: str(error) for error in failed})
         if not read and self.group.size == 1:
             return
         seed = self._step_seed(step)
@@ -464,15 +467,22 @@ class Trainer:
         history = self.position.history
         model = self.model if self.ema is None else self.ema.module
         tensors = {name: whole(tensor).cpu() for name, tensor in model.state_dict().items()}
+        unreadable = {
+            p: why for found in self.group.gather(self.unreadable) for p, why in found.items()
+        }
         if not self.group.leads:
             return
         for name in (BEST, LAST) if improved else (LAST,):
             self._write_weights(self.folder / name, tensors, row)
-        text = history_text(history)
-        with whole_file(self.folder / "history.csv", len(text)) as path:
-            path.write_text(text, encoding="utf-8")
+        self._write_text("history.csv", history_text(history))
+        if unreadable:
+            self._write_text("unreadable.txt", "".join(f"{why}\n" for why in unreadable.values()))
         if time.monotonic() - self.drawn > SECONDS_BETWEEN_CURVES:
             self._draw_curve()
+
+    def _write_text(self, name: str, text: str) -> None:
+        with whole_file(self.folder / name, len(text)) as path:
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def _draw_curve(self) -> None:
         draw_curve(self.folder / "curve.png", self.position.history)
@@ -586,6 +596,7 @@ class Trainer:
             if done == 1:  # the first one also waits for libraries and memory
                 self.position.sums = Sums()
             self._update(batches)
+        batches.close()  # type: ignore[attr-defined]
         sums, counted = self.position.sums, max(1, updates - 1)
         start, parameters = plan.start, list(self.model.parameters())
         return Forecast(

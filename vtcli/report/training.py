@@ -166,7 +166,9 @@ def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
         f"lr {row['lr']:.2g}, {duration(row['seconds'])}"
     )
     lost = row["unreadable"] + row["val_unreadable"]
-    return f"{words}, {lost} unreadable" if lost else words
+    if lost:
+        words += f", {lost} unreadable{' (see unreadable.txt)' if row['unreadable'] else ''}"
+    return words
 
 
 def history_text(history: Sequence[Mapping[str, Any]]) -> str:
