@@ -23,6 +23,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests import tiny
 from tests.data import layouts
 from tests.engine.evaluating import (
     CLASSES,
@@ -414,13 +415,16 @@ def test_an_official_download_is_evaluated_as_it_lies(name: str, tmp_path: Path)
 
 def test_two_heads_are_scored_apart_and_in_pairs(tmp_path: Path) -> None:
     root = layouts.epic100(tmp_path / "epic")
+    (video,) = root.rglob("P01_11.MP4")
+    video.unlink()
+    tiny.video(video.with_suffix(".mp4"), 60).rename(video)
     heads = {head: load_labels(f"epic100_{head}") for head in ("noun", "verb")}
     model = model_file(tmp_path / "m.safetensors", heads, "epic100", (1, 1))
     report = evaluate("epic100", model, tmp_path / "run", root=root)
     assert [head.name for head in report.heads] == ["noun", "verb"]
     assert report.action is not None
     assert report.action.n_expected == 2
-    # The second segment begins at one minute, in a clip of less than a second.
+    # The second segment begins at one minute, in a clip of two seconds.
     assert [f.reason for f in report.failures] == ["missing_frames"]
 
 
@@ -508,7 +512,7 @@ def test_a_run_of_another_model_or_protocol_is_refused(
     model: Path, videos: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     other = model_file(tmp_path / "other.safetensors", seed=1)
-    with pytest.raises(DataError, match="another model_sha256"):
+    with pytest.raises(DataError, match="a run of another model"):
         evaluate(videos, other, unbroken)
     with pytest.raises(DataError, match=r"another protocol \(clips\): '2', not '1'"):
         evaluate(videos, model, unbroken, views="1x1")

@@ -294,6 +294,8 @@ def _difference(name: str, old: Any, new: Any) -> str:
         for key in new:
             if old.get(key) != new[key]:
                 return _difference(f"{name} ({key})", old.get(key), new[key])
+    if name == "model_sha256":
+        return "model (the digest of its weights is another)"
     if isinstance(old, str | int | float | None) and isinstance(new, str | int | float | None):
         return f"{name}: '{old}', not '{new}'"
     return name

@@ -141,9 +141,11 @@ def open_footage(
 
 
 def _part(path: Path, whole: Footage, first: int, last: int | None) -> Segment:
-    """The end is cut to the video's: annotations round it up; a beginning beyond it is an error."""
+    """An end at most a second beyond the video's is cut to it: annotations round up."""
     end = whole.frames if last is None else min(last + 1, whole.frames)
-    if not 0 <= first < whole.frames or (last is not None and last < first - 1):
+    begins_inside = 0 <= first < whole.frames
+    ends_inside = last is None or first - 1 <= last < whole.frames + whole.fps
+    if not (begins_inside and ends_inside):
         raise VideoDecodeError(
             path,
             "missing_frames",
