@@ -23,7 +23,6 @@ import pytest
 import torch
 
 from tests import tiny
-from tests import tiny
 from tests.data import layouts
 from tests.engine.evaluating import (
     CLASSES,
