@@ -1,0 +1,174 @@
+"""Timelines for people, players and evaluation programs: a table, JSON, JSON lines, CSV, SubRip and
+WebVTT subtitles, and the JSON that ActivityNet's evaluation reads.
+
+Writers take outcomes as those of `predictions` do. The `to_dict()` of an answered one has
+`segments`, each with start and end in seconds, index, label, score and the number of windows it is
+made of.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from vtcli.report.predictions import JsonLinesWriter, JsonWriter, Outcome, Writer
+
+
+def make_timeline_writer(format: str, stream: TextIO, header: Mapping[str, Any]) -> Writer:
+    """The writer for `table`, `json`, `jsonl`, `csv`, `srt`, `vtt` or `activitynet`."""
+    makers: Mapping[str, Callable[[TextIO, Mapping[str, Any]], Writer]] = {
+        "table": TimelineTable,
+        "json": JsonWriter,
+        "jsonl": JsonLinesWriter,
+        "csv": TimelineCsv,
+        "srt": SubRip,
+        "vtt": WebVtt,
+        "activitynet": ActivityNet,
+    }
+    return makers[format](stream, header)
+
+
+class TimelineCsv:
+    """One row per segment; a failed file has one row with its error."""
+
+    COLUMNS = ("path", "model", "start", "end", "index", "label", "score", "windows", "error")
+
+    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
+        self.rows = csv.DictWriter(stream, self.COLUMNS, restval="")
+        self.model = header["model"]
+        self.rows.writeheader()
+
+    def add(self, outcome: Outcome) -> None:
+        shared = {"path": outcome.path, "model": self.model}
+        table = outcome.to_dict()
+        if outcome.failed:
+            self.rows.writerow({**shared, "error": table["error"]})
+            return
+        self.rows.writerows({**shared, **segment} for segment in table["segments"])
+
+    def close(self) -> None: ...
+
+
+class SubRip:
+    """SubRip subtitles (.srt): numbered from 1, times with a comma."""
+
+    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
+        self.stream = stream
+
+    def add(self, outcome: Outcome) -> None:
+        for number, segment in enumerate(outcome.to_dict().get("segments", ()), 1):
+            times = f"{clock(segment['start'], ',')} --> {clock(segment['end'], ',')}"
+            self.stream.write(f"{number}\n{times}\n{_caption(segment)}\n\n")
+
+    def close(self) -> None: ...
+
+
+class WebVtt:
+    """WebVTT subtitles (.vtt), https://www.w3.org/TR/webvtt1/: the text is escaped as in HTML."""
+
+    ESCAPES: Mapping[int, str] = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
+
+    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
+        self.stream = stream
+        stream.write("WEBVTT\n\n")
+
+    def add(self, outcome: Outcome) -> None:
+        for segment in outcome.to_dict().get("segments", ()):
+            times = f"{clock(segment['start'])} --> {clock(segment['end'])}"
+            self.stream.write(f"{times}\n{_caption(segment).translate(self.ESCAPES)}\n\n")
+
+    def close(self) -> None: ...
+
+
+class ActivityNet:
+    """What ActivityNet's evaluation of temporal detection takes: the segments of each video's id.
+
+    The id is the file's name without its ending, and without the `v_` that ActivityNet puts before
+    the eleven characters of an id; of two files with one id the second has its path for an id.
+    """
+
+    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
+        self.stream = stream
+        self.results: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.failed:
+            return
+        name = re.sub(r"^v_(?=[\w-]{11}$)", "", Path(outcome.path).stem, flags=re.ASCII)
+        self.results[outcome.path if name in self.results else name] = [
+            {
+                "label": segment["label"],
+                "score": segment["score"],
+                "segment": [segment["start"], segment["end"]],
+            }
+            for segment in outcome.to_dict()["segments"]
+        ]
+
+    def close(self) -> None:
+        table = {"version": "VERSION 1.3", "results": self.results, "external_data": {}}
+        json.dump(table, self.stream, ensure_ascii=False, indent=2)
+        self.stream.write("\n")
+
+
+class TimelineTable:
+    """A line with a bar per segment, and under all files what they were made with."""
+
+    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
+        from rich.console import Console
+
+        self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        self.header, self.answered = header, False
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.failed:
+            return
+        from rich.text import Text
+
+        self.answered = True
+        self.console.print(Text(outcome.path, style="bold"))
+        segments = outcome.to_dict()["segments"]
+        for segment in segments:
+            self.console.print(_segment_line(segment))
+        if not segments:
+            words = f"  no window reaches a score of {self.header['min_score']:g}"
+            self.console.print(Text(words, style="dim"))
+        self.console.print()
+
+    def close(self) -> None:
+        from rich.text import Text
+
+        if not self.answered:
+            return
+        h = self.header
+        words = (
+            f"{h['model']} · {h['window']:g} s every {h['stride']:g} s · "
+            f"{h['precision']} on {h['device']}"
+        )
+        self.console.print(Text(words, style="dim"))
+
+
+def clock(seconds: float, point: str = ".") -> str:
+    """Hours, minutes, seconds and milliseconds, as both kinds of subtitles write them."""
+    minutes, milliseconds = divmod(round(1000 * seconds), 60_000)
+    whole, rest = divmod(milliseconds, 1000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{whole:02d}{point}{rest:03d}"
+
+
+def _caption(segment: Mapping[str, Any]) -> str:
+    """A label on one line, and its score in percent."""
+    return f"{' '.join(segment['label'].split())} ({100 * segment['score']:.0f} %)"
+
+
+def _segment_line(segment: Mapping[str, Any]) -> Any:
+    from rich.text import Text
+
+    bar = "█" * round(20 * segment["score"])
+    line = Text(f"  {clock(segment['start'])} – {clock(segment['end'])}  ")
+    line.append(f"{100 * segment['score']:5.1f} %  ")
+    line.append(f"{bar:<20}", style="green")
+    line.append(f"  {segment['label']}")
+    return line
