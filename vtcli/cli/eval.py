@@ -14,6 +14,7 @@ import typer
 from vtcli.cli.datasets import AnnotationsOption
 from vtcli.cli.options import (
     BatchOption,
+    CoreWorkersOption,
     DecoderOption,
     DeviceOption,
     PipelineOption,
@@ -113,16 +114,7 @@ def eval_(
         str, typer.Option("--precision", help="fp32, bf16, fp16 or auto (as vt predict).")
     ] = "fp32",
     batch_size: BatchOption = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            "-j",
-            min=1,
-            help="Threads that decode ahead.",
-            show_default="one per core",
-        ),
-    ] = None,
+    workers: CoreWorkersOption = None,
     decoder: DecoderOption = "auto",
     format: FormatOption = "table",
 ) -> int:

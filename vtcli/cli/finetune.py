@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from vtcli.cli.datasets import AnnotationsOption
-from vtcli.cli.options import DecoderOption, DeviceOption, ModelOption
+from vtcli.cli.options import CoreWorkersOption, DecoderOption, DeviceOption, ModelOption
 from vtcli.engine.recipes import find_recipe, options, override
 from vtcli.errors import EXIT_OK, EXIT_TERMINATED
 
@@ -132,16 +132,7 @@ def finetune(
         typer.Option("--parallel", help="With torchrun: a whole model per process, or shards."),
     ] = "ddp",
     device: DeviceOption = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            "-j",
-            min=1,
-            help="Threads that decode ahead.",
-            show_default="one per core",
-        ),
-    ] = None,
+    workers: CoreWorkersOption = None,
     decoder: DecoderOption = "auto",
     format: Annotated[
         Literal["table", "json"], typer.Option("--format", help="How to print.")

@@ -41,6 +41,16 @@ BatchOption = Annotated[
 WorkersOption = Annotated[
     int, typer.Option("--workers", "-j", min=1, help="Threads that decode files ahead.")
 ]
+CoreWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        "-j",
+        min=1,
+        help="Threads that decode ahead.",
+        show_default="one per core",
+    ),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option(

@@ -16,7 +16,7 @@ import numpy as np
 
 from vtcli.data.catalogue import known_entry
 from vtcli.data.opening import list_splits, open_dataset
-from vtcli.data.samples import Dataset, Sample
+from vtcli.data.samples import Dataset, Sample, require_labels
 from vtcli.errors import DataError
 
 NAMES_SHOWN = 3
@@ -84,14 +84,7 @@ def _validation_of(train: str | None, names: Sequence[str]) -> str | None:
 
 def _checked(dataset: Dataset) -> Dataset:
     """The dataset with a name for every class; see `divide` for what is refused."""
-    if not dataset.samples:
-        raise DataError(f"{dataset.name} has no samples to train on; check its annotation")
-    bare = sum(not sample.labels for sample in dataset.samples)
-    if bare:
-        raise DataError(
-            f"{bare} of the {len(dataset.samples)} samples of {dataset.name} {dataset.split} have "
-            "no label; train on another split"
-        )
+    require_labels(dataset, "train on")
     classes = {
         head: names or _numbers(labels_of(dataset, place))
         for place, (head, names) in enumerate(dataset.classes.items())

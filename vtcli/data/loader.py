@@ -6,6 +6,7 @@ cannot be read comes back as its error, in its place; nothing is put in its stea
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MOST_WORKERS = 16
+
+
+def workers_of(asked: int | None, processes_here: int) -> int:
+    """Threads that decode ahead in one of so many processes on this machine: what was asked for,
+    else its share of the cores.
+    """
+    here = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if here else os.cpu_count()
+    return asked or max(1, min((cores or 1) // processes_here, MOST_WORKERS))
+
+
+def open_sample(sample: Sample, frame_rate: float | None, decoder: Backend) -> Footage:
+    """A sample's frames by number; `frame_rate` as `open_footage` has it.
+
+    Raises `VideoDecodeError`.
+    """
+    return open_footage(
+        sample.path,
+        (sample.start, sample.end),
+        (sample.first_frame, sample.last_frame),
+        frame_rate,
+        decoder,
+    )
+
+
 @dataclass(frozen=True)
 class ClipReader:
     """How samples become clips: the pipeline, the views per video, the decoder.
@@ -38,13 +65,7 @@ class ClipReader:
 
     def open(self, sample: Sample) -> tuple[Footage, list[View]]:
         """A sample's frames and its views, in upstream's order; raises `VideoDecodeError`."""
-        footage = open_footage(
-            sample.path,
-            (sample.start, sample.end),
-            (sample.first_frame, sample.last_frame),
-            self.frame_rate,
-            self.decoder,
-        )
+        footage = open_sample(sample, self.frame_rate, self.decoder)
         try:
             views = plan_views(self.pipeline, footage.frames, footage.fps, self.clips, self.crops)
         except InputError as error:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtcli.errors import DataError
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -58,6 +60,26 @@ class Dataset:
     def heads(self) -> tuple[str, ...]:
         """Names of the label columns, `action` where there is one."""
         return tuple(self.classes)
+
+
+def labels_by_head(sample: Sample, heads: int) -> tuple[tuple[int, ...], ...]:
+    """The right classes for each head: one head may have several, of several heads each has one."""
+    return (sample.labels,) if heads == 1 else tuple((label,) for label in sample.labels)
+
+
+def require_labels(dataset: Dataset, use: str) -> None:
+    """Raise `DataError` for a dataset without samples, or with unlabelled ones.
+
+    use: what they are for, as in "to `use`" ("evaluate", "train on").
+    """
+    if not dataset.samples:
+        raise DataError(f"{dataset.name} has no samples to {use}; check its annotation")
+    bare = sum(not sample.labels for sample in dataset.samples)
+    if bare:
+        raise DataError(
+            f"{bare} of the {len(dataset.samples)} samples of {dataset.name} {dataset.split} have "
+            f"no label; {use} another split"
+        )
 
 
 def identity(sample: Sample) -> str:

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
+from vtcli.data.loader import open_sample
 from vtcli.data.samples import Sample
 from vtcli.errors import InputError, UsageError, VideoDecodeError
 from vtcli.video.decode import Backend
-from vtcli.video.footage import open_footage
 from vtcli.video.pipeline import Pipeline
 from vtcli.video.sampling import SAMPLERS
 
@@ -229,13 +229,7 @@ class ClipDrawer:
         """Decode and augment one clip; raises `VideoDecodeError`."""
         rng = np.random.default_rng([self.seed, draw.epoch, draw.number, draw.repeat])
         sample, p = draw.sample, self.pipeline
-        footage = open_footage(
-            sample.path,
-            (sample.start, sample.end),
-            (sample.first_frame, sample.last_frame),
-            self.frame_rate,
-            self.decoder,
-        )
+        footage = open_sample(sample, self.frame_rate, self.decoder)
         if footage.frames < 1:
             raise VideoDecodeError(sample.path, "corrupt", "has no frames; take a whole file")
         pick = TRAINING_SAMPLERS[p.sampling]

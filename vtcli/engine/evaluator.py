@@ -9,7 +9,6 @@ kill, or on how many processes share the work.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from vtcli import __version__
 from vtcli.data.catalogue import known_entry
-from vtcli.data.loader import ClipReader, Loaded, Loader, Request
-from vtcli.data.samples import Dataset, Sample
+from vtcli.data.loader import ClipReader, Loaded, Loader, Request, workers_of
+from vtcli.data.samples import Dataset, Sample, labels_by_head, require_labels
 from vtcli.engine.converter import file_sha256
 from vtcli.engine.distributed import Group
 from vtcli.engine.loading import (
@@ -67,7 +66,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Slot = tuple[int, int]  # sample and view, by number
-MOST_WORKERS = 16
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def plan_evaluation(
     Raises `UsageError` for settings that cannot be, `DataError` for an empty or unlabelled dataset
     and for classes that are not the model's; and what `peek` raises.
     """
-    _require_labels(dataset)
+    require_labels(dataset, "evaluate")
     known = peek(model, fetching)
     read_as = settings.read_as
     if read_as is None and known.dataset == "k710" and dataset.name in READ_OUTS:
@@ -159,17 +157,6 @@ def plan_evaluation(
     differs = protocol.differences(known, known.pipeline, dataset.name, dataset.split, usual)
     matches = match_heads(dataset, _heads(known, read_as))
     return Plan(dataset, model, known, protocol, settings, matches, differs)
-
-
-def _require_labels(dataset: Dataset) -> None:
-    if not dataset.samples:
-        raise DataError(f"{dataset.name} has no samples to evaluate; check its annotation")
-    bare = sum(not sample.labels for sample in dataset.samples)
-    if bare:
-        raise DataError(
-            f"{bare} of the {len(dataset.samples)} samples of {dataset.name} "
-            f"{dataset.split} have no label; evaluate another split"
-        )
 
 
 def _heads(known: Card | Checkpoint, read_as: str | None) -> list[CardHead]:
@@ -260,7 +247,7 @@ class Evaluator:
         for sample in self.plan.dataset.samples:
             truth: list[tuple[int, ...]] = [()] * len(heads)
             for place, labels, match in zip(
-                places, _labels_by_head(sample, len(places)), self.plan.matches, strict=True
+                places, labels_by_head(sample, len(places)), self.plan.matches, strict=True
             ):
                 truth[place] = tuple(self._model_class(sample, label, match) for label in labels)
             path = str(sample.path)
@@ -323,7 +310,7 @@ class Evaluator:
         loader = Loader(
             self.plan.reader,
             (self._requests(unit, missing) for unit in units),
-            self._workers(),
+            workers_of(self.plan.settings.workers, self.group.local_size),
         )
         writer = self.run_dir.writer(self.group.rank)
         try:
@@ -336,11 +323,6 @@ class Evaluator:
                 progress(self.pace)
         finally:
             writer.close()
-
-    def _workers(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        own = (cores or 1) // self.group.local_size
-        return self.plan.settings.workers or max(1, min(own, MOST_WORKERS))
 
     def _requests(self, unit: Unit, missing: Mapping[int, list[int]]) -> list[Request]:
         samples = self.plan.dataset.samples
@@ -406,11 +388,6 @@ def _require_alike(group: Group, model_digest: str, plan: Plan) -> None:
             f"the processes of this run do not see the same model and the same {plan.dataset.name};"
             " give each the same files, and let nothing change them while they start"
         )
-
-
-def _labels_by_head(sample: Sample, heads: int) -> list[tuple[int, ...]]:
-    """One head may have several right labels; of several heads each has one."""
-    return [sample.labels] if heads == 1 else [(label,) for label in sample.labels]
 
 
 def _score_batch(net: Any, clips: Mapping[int, Tensor], places: int) -> dict[str, Tensor]:

@@ -34,6 +34,18 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
+def video_table(path: str, info: VideoInfo) -> dict[str, Any]:
+    """What an answer's JSON says of its file."""
+    return {
+        "path": path,
+        "frames": info.frames,
+        "fps": info.fps,
+        "duration": info.duration,
+        "width": info.width,
+        "height": info.height,
+    }
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a model says of one file; `predictions` is the ranking of the first (or only) head."""
@@ -59,12 +71,7 @@ class Prediction:
         """JSON-able; `heads` only where there are several."""
         answers = {name: [vars(a) for a in ranking] for name, ranking in self.heads.items()}
         table: dict[str, Any] = {
-            "path": self.path,
-            "frames": self.info.frames,
-            "fps": self.info.fps,
-            "duration": self.info.duration,
-            "width": self.info.width,
-            "height": self.info.height,
+            **video_table(self.path, self.info),
             "predictions": next(iter(answers.values())),
             "views": [
                 {"clip": v.clip, "crop": v.crop, "frames": [int(i) for i in v.frame_indices]}

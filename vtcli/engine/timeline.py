@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vtcli.engine.predictor import Failure, Prediction, Predictor
+from vtcli.engine.predictor import Failure, Prediction, Predictor, video_table
 from vtcli.engine.scoring import Answer, rank_heads, score_clips
 from vtcli.errors import InputError, UsageError, VideoDecodeError
 from vtcli.video.pipeline import Pipeline, plan_views
@@ -125,12 +125,7 @@ class Timeline:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
-            "path": self.path,
-            "frames": self.info.frames,
-            "fps": self.info.fps,
-            "duration": self.info.duration,
-            "width": self.info.width,
-            "height": self.info.height,
+            **video_table(self.path, self.info),
             "segments": [segment.to_dict() for segment in self.segments],
             "windows": [answer.to_dict() for answer in self.windows],
             "seconds": round(self.seconds, 3),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vtcli import __version__
 from vtcli.data.loader import ClipReader
+from vtcli.data.samples import labels_by_head
 from vtcli.data.training import (
     Clip,
     ClipDrawer,
@@ -55,7 +56,7 @@ from vtcli.engine.training_state import (
     part,
     save_state,
 )
-from vtcli.engine.validation import Validated, labels_by_head, validate
+from vtcli.engine.validation import Validated, validate
 from vtcli.errors import DataError, OutOfMemoryError, UsageError
 from vtcli.report.training import Forecast, Pace, Scalars, draw_curve, history_text
 from vtcli.weights.atomic import whole_file

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtcli.data.division import Division
+from vtcli.data.loader import workers_of
 from vtcli.data.training import Augmentation
 from vtcli.engine.recipes import Recipe
 from vtcli.engine.starting import Start
@@ -22,7 +22,6 @@ from vtcli.weights.store import CardHead
 
 Parallel = Literal["ddp", "fsdp"]
 SCHEMA = 1
-MOST_WORKERS = 16
 AUGMENTS = ("aa", "train_crop_mode", "scale", "ratio", "hflip", "reprob")
 
 
@@ -120,10 +119,7 @@ class Plan:
 
     def workers(self, processes_here: int) -> int:
         """Threads that decode ahead in one process."""
-        here = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if here else os.cpu_count()
-        own = (cores or 1) // processes_here
-        return self.settings.workers or max(1, min(own, MOST_WORKERS))
+        return workers_of(self.settings.workers, processes_here)
 
 
 def _digest(samples: Any) -> str:

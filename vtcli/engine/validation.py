@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vtcli.data.loader import ClipReader, Loader, Request
-from vtcli.data.samples import Dataset, Sample
+from vtcli.data.samples import Dataset, labels_by_head
 from vtcli.engine.distributed import Group
 from vtcli.errors import DataError, VideoDecodeError
 from vtcli.report.evaluation import HeadResult
@@ -146,8 +146,3 @@ def _rows(
 
 def _probabilities(logits_BK: Tensor) -> np.ndarray:
     return logits_BK.double().softmax(-1).cpu().numpy()
-
-
-def labels_by_head(sample: Sample, heads: int) -> tuple[tuple[int, ...], ...]:
-    """The right classes for each head: one head may have several, of several heads each has one."""
-    return (sample.labels,) if heads == 1 else tuple((label,) for label in sample.labels)

@@ -100,10 +100,10 @@ class JsonLinesWriter:
     def close(self) -> None: ...
 
 
-class CsvWriter:
-    """One row per class and file; a failed file has one row with its error."""
+class CsvRows:
+    """CSV with some rows per file; a failed file has one row with its error."""
 
-    COLUMNS = ("path", "model", "head", "rank", "index", "label", "score", "raw", "error")
+    COLUMNS: tuple[str, ...]
 
     def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
         self.rows = csv.DictWriter(stream, self.COLUMNS, restval="")
@@ -116,11 +116,24 @@ class CsvWriter:
         if outcome.failed:
             self.rows.writerow({**shared, "error": table["error"]})
             return
-        for head, ranking in table.get("heads", {"": table["predictions"]}).items():
-            for rank, answer in enumerate(ranking, 1):
-                self.rows.writerow({**shared, "head": head, "rank": rank, **answer})
+        self.rows.writerows({**shared, **row} for row in self.rows_of(table))
+
+    def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """The rows of an answered file, without its path and model."""
+        raise NotImplementedError
 
     def close(self) -> None: ...
+
+
+class CsvWriter(CsvRows):
+    """One row per class and file."""
+
+    COLUMNS = ("path", "model", "head", "rank", "index", "label", "score", "raw", "error")
+
+    def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        for head, ranking in table.get("heads", {"": table["predictions"]}).items():
+            for rank, answer in enumerate(ranking, 1):
+                yield {"head": head, "rank": rank, **answer}
 
 
 class TableWriter:

@@ -8,14 +8,13 @@ made of.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from vtcli.report.predictions import JsonLinesWriter, JsonWriter, Outcome, Writer
+from vtcli.report.predictions import CsvRows, JsonLinesWriter, JsonWriter, Outcome, Writer
 
 
 def make_timeline_writer(format: str, stream: TextIO, header: Mapping[str, Any]) -> Writer:
@@ -32,25 +31,13 @@ def make_timeline_writer(format: str, stream: TextIO, header: Mapping[str, Any])
     return makers[format](stream, header)
 
 
-class TimelineCsv:
-    """One row per segment; a failed file has one row with its error."""
+class TimelineCsv(CsvRows):
+    """One row per segment."""
 
     COLUMNS = ("path", "model", "start", "end", "index", "label", "score", "windows", "error")
 
-    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
-        self.rows = csv.DictWriter(stream, self.COLUMNS, restval="")
-        self.model = header["model"]
-        self.rows.writeheader()
-
-    def add(self, outcome: Outcome) -> None:
-        shared = {"path": outcome.path, "model": self.model}
-        table = outcome.to_dict()
-        if outcome.failed:
-            self.rows.writerow({**shared, "error": table["error"]})
-            return
-        self.rows.writerows({**shared, **segment} for segment in table["segments"])
-
-    def close(self) -> None: ...
+    def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        yield from table["segments"]
 
 
 class SubRip:
