@@ -16,12 +16,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 Size: TypeAlias = tuple[int, int]
 """Height and width, in pixels."""
 Pair: TypeAlias = tuple[Tensor, Tensor]
+
+BILINEAR = Image.Resampling.BILINEAR
+PILLOW_BYTES = 2**25
+"""Of frames that Pillow resizes at a time."""
 
 # --- sizes: the short side is given, rules differ in the long one ---------------------------------
 
@@ -122,48 +127,25 @@ def _tensorflow_taps(source: int, target: int) -> tuple[Pair, Tensor]:
 
 
 def pillow_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
-    """PIL.Image.resize with BILINEAR on uint8, to the byte: antialiased, weights of 22 bits.
+    """PIL.Image.resize with BILINEAR on uint8: antialiased, each axis rounded to uint8.
 
     Columns first, as Pillow did when the models were released (newer ones begin with the rows of
-    very tall pictures), each axis rounded to uint8.
+    very tall pictures).
     """
-    across_THwC = _pillow_rows(frames_THWC.transpose(1, 2), width).transpose(1, 2)
-    return _pillow_rows(across_THwC, height)
+    together = max(1, PILLOW_BYTES // frames_THWC[0].numel())
+    parts = [_pillow_resize(part.numpy(), height, width) for part in frames_THWC.split(together)]
+    return torch.from_numpy(np.concatenate(parts))
 
 
-def _pillow_rows(pixels_TNMC: Tensor, target: int) -> Tensor:
-    """The second axis resized and rounded to uint8; Pillow skips one whose size does not change."""
-    source = pixels_TNMC.shape[1]
-    if source == target:
-        return pixels_TNMC
-    rows_TNR = pixels_TNMC.flatten(2)
-    total_TnR = torch.full((len(rows_TNR), target, rows_TNR.shape[2]), 1 << 21, dtype=torch.int32)
-    for index_n, weight_n in _pillow_taps(source, target):
-        total_TnR += rows_TNR.index_select(1, index_n) * weight_n[:, None]
-    resized_TnR = (total_TnR >> 22).clamp_(max=255).to(torch.uint8)
-    return resized_TnR.unflatten(2, pixels_TNMC.shape[2:])
-
-
-@lru_cache(maxsize=64)
-def _pillow_taps(source: int, target: int) -> tuple[Pair, ...]:
-    """For each tap of the triangle filter: source pixels and weights in 2^-22 (int32), [target]."""
-    scale = source / target
-    reach = max(scale, 1.0)
-    centre = (np.arange(target) + 0.5) * scale
-    first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
-    count = np.minimum((centre + reach + 0.5).astype(np.int64), source) - first
-    weights = []
-    for tap in range(int(count.max())):
-        distance = np.abs((tap + first - centre + 0.5) * (1.0 / reach))
-        weights.append(np.where(tap < count, np.maximum(1.0 - distance, 0.0), 0.0))
-    total = sum(weights)
-    return tuple(
-        (
-            torch.from_numpy(np.minimum(first + tap, source - 1)),
-            torch.from_numpy((weight / total * (1 << 22) + 0.5).astype(np.int32)),
-        )
-        for tap, weight in enumerate(weights)
-    )
+def _pillow_resize(frames_THWC: npt.NDArray[np.uint8], h: int, w: int) -> npt.NDArray[np.uint8]:
+    """Frames below each other for the columns, beside each other for the rows: two calls for all,
+    and none of them has a choice which axis comes first.
+    """
+    T, H, _, _ = frames_THWC.shape
+    column = Image.fromarray(frames_THWC.reshape(T * H, -1, 3))
+    across_THwC = np.asarray(column.resize((w, T * H), BILINEAR)).reshape(T, H, w, 3)
+    row = Image.fromarray(across_THwC.swapaxes(0, 1).reshape(H, T * w, 3))
+    return np.asarray(row.resize((T * w, h), BILINEAR)).reshape(h, T, w, 3).swapaxes(0, 1)
 
 
 def _neighbours(first: npt.NDArray[np.floating[Any]], source: int) -> Pair:
