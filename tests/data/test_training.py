@@ -13,6 +13,8 @@ import torch
 from tests import tiny
 from tests.engine.evaluating import class_folders
 from vtcli.data.division import divide
+from vtcli.data.frame_cache import FrameCache
+from vtcli.data.loader import open_sample
 from vtcli.data.samples import Sample
 from vtcli.data.training import (
     TRAINING_SAMPLERS,
@@ -260,3 +262,30 @@ def test_a_validation_class_that_is_not_trained_is_refused(tmp_path: Path) -> No
 def test_single_videos_leave_nothing_to_validate_on(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no class of data has a second video"):
         divide(class_folders(tmp_path / "data", 1, ["a", "b"]))
+
+
+def test_frames_kept_in_memory_make_the_same_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = class_folders(tmp_path / "videos", 3, ("a", "b"))
+    samples = divide(videos, val_fraction=0.34).train.samples
+    plain = ClipDrawer(pipeline(), PLAIN, seed=3)
+    keeping = ClipDrawer(pipeline(), PLAIN, seed=3, cache=FrameCache(10**8))
+    draws = [Draw(s, n, epoch) for epoch in range(2) for n, s in enumerate(samples)]
+    wanted = [plain.read(draw).pixels for draw in draws]
+    assert all(map(torch.equal, [keeping.read(draw).pixels for draw in draws], wanted))
+    # Nothing is opened any more.
+    monkeypatch.setattr("vtcli.data.training.open_sample", None)
+    assert all(map(torch.equal, [keeping.read(draw).pixels for draw in draws], wanted))
+
+
+def test_only_so_many_frames_are_kept(tmp_path: Path) -> None:
+    (sample,) = divide(class_folders(tmp_path / "videos", 2, ("a", "b"))).train.samples[:1]
+    footage = open_sample(sample, None, "auto")
+    whole = footage.frames * footage.frame_bytes
+    cache = FrameCache(whole - 1)
+    assert cache.keep(sample, footage) is footage
+    assert cache.get(sample) is None
+    cache = FrameCache(whole)
+    assert cache.keep(sample, footage) is not footage
+    assert cache.room == 0

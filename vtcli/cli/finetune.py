@@ -131,6 +131,14 @@ def finetune(
         Literal["ddp", "fsdp"],
         typer.Option("--parallel", help="With torchrun: a whole model per process, or shards."),
     ] = "ddp",
+    cache_gb: Annotated[
+        float,
+        typer.Option(
+            "--cache-gb",
+            min=0.0,
+            help="Keep so many GB of decoded videos in memory: later epochs need no decoding.",
+        ),
+    ] = 0.0,
     device: DeviceOption = "auto",
     workers: CoreWorkersOption = None,
     decoder: DecoderOption = "auto",
@@ -149,7 +157,7 @@ def finetune(
     from vtcli.engine.distributed import process_group
     from vtcli.engine.training_plan import Settings, claimed
 
-    settings = Settings(device, workers, decoder, save_every, patience, parallel)
+    settings = Settings(device, workers, decoder, save_every, patience, parallel, cache_gb)
     source = (dataset, data_root, split, val_split, val_fraction, annotations, seed)
     # A process that its launcher starts again goes on by itself.
     resume_run = resume == "auto" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -23,10 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
+from vtcli.data.frame_cache import FrameCache
 from vtcli.data.loader import open_sample
 from vtcli.data.samples import Sample
 from vtcli.errors import InputError, UsageError, VideoDecodeError
 from vtcli.video.decode import Backend
+from vtcli.video.footage import Footage
 from vtcli.video.pipeline import Pipeline
 from vtcli.video.sampling import SAMPLERS
 
@@ -218,9 +220,10 @@ class ClipDrawer:
         seed: int,
         frame_rate: float | None = None,
         decoder: Backend = "auto",
+        cache: FrameCache | None = None,
     ) -> None:
         self.pipeline, self.augmentation, self.seed = pipeline, augmentation, seed
-        self.frame_rate, self.decoder = frame_rate, decoder
+        self.frame_rate, self.decoder, self.cache = frame_rate, decoder, cache
         self.operations: Any = None
         if augmentation.aa:
             self.operations = auto_augment(augmentation.aa, pipeline.crop_size)
@@ -229,9 +232,7 @@ class ClipDrawer:
         """Decode and augment one clip; raises `VideoDecodeError`."""
         rng = np.random.default_rng([self.seed, draw.epoch, draw.number, draw.repeat])
         sample, p = draw.sample, self.pipeline
-        footage = open_sample(sample, self.frame_rate, self.decoder)
-        if footage.frames < 1:
-            raise VideoDecodeError(sample.path, "corrupt", "has no frames; take a whole file")
+        footage = self._open(sample)
         pick = TRAINING_SAMPLERS[p.sampling]
         try:
             indices = pick(footage.frames, p.frames, p.stride, footage.fps, rng)
@@ -240,6 +241,15 @@ class ClipDrawer:
         wanted, places = np.unique(indices, return_inverse=True)
         frames_NHWC = footage.read(wanted.tolist())
         return Clip(self._pixels(frames_NHWC, places, rng), len(wanted) < p.frames)
+
+    def _open(self, sample: Sample) -> Footage:
+        kept = self.cache.get(sample) if self.cache else None
+        if kept is not None:
+            return kept
+        footage = open_sample(sample, self.frame_rate, self.decoder)
+        if footage.frames < 1:
+            raise VideoDecodeError(sample.path, "corrupt", "has no frames; take a whole file")
+        return self.cache.keep(sample, footage) if self.cache else footage
 
     def _pixels(self, frames_NHWC: Frames, places_T: Indices, rng: Generator) -> Tensor:
         """Crop, augment, resize, normalise, mirror and erase: float32 [3, T, S, S]."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vtcli import __version__
+from vtcli.data.frame_cache import FrameCache
 from vtcli.data.loader import ClipReader
 from vtcli.data.samples import labels_by_head
 from vtcli.data.training import (
@@ -164,7 +165,13 @@ class Trainer:
             plan.seed,
             train.frame_rate,
             plan.settings.decoder,
+            self._cache(),
         )
+
+    def _cache(self) -> FrameCache | None:
+        """Memory for decoded frames: this process's share of the machine's."""
+        room = int(self.plan.settings.cache_gb * 1e9) // self.group.local_size
+        return FrameCache(room) if room else None
 
     def _shared(self, model: nn.Module) -> nn.Module:
         """The network as all processes train it: gradients are means over them."""

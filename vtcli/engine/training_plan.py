@@ -30,7 +30,8 @@ class Settings:
     """What does not change the weights that come out, or only their last bits.
 
     `save_every` counts updates; None saves once per epoch. `patience` is the number of epochs
-    without a better one after which training ends; None never.
+    without a better one after which training ends; None never. `cache_gb` is the memory of this
+    machine for decoded frames.
     """
 
     device: str = "auto"
@@ -39,6 +40,7 @@ class Settings:
     save_every: int | None = None
     patience: int | None = None
     parallel: Parallel = "ddp"
+    cache_gb: float = 0.0
 
 
 @dataclass(frozen=True)

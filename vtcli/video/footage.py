@@ -33,6 +33,11 @@ class Footage(Protocol):
     @property
     def fps(self) -> float: ...
 
+    @property
+    def frame_bytes(self) -> int:
+        """Memory that one frame takes."""
+        ...
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """RGB frames [N, H, W, 3] in the order asked for; raises `VideoDecodeError`."""
         ...
@@ -53,6 +58,10 @@ class VideoFile:
     def fps(self) -> float:
         return self.info.fps
 
+    @property
+    def frame_bytes(self) -> int:
+        return self.info.width * self.info.height * 3
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return read_frames(self.info.path, indices, backend=self.decoder, info=self.info)
 
@@ -68,6 +77,10 @@ class FrameFolder:
     @property
     def frames(self) -> int:
         return len(self.images)
+
+    @property
+    def frame_bytes(self) -> int:
+        return _read_image(self.images[0]).nbytes
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         wanted = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
@@ -99,6 +112,10 @@ class Segment:
     @property
     def fps(self) -> float:
         return self.whole.fps
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.whole.frame_bytes
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return self.whole.read([self.first + index for index in indices])
