@@ -134,7 +134,8 @@ def test_every_preset_can_be_built(model: str) -> None:
     with torch.device("meta"):
         state = XViT(PRESETS[model]).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    unseen = {f: getattr(PRESETS[model], f) for f in ("shift_segments", "shift_div", "num_frames")}
+    names = ["shift_segments", "shift_div", "num_frames", "num_heads", "temporal_heads"]
+    unseen = {f: getattr(PRESETS[model], f) for f in (*names, "image_size", "dropout")}
     assert infer_config(shapes, unseen) == PRESETS[model]
 
 
@@ -159,7 +160,16 @@ def test_fresh_networks_begin_where_upstreams_do() -> None:
     assert all(tensor.isfinite().all() for tensor in state.values())
     bound = 48**-0.5  # of PyTorch's own initial values for a layer with 48 inputs
     assert 0.9 * bound < state["temporal.fc.weight"].abs().max() <= bound
-    assert state["blocks.0.mlp.fc1.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_fresh_attention_looks_at_its_own_place_and_subtracts_what_it_sees() -> None:
+    attend = fresh_model().blocks[0].attn
+    x_NC = torch.randn(10, 48)
+    with torch.inference_mode():
+        query_NC, key_NC, value_NC = attend.qkv(x_NC).chunk(3, dim=-1)
+        seen_NC = attend.proj(value_NC)
+    assert (query_NC @ key_NC.T).argmax(1).tolist() == list(range(10))
+    assert torch.cosine_similarity(seen_NC, -x_NC).min() > 0.7
 
 
 @pytest.mark.parametrize("image_size", [208, 256, 352])

@@ -100,6 +100,18 @@ PRESETS: dict[str, XViTConfig] = {
     "xvit-b32": replace(_B, **_PAPER_SOMETHING),
     "xvit-l": _L,
     "xvit-l32": replace(_L, **_PAPER_SOMETHING),
+    "xvit-nano": XViTConfig(
+        image_size=32,
+        patch_size=8,
+        width=64,
+        depth=4,
+        num_heads=4,
+        shift_div=3,
+        temporal_heads=4,
+        head_hidden=64,
+        num_frames=8,
+        dropout=0.0,
+    ),
 }
 
 

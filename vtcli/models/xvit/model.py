@@ -12,6 +12,8 @@ L temporal positions, R repeats of them, G groups of S frames, K classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from vtcli.models.layers import DropPath, LayerNorm, Linear, Mlp, attention, lin
 from vtcli.models.xvit.configs import EMBED_SIZE, XViTConfig
 
 BACKBONE_EPS = 1e-6  # the temporal transformer has PyTorch's default, 1e-5
-INITIAL_STD = 0.02
+INITIAL_POSITION_STD = 1.0  # as large as what a patch begins with
 CPU_MLP_TOKENS = 1576  # eight frames of 197 tokens
 
 
@@ -279,22 +281,42 @@ class XViT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Values for training from scratch: ViT's in the image transformer, PyTorch's own after it.
+        """Values for training from scratch, which upstream never does; PyTorch's own after the
+        image transformer.
 
-        The temporal embedding and the temporal class token start at zero, as upstream's do.
+        Mixed-in frames tell nothing as long as attention is blind to places. So in the first half
+        of the layers tokens begin by attending to those like themselves (trained networks do
+        nearly so, arXiv 2305.09828); in the second half they attend to whatever chance has it, as
+        the class token must. The temporal embedding and class token start at zero, as upstream's.
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.LayerNorm)):
                 module.reset_parameters()
+        C = self.config.width
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=INITIAL_STD)
+                nn.init.trunc_normal_(module.weight, std=C**-0.5)
                 nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.class_token, std=INITIAL_STD)
-        nn.init.trunc_normal_(self.pos_embed, std=INITIAL_STD)
+        blocks: list[Any] = list(self.blocks)
+        for block in blocks[: len(blocks) // 2]:
+            _start_as_difference(block.attn)
+        nn.init.normal_(self.patch_embed.weight, std=C**-0.5)
+        for parameter in (self.class_token, self.pos_embed):
+            nn.init.normal_(parameter, std=INITIAL_POSITION_STD)
         nn.init.zeros_(self.temporal_embed)
         if isinstance(self.temporal, TemporalAttention):
             nn.init.zeros_(self.temporal.class_token)
+
+
+def _start_as_difference(attn: SpaceTimeAttention) -> None:
+    """Near-identity projections: a token looks at those like itself, most of all at the one in its
+    own place, and what it sees in other frames is subtracted.
+    """
+    query_CC, key_CC, value_CC = attn.qkv.weight.chunk(3)
+    noise = 0.3 * len(query_CC) ** -0.5
+    for weight_CC, gain in ((query_CC, 1.2), (key_CC, 1.2), (value_CC, 1.0)):
+        nn.init.eye_(weight_CC).mul_(gain).add_(torch.randn_like(weight_CC), alpha=noise)
+    nn.init.eye_(attn.proj.weight).neg_().add_(torch.randn_like(value_CC), alpha=noise)
 
 
 def _check_size(config: XViTConfig) -> None:
