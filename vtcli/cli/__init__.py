@@ -16,7 +16,7 @@ from types import FrameType
 import typer
 
 from vtcli import __version__
-from vtcli.cli import convert, datasets, doctor, eval, finetune, models, predict, profile
+from vtcli.cli import convert, datasets, demo, doctor, eval, finetune, models, predict, profile
 from vtcli.errors import (
     EXIT_BUG,
     EXIT_DATA,
@@ -60,6 +60,7 @@ app.command("convert")(convert.convert)
 app.command("profile")(profile.profile)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
+app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 
 

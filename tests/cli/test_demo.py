@@ -1,0 +1,60 @@
+"""`vt demo` shows everything once, offline, and leaves what it promises."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from vtcli.cli import run
+from vtcli.data.motion8 import MOTIONS
+from vtcli.errors import EXIT_DATA, EXIT_OK
+from vtcli.video.decode import probe
+
+MODELS = {f"{arch}-nano.motion8" for arch in ("uniformerv2", "videoswin", "vivit", "xvit")}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A demonstration, and what it printed as JSON."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as out:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("VT_CACHE", str(folder / "cache"))
+        patch.setattr("sys.stdout", out)
+        assert run(["demo", "-o", str(folder), "-j", "2", "--format", "json"]) == EXIT_OK
+        return folder, out.getvalue()
+
+
+def test_it_answers_for_all_models_and_motions(shown: tuple[Path, str]) -> None:
+    folder, text = shown
+    table = json.loads(text)
+    assert [clip["truth"] for clip in table["clips"]] == list(MOTIONS)
+    assert all(clip["answers"].keys() == MODELS for clip in table["clips"])
+    assert {cost["id"] for cost in table["costs"]} == MODELS
+    assert all(cost["timings"] for cost in table["costs"])
+    assert {e["model"] for e in table["evaluations"]} == MODELS
+    assert all(e["top1"] > 0.8 for e in table["evaluations"])
+    assert not (folder / "cache").exists()
+
+
+def test_it_leaves_pages_and_an_annotated_film(shown: tuple[Path, str]) -> None:
+    folder, text = shown
+    table = json.loads(text)
+    for evaluation in table["evaluations"]:
+        assert "<html" in Path(evaluation["report"]).read_text(encoding="utf-8")
+    film, annotated = probe(folder / "film.mp4"), probe(table["annotated"])
+    assert film.frames == annotated.frames == 24 * len(MOTIONS)
+    labels = [segment["label"] for segment in table["timeline"]["segments"]]
+    assert sum(label == motion for label, motion in zip(labels, MOTIONS, strict=False)) >= 6
+
+
+def test_a_folder_that_holds_something_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert run(["demo", "-o", str(tmp_path)]) == EXIT_DATA
+    assert "is not an empty folder; name another with -o" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

@@ -1,0 +1,128 @@
+"""`vt demo`: what all this is, in less than a minute and without a network."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vtcli.cli.options import DeviceOption
+from vtcli.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vtcli.engine.demo import Demo
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="A new or empty folder to fill.")
+    ] = Path("vt-demo"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed shows other clips.")] = 1,
+    device: DeviceOption = "auto",
+    workers: Annotated[
+        int, typer.Option("--workers", "-j", min=1, help="Processes and threads that help.")
+    ] = 1,
+    format: Annotated[
+        Literal["table", "json"], typer.Option("--format", help="How to print.")
+    ] = "table",
+) -> int:
+    """Make clips, and predict, profile, evaluate and annotate them with four small models.
+
+    Needs no network: the models lie in this package, and the clips are made up. Every step names
+    the command that does it.
+    """
+    from rich.console import Console
+
+    from vtcli.engine.demo import Demo
+
+    started = time.perf_counter()
+    console = Console(highlight=False, quiet=format == "json")
+    shown = Demo(output, seed, device, workers)
+    table: dict[str, Any] = {}
+    for step in (_make, _predict, _profile, _evaluate, _film):
+        table |= step(shown, console)
+    table["seconds"] = round(time.perf_counter() - started, 1)
+    if format == "json":
+        print(json.dumps(table, ensure_ascii=False, indent=2))
+    words = f"\n{shown.annotated} shows it. All this took {table['seconds']:.0f} s."
+    console.print(words, soft_wrap=True)
+    return EXIT_OK
+
+
+def _make(shown: Demo, console: Console) -> dict[str, Any]:
+    from vtcli.cli.progress import file_progress
+    from vtcli.report.demo import print_step
+
+    print_step(
+        console,
+        f"{shown.clips} clips of eight motions that no single frame tells apart",
+        f"vt datasets make motion8 {shown.dataset} --train 0 --val 0 --test {shown.clips} "
+        f"--seed {shown.seed}",
+    )
+    console.print()
+    with file_progress(shown.clips, to_file=True) as progress:
+        shown.make_clips(progress)
+    return {"dataset": str(shown.dataset)}
+
+
+def _predict(shown: Demo, console: Console) -> dict[str, Any]:
+    from vtcli.report.demo import print_seen, print_step
+
+    path, model = shown.examples[0][1], shown.models[0]
+    print_step(console, "What four models see in one of each", f"vt predict {path} -m {model}")
+    seen = [clip.to_dict() for clip in shown.predict()]
+    print_seen(console, seen)
+    return {"clips": seen}
+
+
+def _profile(shown: Demo, console: Console) -> dict[str, Any]:
+    from vtcli.report.demo import print_costs, print_step
+
+    print_step(console, "What that costs", f"vt profile -m {' -m '.join(shown.models)}")
+    costs = [profile.to_dict() for profile in shown.profile().profiles]
+    print_costs(console, costs)
+    return {"costs": costs}
+
+
+def _evaluate(shown: Demo, console: Console) -> dict[str, Any]:
+    from vtcli.report.demo import print_accuracies, print_step
+
+    print_step(
+        console,
+        f"How often they are right, over all {shown.clips}",
+        f"vt eval --dataset motion8 --data-root {shown.dataset} -m {shown.models[0]}",
+    )
+    reports = [(shown.evaluate(model), shown.run(model) / "report.html") for model in shown.models]
+    print_accuracies(console, reports)
+    evaluations = []
+    for report, page in reports:
+        top1 = report.headline.top1_read
+        table = {"model": report.model, "top1": top1 and top1.value, "report": str(page)}
+        evaluations.append(table)
+    return {"evaluations": evaluations}
+
+
+def _film(shown: Demo, console: Console) -> dict[str, Any]:
+    from vtcli.engine.demo import SECONDS
+    from vtcli.report.demo import print_step
+    from vtcli.report.timeline import make_timeline_writer
+
+    model = shown.models[0]
+    print_step(
+        console,
+        "What happens when, in a film of all eight",
+        f"vt predict {shown.film} -m {model} --window {SECONDS:g}s --annotate {shown.annotated}",
+    )
+    shown.make_film()
+    header, timeline = shown.watch_film(model)
+    if not console.quiet:
+        writer = make_timeline_writer("table", sys.stdout, header)
+        writer.add(timeline)
+        writer.close()
+    return {"timeline": timeline.to_dict(), "annotated": str(shown.annotated)}
