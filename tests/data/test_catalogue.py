@@ -70,7 +70,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 
 
 def test_datasets_whose_labels_name_a_direction_are_marked() -> None:
-    assert {e.name for e in ENTRIES if e.directional} == {"ssv1", "ssv2", "jester"}
+    assert {e.name for e in ENTRIES if e.directional} == {"ssv1", "ssv2", "jester", "motion8"}
 
 
 @pytest.mark.parametrize(

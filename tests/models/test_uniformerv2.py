@@ -98,7 +98,7 @@ def test_names_are_read_with_and_without_their_wrappers() -> None:
         assert to_ours(layout, wrapped).tensors.keys() == plain.keys()
 
 
-@pytest.mark.parametrize("model", PRESETS)
+@pytest.mark.parametrize("model", [name for name in PRESETS if not name.endswith("-nano")])
 def test_every_published_size_is_read_off_its_shapes(model: str) -> None:
     config = PRESETS[model]
     with torch.device("meta"):

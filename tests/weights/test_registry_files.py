@@ -120,7 +120,7 @@ def test_a_broken_file_is_refused_by_name(write: Write, tmp_path: Path) -> None:
         ('views = "1x1"', 'views = "1x1"\nsources = 1', "'sources'"),
         ('views = "1x1"', 'views = "1x1"\nhead = "x"', "'head'"),
         ("resolution = 224", 'resolution = "224"', "a whole number"),
-        ('kind = "local"', 'kind = "ftp"', "known are hub, https, local"),
+        ('kind = "local"', 'kind = "ftp"', "known are bundled, hub, https, local"),
         ('trust = "safetensors"', 'trust = "yes"', "known are safetensors, pickle, msgpack"),
         ('kind = "local"', 'kind = "local", state = "up"', "known are alive"),
         ('kind = "local"', 'kind = "local", permutation = "x"', "no class permutation 'x'"),

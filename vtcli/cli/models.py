@@ -54,10 +54,10 @@ def show(
     """Show all that is known of one checkpoint."""
     from vtcli.engine.loading import cached_path
     from vtcli.report.models import print_card
-    from vtcli.weights.registry import load_registry
+    from vtcli.weights.registry import bundled_path, load_registry
 
     row = load_registry().find(name)
-    cached = cached_path(row)
+    cached = bundled_path(row) or cached_path(row)
     print_card(row, cached if cached.is_file() else None, format)
     return EXIT_OK
 

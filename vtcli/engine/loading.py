@@ -18,7 +18,7 @@ from vtcli.engine.precision import check_precision
 from vtcli.errors import InputError, LayoutError, UnknownModelError, UsageError
 from vtcli.labels import load_labels, load_permutation
 from vtcli.weights.fetch import Progress
-from vtcli.weights.registry import Checkpoint, Registry, load_registry
+from vtcli.weights.registry import Checkpoint, Registry, bundled_path, load_registry
 from vtcli.weights.store import Card, read_card
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def resolve(
                 "-o model.safetensors"
             )
     else:
-        path = _ensure_cached((registry or load_registry()).find(text), progress, registry)
+        row = (registry or load_registry()).find(text)
+        path = bundled_path(row) or _ensure_cached(row, progress, registry)
     return Resolved(path, read_card(path))
 
 

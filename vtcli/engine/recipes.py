@@ -234,6 +234,19 @@ RECIPES: Mapping[str, Recipe] = {
         scale=(0.7, 0.875),
         ratio=(1.0, 1.0),
     ),
+    # Small networks from random values, such as those of this package.
+    "nano": Recipe(
+        epochs=24,
+        batch_size=32,
+        lr=1.5e-3,
+        lr_base_size=32,
+        lr_base_scale="sqrt",
+        warmup_epochs=1,
+        weight_decay=0.05,
+        no_weight_decay=("bias_table",),
+        clip_grad=1.0,
+        scale=(0.5, 1.0),
+    ),
     "uniformerv2": _UNIFORMERV2,
     "uniformerv2-something": replace(
         _UNIFORMERV2, epochs=22, lr=4e-5, lr_base_size=128, hflip=0.0, aug_repeats=2

@@ -63,11 +63,10 @@ def fetch(
         except (SourceError, DigestError) as failure:
             failures.append((str(path), failure))
     for source in row.sources:
-        if source.kind == "local" or source.state == "dead" or not source.convertible:
+        if source.kind not in _DOWNLOADS or source.state == "dead" or not source.convertible:
             continue
-        download = _from_hub if source.kind == "hub" else _from_https
         try:
-            return download(source, progress)
+            return _DOWNLOADS[source.kind](source, progress)
         except (SourceError, DigestError) as failure:
             failures.append((source.address, failure))
     if not failures:
@@ -309,6 +308,9 @@ def _keep_validator(headers: Any, validator: Path) -> None:
         validator.write_text(mark)
     else:
         validator.unlink(missing_ok=True)
+
+
+_DOWNLOADS = {"hub": _from_hub, "https": _from_https}
 
 
 # --- sentences ------------------------------------------------------------------------------------

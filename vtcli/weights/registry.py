@@ -45,10 +45,10 @@ class Source:
     `trust` says how the file is read, `container` under which key its tensors lie ("" for a flat
     file, "a.b" for a nested one); `labels` and `permutation` say in which class order its head
     stands (perm[our index] = its row); `state` is what is known of the link, and a dead one is
-    never tried.
+    never tried. A `bundled` file came with this package and is used as it lies.
     """
 
-    kind: Literal["hub", "https", "local"]
+    kind: Literal["bundled", "hub", "https", "local"]
     layout: str
     trust: Literal["safetensors", "pickle", "msgpack"]
     state: Literal["alive", "likely", "unknown", "dead"] = "unknown"
@@ -194,6 +194,16 @@ def registry_path() -> Path:
         if candidate.is_file():
             return candidate
     raise DataError(f"{REGISTRY_NAME} is missing from this installation; install vtcli again")
+
+
+def bundled_path(row: Checkpoint) -> Path | None:
+    """The file of this package that holds a row's weights, in our format; None where they have to
+    be fetched.
+    """
+    first = row.sources[0] if row.sources else None
+    if first is None or first.kind != "bundled":
+        return None
+    return Path(__file__).resolve().parent / "bundled" / first.file
 
 
 def load_registry(extra: Iterable[str | Path] | None = None) -> Registry:
@@ -372,7 +382,7 @@ def _head(table: Mapping[str, Any]) -> Head:
 
 def _source(table: Mapping[str, Any]) -> Source:
     source = _read(Source, "a source", table)
-    needs = {"hub": ("repo", "file"), "https": ("url",), "local": ("file",)}[source.kind]
+    needs = {"hub": ("repo", "file"), "https": ("url",)}.get(source.kind, ("file",))
     for name in needs:
         if not getattr(source, name):
             raise DataError(f"a source of kind '{source.kind}' lacks the key '{name}'")

@@ -91,6 +91,18 @@ PRESETS: dict[str, UniFormerV2Config] = {
     "uniformerv2-l336-frozen": replace(_L, image_size=336, fuse_class_tokens=False),
     "uniformerv2-b-local": replace(_B, global_layers=last_layers(12, 8), **_SOMETHING),
     "uniformerv2-l-local": replace(_L, global_layers=last_layers(24, 16), **_SOMETHING),
+    "uniformerv2-nano": UniFormerV2Config(
+        image_size=32,
+        patch_size=8,
+        width=64,
+        depth=4,
+        num_heads=4,
+        local_blocks=1,
+        global_layers=last_layers(4, 2),
+        global_num_heads=4,
+        dropout=0.0,
+        global_dropout=0.0,
+    ),
 }
 
 

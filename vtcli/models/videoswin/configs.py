@@ -58,6 +58,17 @@ PRESETS: dict[str, VideoSwinConfig] = {
     "videoswin-l": _L,
     "videoswin-b-w16": replace(_B, window_size=(16, 7, 7), num_classes=174, drop_path=0.4),
     "videoswin-l384": replace(_L, window_size=(8, 12, 12), image_size=384),
+    "videoswin-nano": VideoSwinConfig(
+        image_size=32,
+        num_frames=16,
+        patch_size=(4, 4, 4),
+        width=48,
+        depths=(2, 2),
+        num_heads=(3, 6),
+        window_size=(4, 4, 4),
+        dropout=0.0,
+        drop_path=0.0,
+    ),
 }
 
 

@@ -95,6 +95,14 @@ PRESETS: dict[str, ViViTConfig] = {
     **{f"vivit-{n}-fdp": _model("factorised_dot_product", s) for n, s in _SIZES.items()},
     "vivit-b-fe-avg": _model("factorised_encoder", _B, temporal_depth=0),
     "vivit-b-ufs8": replace(_B, tubelet_size=(1, 16, 16), sampled_frames=8),
+    "vivit-nano": ViViTConfig(
+        image_size=32,
+        num_frames=16,
+        tubelet_size=(4, 8, 8),
+        width=64,
+        depth=4,
+        num_heads=4,
+    ),
 }
 
 
