@@ -160,7 +160,7 @@ class Contest:
                 shares = [macs / t / rate for t, rate in zip(took, rates, strict=True)]
                 print(
                     f"{self.name:16} {precision} {who}: {1e3 * median(took):8.1f} ms, "
-                    f"{_spread(shares)} of the matrix rate ({2 * median(rates) / 1e9:.0f} GFLOP/s)"
+                    f"{spread(shares)} of the matrix rate ({2 * median(rates) / 1e9:.0f} GFLOP/s)"
                 )
 
     def _print_ratios(self, precision: str, times: Mapping[tuple[str, str], list[float]]) -> None:
@@ -169,14 +169,14 @@ class Contest:
             if (theirs := times.get(("peer", other))) is not None:
                 took = times["ours", precision]
                 ratios = [t / ours for t, ours in zip(theirs, took, strict=True)]
-                print(f"{self.name:16} {precision} is {_spread(ratios)} x as fast as peer {other}")
+                print(f"{self.name:16} {precision} is {spread(ratios)} x as fast as peer {other}")
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
     return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def _print_machine(device: torch.device) -> None:
+def print_machine(device: torch.device) -> None:
     versions = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "torchvision")]
     versions.append(f"transformers {importlib.metadata.version('transformers')}")
     on_gpu = device.type == "cuda"
@@ -200,7 +200,7 @@ def main() -> None:
         parser.error(f"unknown model {min(unknown)}; known are {', '.join(PEERS)}")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    _print_machine(pick_device(args.device))
+    print_machine(pick_device(args.device))
     with torch.inference_mode():
         for name in args.models:
             contest = Contest(name, args)

@@ -1,0 +1,229 @@
+"""A step of `vt finetune` against the same step by transformers' Trainer: python
+benchmarks/training.py
+
+One process holds ViViT-B and transformers' ViViT with the same random weights, each in its own
+training loop, with the vivit recipe's optimiser (SGD with momentum, gradients clipped) and the same
+clips, already decoded and in memory. The loops take turns, some steps each; in the first turn,
+which is not timed, their losses must agree. A step of ours is all from one batch to the next, one
+of the Trainer's does without putting the batch together. Neither recomputes activations, and the
+Trainer logs and saves nothing. Printed are medians of the turns' seconds per step and of their
+ratios, with the range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peers import TransformersViViT, print_machine, spread
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import IterableDataset
+
+from vtcli.data.division import Division
+from vtcli.data.samples import Dataset, Sample
+from vtcli.data.training import Clip, Draw, epoch_order
+from vtcli.engine.distributed import Group
+from vtcli.engine.recipes import RECIPES
+from vtcli.engine.starting import SCRATCH, plan_start
+from vtcli.engine.trainer import Trainer
+from vtcli.engine.training_plan import Plan, Settings
+from vtcli.report.training import Pace
+
+MODEL = "vivit-b"
+CLASSES = 400
+CLIPS = 8
+# Largest difference of a turn's mean loss, as a share of it, that is still the same training.
+TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}
+
+
+class EnoughError(Exception):
+    """All turns are done; nothing is validated or saved."""
+
+
+class Memory:
+    """Clips that need no reading: takes the place of the loop's reader."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.clips = [torch.randn(shape) for _ in range(CLIPS)]
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.clips[number % CLIPS]
+
+    def read(self, draw: Draw) -> Clip:
+        return Clip(self[draw.number], short=False)
+
+
+class InOrder(IterableDataset):
+    """The clips as the Trainer wants them, in the order in which ours sees them, from `first`."""
+
+    def __init__(self, memory: Memory, plan: Plan) -> None:
+        self.memory, self.samples = memory, plan.division.train.samples
+        self.order = epoch_order(len(self.samples), 0, plan.seed)
+        self.first = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in self.order[self.first :]:
+            clip_TCHW = self.memory[number].transpose(0, 1)
+            yield {"pixel_values": clip_TCHW, "labels": self.samples[number].labels[0]}
+
+
+class StepTimes(transformers.TrainerCallback):
+    """Seconds from each step's beginning to its end."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+class Peer:
+    """transformers' Trainer with our recipe's optimiser, steps of it at a time."""
+
+    def __init__(self, net: nn.Module, plan: Plan, data: InOrder, steps: int, folder: str) -> None:
+        recipe = plan.recipe
+        self.data, self.batch_size = data, recipe.batch_size
+        sgd = torch.optim.SGD(
+            net.parameters(), lr=recipe.lr * plan.lr_factor, momentum=recipe.momentum
+        )
+        settings = transformers.TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=recipe.batch_size,
+            max_steps=steps,
+            max_grad_norm=recipe.clip_grad,
+            bf16=recipe.amp_dtype == "bf16",
+            use_cpu=True,
+            dataloader_num_workers=0,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+        )
+        self.times = StepTimes()
+        self.trainer = transformers.Trainer(
+            net,
+            settings,
+            train_dataset=data,
+            optimizers=(sgd, LambdaLR(sgd, lambda _: 1.0)),
+            callbacks=[self.times],
+        )
+        self.trainer.remove_callback(transformers.PrinterCallback)
+
+    def turn(self, number: int) -> tuple[float, float]:
+        """Seconds per step and mean loss of a turn."""
+        self.times.seconds.clear()
+        steps = self.trainer.args.max_steps
+        self.data.first = number * steps * self.batch_size
+        loss = self.trainer.train().training_loss
+        return sum(self.times.seconds) / steps, loss
+
+
+class Contest:
+    """Hears of each of our updates; when ours had its turn, the peer has the same one."""
+
+    def __init__(self, peer: Peer, args: argparse.Namespace) -> None:
+        self.peer, self.precision = peer, args.precision
+        self.steps, self.turns = args.steps, args.rounds + 1
+        self.ours: list[float] = []
+        self.theirs: list[float] = []
+        self.loss_before = self.seconds = 0.0
+        self.start = time.perf_counter()
+
+    def watch(self, pace: Pace) -> None:
+        self.seconds += time.perf_counter() - self.start
+        if pace.update % self.steps == 0:
+            number = pace.update // self.steps - 1
+            theirs, their_loss = self.peer.turn(number)
+            total = pace.loss * pace.update
+            self._compare(number, (total - self.loss_before) / self.steps, their_loss)
+            if number > 0:
+                self.ours.append(self.seconds / self.steps)
+                self.theirs.append(theirs)
+            self.loss_before, self.seconds = total, 0.0
+            if number + 1 == self.turns:
+                raise EnoughError
+        self.start = time.perf_counter()
+
+    def _compare(self, number: int, ours: float, theirs: float) -> None:
+        """Print both losses of a turn; stop where the first ones are not the same network's."""
+        print(f"turn {number}: mean loss {ours:.5f}, the peer's {theirs:.5f}", flush=True)
+        if number == 0 and not abs(ours - theirs) <= TOLERANCE[self.precision] * abs(theirs):
+            raise SystemExit("ours and the peer's are not the same training")
+
+    def print_result(self) -> None:
+        ratios = [t / o for t, o in zip(self.theirs, self.ours, strict=True)]
+        print(
+            f"{MODEL} {self.precision}: {spread(self.ours)} s per step, the Trainer's "
+            f"{spread(self.theirs)} s; ours is {spread(ratios)} x as fast"
+        )
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The vivit recipe at a constant rate, one epoch with as many samples as all turns take."""
+    usual = RECIPES["vivit"]
+    recipe = replace(
+        usual,
+        epochs=1,
+        batch_size=args.batch_size,
+        warmup_epochs=0.0,
+        min_lr=usual.lr,
+        amp_dtype="bf16" if args.precision == "bf16" else "off",
+    )
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    count = (args.rounds + 1) * args.steps * args.batch_size
+    samples = tuple(Sample(str(n), Path(str(n)), (37 * n % CLASSES,)) for n in range(count))
+    data = Dataset("memory", samples, {"action": names}, "", Path())
+    start = plan_start(MODEL, SCRATCH, {"action": CLASSES}, recipe)
+    settings = Settings(device="cpu", workers=1)
+    return Plan(Division(data, data, ()), start, "vivit", recipe, settings=settings)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--precision", default="fp32", choices=TOLERANCE)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="of each in every round")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    print_machine(torch.device("cpu"))
+    plan = plan_of(args)
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Trainer(plan, Path(folder), Group())
+        with torch.no_grad():
+            for parameter in ours.model.parameters():
+                # Nothing may stay zero, or an error in it would not show.
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        p = plan.start.pipeline
+        memory = Memory((3, p.frames, p.crop_size, p.crop_size))
+        ours.drawer = memory  # type: ignore[assignment]
+        net = TransformersViViT(ours.model.state_dict(), plan.start.config).model
+        print(f"the peer's attention: {net.config._attn_implementation}", flush=True)
+        contest = Contest(Peer(net, plan, InOrder(memory, plan), args.steps, folder), args)
+        with suppress(EnoughError):
+            ours.fit(contest.watch)
+    contest.print_result()
+
+
+if __name__ == "__main__":
+    main()
