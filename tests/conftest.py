@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import goldens
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +17,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     for name in ("VT_REGISTRY", "VT_WEIGHTS", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    goldens.drawn = tmp_path_factory.mktemp("drawn")
+    yield
+    goldens.drawn = None

@@ -11,17 +11,21 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vtcli.models import Architecture
 
 ROOT = Path(__file__).parent / "golden"
+# Set by conftest: where the weights of big goldens, which take seconds to draw, are kept.
+drawn: Path | None = None
 
 
 def synthetic(name: str, shape: list[int], kind: str, mean: float, std: float) -> Tensor:
@@ -36,14 +40,27 @@ def synthetic(name: str, shape: list[int], kind: str, mean: float, std: float) -
 
 
 def synthetic_tensors(listing: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    """All tensors of one listing, by name."""
-    return {name: synthetic(name, **facts) for name, facts in listing.items()}
+    """All tensors of one listing, by name; NumPy lets all cores draw at once."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        values = pool.map(lambda name: synthetic(name, **listing[name]), listing)
+        return dict(zip(listing, values, strict=True))
 
 
 def load_manifest(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The manifest and the checkpoint's tensors under upstream's names."""
+    """The manifest and the checkpoint's tensors under upstream's names.
+
+    Several tests need the weights of each big golden: they are drawn once in a session.
+    """
     manifest = json.loads(path.read_text())
-    return manifest, synthetic_tensors(manifest["tensors"])
+    listing = manifest["tensors"]
+    if drawn is None or path.is_relative_to(ROOT):
+        return manifest, synthetic_tensors(listing)
+    kept = drawn / f"{path.parent.name}-{path.stem}.safetensors"
+    if not kept.exists():
+        save_file(synthetic_tensors(listing), kept)
+    tensors = load_file(kept)
+    # Copies, since what is loaded is one block of memory, which torch.save would write whole.
+    return manifest, {name: tensors[name].clone() for name in listing}
 
 
 def golden_input(shape: list[int], seed: int = 0) -> Tensor:
