@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.data import layouts
-from tests.engine.evaluating import class_folders, model_file, vt
+from tests.engine.evaluating import class_folders, model_file, vt_here
 from vtcli.cli import run
 from vtcli.data.opening import open_dataset
 from vtcli.engine.rundir import RunDirectory
@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, seed in (("a", 0), ("b", 1)):
         paths[f"model_{name}"] = model_file(folder / f"{name}.safetensors", views=(4, 3), seed=seed)
         paths[name] = folder / name
-        done = vt("eval", "--dataset", videos, "-m", paths[f"model_{name}"], "-o", paths[name])
+        done = vt_here("eval", "--dataset", videos, "-m", paths[f"model_{name}"], "-o", paths[name])
         assert done.returncode == 0, done.stderr
         paths[f"out_{name}"] = folder / f"{name}.txt"
         paths[f"out_{name}"].write_text(f"{done.stdout}\0{done.stderr}")
@@ -42,7 +42,7 @@ def test_the_answer_is_on_stdout_and_the_rest_is_not(made: dict[str, Path]) -> N
 
 
 def test_json_is_the_summary(made: dict[str, Path]) -> None:
-    done = vt(
+    done = vt_here(
         *("eval", "--dataset", made["videos"], "-m", made["model_a"], "-o", made["a"]),
         *("--format", "json"),
     )
@@ -162,10 +162,10 @@ def test_a_known_dataset_is_found_below_vt_data(tmp_path: Path) -> None:
     model = model_file(tmp_path / "m.safetensors", {"action": load_labels("ssv2")}, "ssv2")
     run_folder = tmp_path / "run"
     words = ("eval", "--dataset", "ssv2", "-m", model, "-o", run_folder)
-    done = vt(*words, VT_DATA=str(tmp_path / "data"))
+    done = vt_here(*words, VT_DATA=str(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
     assert "3 expected, 3 read, 0 failed" in done.stdout
-    without = vt(*words, VT_DATA=str(tmp_path / "nothing"))
+    without = vt_here(*words, VT_DATA=str(tmp_path / "nothing"))
     assert without.returncode in (4, 7)
     assert without.stderr.count("vt: error:") == 1
 
@@ -175,7 +175,7 @@ def test_all_divisions_of_a_dataset_and_their_mean(tmp_path: Path) -> None:
     model = model_file(
         tmp_path / "m.safetensors", {"action": load_labels("ucf101")}, "ucf101", (1, 1)
     )
-    done = vt(
+    done = vt_here(
         *("eval", "--dataset", "ucf101", "--data-root", tmp_path / "ucf", "-m", model),
         *("--split", "all", "-o", tmp_path / "run"),
     )
@@ -188,7 +188,7 @@ def test_all_divisions_of_a_dataset_and_their_mean(tmp_path: Path) -> None:
         for n in (1, 2, 3)
     ]
     assert f"{100 * sum(values) / 3:.1f}" in done.stdout
-    again = vt(
+    again = vt_here(
         *("eval", "--dataset", "ucf101", "--data-root", tmp_path / "ucf", "-m", model),
         *("--split", "all", "-o", tmp_path / "run", "--format", "json"),
     )

@@ -32,6 +32,7 @@ from tests.engine.evaluating import (
     model_file,
     scores_of,
     vt,
+    vt_here,
 )
 from vtcli.data.loader import Loader, Request
 from vtcli.data.opening import open_dataset
@@ -71,7 +72,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(tmp_path_factory: pytest.TempPathFactory, model: Path, videos: Path) -> Path:
     """A run that nothing happened to, a video to each batch."""
     folder = tmp_path_factory.mktemp("runs") / "unbroken"
-    assert vt("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", folder).returncode == 0
+    done = vt_here("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -131,8 +133,8 @@ def test_a_run_killed_at_random_ends_with_the_same_scores(
     chance = random.Random(int(batch_size))
     for count in sorted(chance.sample(range(1, 40), 2)):
         kill_at(count, run, [sys.executable, "-m", "vtcli", *words, str(run)])
-    assert vt(*words, run).returncode == 0
-    assert vt(*words, whole).returncode == 0
+    assert vt_here(*words, run).returncode == 0
+    assert vt_here(*words, whole).returncode == 0
     assert scores_of(run) == scores_of(whole)
     assert len(scores_of(run)) == 48
     for name in ("predictions.csv", "failures.csv"):
@@ -143,7 +145,7 @@ def test_no_view_is_scored_twice(model: Path, videos: Path, tmp_path: Path) -> N
     run = tmp_path / "run"
     words = ["eval", "--dataset", str(videos), "-m", str(model), "-b", "1", "-o", str(run)]
     kill_at(20, run, [sys.executable, "-m", "vtcli", *words])
-    assert vt(*words).returncode == 0
+    assert vt_here(*words).returncode == 0
     lines = [json.loads(line) for f in (run / "scores").iterdir() for line in whole_lines(f)]
     assert set(Counter((line["id"], line["view"]) for line in lines).values()) == {1}
 
@@ -227,7 +229,7 @@ def test_a_process_that_dies_loses_nothing(
     os.kill(int(started[0].name.split("-")[2]), signal.SIGKILL)
     assert process.wait(timeout=60) != 0
     kept = scores_of(run)
-    assert vt(*words).returncode == 0
+    assert vt_here(*words).returncode == 0
     after = scores_of(run)
     assert kept.items() <= after.items()
     assert after == scores_of(unbroken)
@@ -246,7 +248,7 @@ def test_corrupt_videos_are_counted_and_never_replaced(
     files[11].write_bytes(b"")
     files[17].write_text("not a video at all")
     run = tmp_path / "run"
-    done = vt("eval", "--dataset", data, "-m", model, "-o", run)
+    done = vt_here("eval", "--dataset", data, "-m", model, "-o", run)
     assert done.returncode == 3, done.stderr
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["expected"], summary["read"], summary["failed"]) == (25, 22, 3)
@@ -257,7 +259,7 @@ def test_corrupt_videos_are_counted_and_never_replaced(
     assert len(failed) == 3
     assert all(files[n].name in {Path(i).name for i in failed} for n in (3, 11, 17))
     assert "25 expected, 22 read, 3 failed" in done.stdout
-    again = vt("eval", "--dataset", data, "-m", model, "-o", run)
+    again = vt_here("eval", "--dataset", data, "-m", model, "-o", run)
     assert again.returncode == 3
     assert len(list((run / "scores").iterdir())) == 1  # nothing was done twice
 
@@ -384,7 +386,7 @@ def test_nothing_read_is_exit_4(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "videos" / CLASSES[0]
     folder.mkdir(parents=True)
     (folder / "a.mp4").write_bytes(b"")
-    done = vt("eval", "--dataset", folder.parent, "-m", model, "-o", tmp_path / "run")
+    done = vt_here("eval", "--dataset", folder.parent, "-m", model, "-o", tmp_path / "run")
     assert done.returncode == 4
     assert "1 expected, 0 read, 1 failed" in done.stdout
 
@@ -494,7 +496,7 @@ def test_classes_the_model_does_not_have_stop_before_any_work(tmp_path: Path, mo
 
 def test_an_empty_dataset_is_refused(tmp_path: Path, model: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label\n")
-    done = vt("eval", "--dataset", tmp_path / "list.csv", "-m", model, "-o", tmp_path / "run")
+    done = vt_here("eval", "--dataset", tmp_path / "list.csv", "-m", model, "-o", tmp_path / "run")
     assert done.returncode == 7
     assert not (tmp_path / "run").exists()
 
@@ -502,7 +504,7 @@ def test_an_empty_dataset_is_refused(tmp_path: Path, model: Path) -> None:
 def test_a_label_outside_the_classes_is_refused(tmp_path: Path, model: Path) -> None:
     layouts.video(tmp_path / "a.mp4")
     (tmp_path / "list.txt").write_text("a.mp4 0\na.mp4 99\n")
-    done = vt("eval", "--dataset", tmp_path / "list.txt", "-m", model, "-o", tmp_path / "run")
+    done = vt_here("eval", "--dataset", tmp_path / "list.txt", "-m", model, "-o", tmp_path / "run")
     assert done.returncode == 7, done.stderr
     assert done.stderr.count("vt: error:") == 1
 
