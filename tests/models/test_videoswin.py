@@ -353,6 +353,8 @@ def test_a_fresh_model_has_upstreams_initial_values() -> None:
     assert state["stages.3.blocks.0.mlp.fc1.weight"].std() == pytest.approx(0.02, rel=0.02)
     assert state["stages.3.blocks.0.attn.bias_table"].std() == pytest.approx(0.02, rel=0.02)
     assert state["head.weight"].std() == pytest.approx(0.01, rel=0.02)
+    narrow = _fresh(PRESETS["videoswin-nano"]).state_dict()
+    assert narrow["stages.0.blocks.0.mlp.fc1.weight"].std() == pytest.approx(0.08, rel=0.02)
 
 
 def test_training_reaches_every_parameter() -> None:
