@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.engine.evaluating import ROOT, class_folders, environment, vt
+from tests.engine.evaluating import ROOT, class_folders, environment, vt, wait_for
 from tests.engine.training import model_file, same, weights
 from vtcli.cli import run
 from vtcli.engine.recipes import options
@@ -110,12 +109,6 @@ def start(run: Path, data: Path, model: Path, *words: str) -> subprocess.Popen[b
     command += ["--aa", "rand-m5-n1", *TINY, *words]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=quiet, stderr=quiet)
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    limit = time.monotonic() + 60
-    while not path.exists() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
@@ -117,6 +118,13 @@ def vt_here(*words: str | Path, **variables: str) -> subprocess.CompletedProcess
 def environment(**variables: str) -> dict[str, str]:
     """This process's, with one thread for every computation."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "100", **variables}
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Return once a file is there, or the process that should write it has ended."""
+    limit = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
 
 
 def scores_of(run: Path) -> dict[tuple[str, int], dict[str, str]]:

@@ -18,7 +18,9 @@ from tests.engine.evaluating import class_folders
 from tests.engine.training import (
     STEADY,
     TINY,
+    Killed,
     bright_folders,
+    kill_after,
     losses,
     model_file,
     plan_for,
@@ -28,8 +30,8 @@ from tests.engine.training import (
     weights,
 )
 from vtcli.engine.recipes import RECIPES, Recipe, find_recipe, override
+from vtcli.engine.state_files import FILE, Place, find_state
 from vtcli.engine.training_plan import claimed, settle_flips
-from vtcli.engine.training_state import NAME, PREVIOUS, load_state
 from vtcli.errors import DataError, LayoutError, ShapeError, UsageError
 from vtcli.weights.store import read_card
 
@@ -104,18 +106,6 @@ FULL = replace(
 )
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nobody catches it."""
-
-
-def kill_after(updates: int, maker: object) -> object:
-    def watch(pace: object) -> None:
-        if maker.position.done == updates:  # type: ignore[attr-defined]
-            raise Killed
-
-    return watch
-
-
 @pytest.mark.parametrize(("killed_after", "saved"), [(1, 0), (4, 3), (6, 4)])
 def test_a_killed_training_ends_with_the_same_weights(
     killed_after: int, saved: int, data: Path, model: Path, tmp_path: Path
@@ -125,17 +115,17 @@ def test_a_killed_training_ends_with_the_same_weights(
     whole.fit()
     broken = trainer(tmp_path / "broken", plan)
     with pytest.raises(Killed):
-        broken.fit(kill_after(killed_after, broken))  # type: ignore[arg-type]
+        broken.fit(kill_after(killed_after, broken))
     resumed = trainer(tmp_path / "broken", plan, resume=True)
     assert resumed.position.done == saved
     resumed.fit()
     for name in ("best.safetensors", "last.safetensors"):
         ours, theirs = (weights(tmp_path / run / name) for run in ("whole", "broken"))
         assert same(ours, theirs)
-    kept = [load_state(tmp_path / run) for run in ("whole", "broken")]
+    assert same(*(weights(tmp_path / run / FILE) for run in ("whole", "broken")))
+    kept = [find_state(tmp_path / run) for run in ("whole", "broken")]
     assert kept[0]
     assert kept[1]
-    assert same(kept[0].tensors, kept[1].tensors)
     timed = ("seconds", "data_seconds")
     rows = [
         [{k: v for k, v in r.items() if k not in timed} for r in k.position.history] for k in kept
@@ -175,15 +165,15 @@ def test_a_damaged_state_gives_way_to_the_one_before(
 ) -> None:
     plan = plan_for(data, model, save_every=1)
     trainer(tmp_path, plan).fit()
-    before = load_state(tmp_path)
-    (tmp_path / NAME).write_bytes(b"cut off")
-    after = load_state(tmp_path)
+    before = find_state(tmp_path)
+    Place(tmp_path, FILE).path.write_bytes(b"cut off")
+    after = find_state(tmp_path)
     assert before
     assert after
     assert (before.position.epoch, after.position.epoch) == (2, 1)
-    (tmp_path / PREVIOUS).write_bytes(b"cut off too")
+    Place(tmp_path, FILE).previous.write_bytes(b"cut off too")
     with pytest.raises(DataError, match="is damaged; start again"):
-        load_state(tmp_path)
+        find_state(tmp_path)
 
 
 def test_training_ends_where_no_epoch_is_better(data: Path, model: Path, tmp_path: Path) -> None:
@@ -395,7 +385,7 @@ def test_a_loss_that_is_no_number_names_step_and_videos(
 
     with pytest.raises(DataError, match=r"update 2 of epoch 2; .*\.mp4"):
         maker.fit(spoil)
-    state = load_state(tmp_path)
+    state = find_state(tmp_path)
     assert state
 
 
@@ -413,7 +403,7 @@ def test_a_full_disk_leaves_the_last_good_files(
     with pytest.raises(DataError, match="the disk is full"):
         maker.fit(fill)
     monkeypatch.undo()
-    state = load_state(tmp_path)
+    state = find_state(tmp_path)
     assert state
     assert state.position.epoch == 1
     assert read_card(tmp_path / "best.safetensors").arch == "videoswin"

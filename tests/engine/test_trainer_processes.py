@@ -1,8 +1,11 @@
-"""Two processes with half the batch each train as one does, with copies and with shards."""
+"""Two processes with half the batch each train as one does, with copies and with shards, and go on
+from each other's states.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +18,14 @@ import torch
 
 from tests.engine.evaluating import ROOT, class_folders, environment
 from tests.engine.training import STEADY, losses, model_file, plan_for, same, trainer, weights
+from vtcli.engine.state_files import FILE, SHARDS, TEXT, Place, find_state
+from vtcli.errors import DataError
 
 pytestmark = pytest.mark.slow
 JOBS = [("uniformerv2", "ddp"), ("videoswin", "ddp"), ("videoswin", "fsdp")]
 STEPS: dict[str, Any] = {"epochs": 17, "freeze_bn": True, "model_ema": False}
+LIMIT = 140  # seconds
+SIX = {**STEPS, "epochs": 2, "batch_size": 3}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +42,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"{arch}-{parallel}"
         jobs.append({**job, "name": name, "recipe": {**STEPS, "batch_size": 2}})
     jobs.append({**jobs[-1], "name": "accumulated", "recipe": {**STEPS, "epochs": 2, **_halves()}})
+    half = {**jobs[2], "name": "half", "recipe": SIX, "save_every": 1, "killed_after": 4}
+    jobs += [half, *_broken(jobs[0]), *_other_kind(jobs[0])]
     (folder / "jobs.json").write_text(json.dumps(jobs))
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     done = subprocess.run(
@@ -43,10 +52,34 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
         env=environment(),
         cwd=ROOT,
-        timeout=110,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
+
+
+def _broken(like: dict[str, Any]) -> list[dict[str, Any]]:
+    """A training with shards, and the same one with whatever may happen to it on its way."""
+    recipe = {"epochs": 2, "batch_size": 2, "clip_grad": 1.0}
+    whole = {**like, "parallel": "fsdp", "recipe": recipe, "save_every": 1, "name": "whole"}
+    resumed = {**whole, "run": "broken", "resume": True}
+    return [
+        whole,
+        {**resumed, "name": "killed", "resume": False, "killed_after": 4},
+        {**resumed, "name": "no room", "full": "seen"},
+        {**resumed, "name": "no more room", "full": "unseen"},
+        {**resumed, "name": "killed again", "damaged": True, "killed_after": 5},
+        {**resumed, "name": "resumed"},
+    ]
+
+
+def _other_kind(like: dict[str, Any]) -> list[dict[str, Any]]:
+    """Shards of what copies of the network saved."""
+    one = {**like, "recipe": {**STEPS, "epochs": 1, "batch_size": 2}, "run": "both"}
+    return [
+        {**one, "name": "copies", "save_every": 1, "killed_after": 3},
+        {**one, "name": "shards", "parallel": "fsdp", "resume": True, "only_saved": True},
+    ]
 
 
 def _halves() -> dict[str, int]:
@@ -90,3 +123,86 @@ def test_shards_end_as_one_file(together: Path) -> None:
     assert sharded.keys() == whole.keys()
     assert all((sharded[name] - whole[name]).abs().max() < 1e-3 for name in whole)
     assert not same(sharded, weights(together / "videoswin.safetensors"))
+
+
+def found(folder: Path, name: str) -> Any:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_shards_killed_on_their_way_end_with_the_same_weights(together: Path) -> None:
+    assert found(together, "killed") == [4]  # three updates were saved
+    assert found(together, "killed again") == [5]
+    assert (together / "broken" / SHARDS).is_dir()
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same(*(weights(together / run / name) for run in ("whole", "broken")))
+    ends = [find_state(together / run) for run in ("whole", "broken")]
+    assert ends[0]
+    assert ends[1]
+    rows = [[(r["val_loss"], r["train_loss"]) for r in s.position.history] for s in ends if s]
+    assert rows[0] == rows[1]
+
+
+def test_each_process_keeps_its_shards_and_no_more(together: Path) -> None:
+    sizes = [path.stat().st_size for path in (together / "whole" / SHARDS).glob("*.safetensors")]
+    assert len(sizes) == 2
+    assert max(sizes) < 0.7 * sum(sizes)
+
+
+@pytest.mark.parametrize(
+    ("job", "words"), [("no room", "the disk is full"), ("no more room", "File too large")]
+)
+def test_a_full_disk_is_a_sentence_in_every_process(together: Path, job: str, words: str) -> None:
+    sentences = found(together, job)
+    assert len(sentences) == 2
+    assert all(words in sentence for sentence in sentences)
+
+
+def test_copies_and_shards_go_on_from_each_other(together: Path, tmp_path: Path) -> None:
+    copies = weights(together / "both" / FILE)
+    shutil.copytree(together / "both" / SHARDS, tmp_path / SHARDS)
+    one = replace(STEADY, **{**STEPS, "epochs": 1})
+    plan = plan_for(together / "data", together / "uniformerv2.safetensors", one)
+    alone = trainer(tmp_path, plan, resume=True)
+    assert alone.position.done == 2
+    alone.save()
+    assert same(copies, weights(tmp_path / FILE))
+
+
+def test_one_process_goes_on_where_two_were_killed(together: Path, tmp_path: Path) -> None:
+    shutil.copytree(together / "half" / SHARDS, tmp_path / SHARDS)
+    recipe = replace(STEADY, **{**SIX, "batch_size": 6})
+    plan = plan_for(together / "data", together / "videoswin.safetensors", recipe)
+    one = trainer(tmp_path, plan, resume=True)
+    assert one.position.done == 3
+    one.fit()
+    whole = trainer(tmp_path / "whole", plan)
+    whole.fit()
+    ours, theirs = one.position.history, whole.position.history
+    for key in ("train_loss", "val_loss"):
+        assert [row[key] for row in ours] == pytest.approx([row[key] for row in theirs], abs=1e-4)
+
+
+def test_the_newest_state_counts_of_whatever_kind(together: Path, tmp_path: Path) -> None:
+    for name in (SHARDS, Place(tmp_path, SHARDS).previous.name):
+        shutil.copytree(together / "whole" / name, tmp_path / name)
+    shutil.copy(together / "both" / FILE, tmp_path)
+    newest = find_state(tmp_path)
+    shutil.rmtree(tmp_path / SHARDS)
+    before = find_state(tmp_path)
+    shutil.rmtree(Place(tmp_path, SHARDS).previous)
+    copies = find_state(tmp_path)
+    kept = [
+        (s.path.name, s.position.epoch, s.position.update) for s in (newest, before, copies) if s
+    ]
+    assert kept == [(SHARDS, 2, 0), ("state.previous.dcp", 1, 3), (FILE, 0, 2)]
+
+
+def test_a_folder_of_shards_that_is_not_whole_is_none(together: Path, tmp_path: Path) -> None:
+    fresh = Place(tmp_path, SHARDS).fresh
+    shutil.copytree(together / "whole" / SHARDS, fresh)
+    assert find_state(tmp_path)  # killed between two renamings
+    (fresh / TEXT).unlink()
+    assert find_state(tmp_path) is None  # killed while it was written
+    fresh.rename(tmp_path / SHARDS)
+    with pytest.raises(DataError, match="is damaged; start again"):
+        find_state(tmp_path)

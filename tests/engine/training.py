@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -15,13 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from tests import tiny
+from vtcli.cli import run
 from vtcli.data.division import Division, divide
+from vtcli.engine import distributed
 from vtcli.engine.distributed import Group, process_group
 from vtcli.engine.recipes import RECIPES, Recipe
 from vtcli.engine.starting import plan_start
+from vtcli.engine.state_files import SHARDS
 from vtcli.engine.trainer import Trainer
 from vtcli.engine.training_plan import Plan, Settings
 from vtcli.engine.training_state import Sums
+from vtcli.errors import DataError
 from vtcli.models import get_architecture, with_overrides
 from vtcli.report.training import Pace
 from vtcli.video.pipeline import Pipeline
@@ -185,27 +192,88 @@ def recipe_of(arch: str, **changes: Any) -> Recipe:
     return replace(RECIPES[arch], **{**short, **changes})
 
 
-def _train_in_processes(folder: Path) -> None:
-    """What `torchrun` starts: every training that `folder/jobs.json` lists, losses to a file."""
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody catches it."""
+
+
+def kill_after(updates: int, maker: Trainer) -> Callable[[object], None]:
+    """A watcher that ends a training after so many updates in all, before they are saved."""
+
+    def watch(pace: object) -> None:
+        if maker.position.done == updates:
+            raise Killed
+
+    return watch
+
+
+@contextmanager
+def full_disk(how: str) -> Iterator[None]:
+    """There is no room left, or there was when it was asked for."""
+    if how == "seen":
+        usage = shutil.disk_usage(".")._replace(free=0)
+        with mock.patch.object(shutil, "disk_usage", return_value=usage):
+            yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _damage(folder: Path) -> None:
+    """Cut the last shard of the last state off."""
+    shard = max((folder / SHARDS).glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+
+def _do(job: dict[str, Any], folder: Path, group: Group) -> list[Any]:
+    """One job of one process: a training to its end, or to where it is cut off."""
+    if "command" in job:
+        with mock.patch.object(distributed, "process_group", return_value=nullcontext(group)):
+            return [run(job["command"])]
+    plan = plan_for(
+        Path(job["data"]),
+        Path(job["model"]),
+        replace(STEADY, **job["recipe"]),
+        processes=group.size,
+        parallel=job["parallel"],
+        save_every=job.get("save_every"),
+    )
+    if group.leads:
+        folder.mkdir(exist_ok=True)
+        if job.get("damaged"):
+            _damage(folder)
+    group.gather(True)
+    maker = Trainer(plan, folder, group, job.get("resume", False))
+    if "full" in job:
+        with full_disk(job["full"]) if group.rank == 1 else nullcontext():
+            try:
+                maker.save()
+            except DataError as error:
+                return group.gather(str(error))
+    if "killed_after" in job:
+        with suppress(Killed):
+            maker.fit(kill_after(job["killed_after"], maker))
+        return [maker.position.done]
+    if job.get("only_saved"):
+        maker.save()
+        return [maker.position.done]
+    return losses(maker)
+
+
+def _work(folder: Path) -> None:
+    """What `torchrun` starts: every job that `folder/jobs.json` lists, what it gives to a file."""
     torch.set_num_threads(1)
     with process_group() as group:
         for job in json.loads((folder / "jobs.json").read_text()):
-            recipe = replace(STEADY, **job["recipe"])
-            plan = plan_for(
-                Path(job["data"]),
-                Path(job["model"]),
-                recipe,
-                processes=group.size,
-                parallel=job["parallel"],
-            )
-            if group.leads:
-                (folder / job["name"]).mkdir(exist_ok=True)
-            group.gather(True)
-            maker = Trainer(plan, folder / job["name"], group, job.get("resume", False))
-            found = losses(maker)
+            found = _do(job, folder / job.get("run", job["name"]), group)
             if group.leads:
                 (folder / f"{job['name']}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    _train_in_processes(Path(sys.argv[1]))
+    _work(Path(sys.argv[1]))

@@ -7,7 +7,7 @@ short messages on the CPU (gloo); on GPUs NCCL is set up beside it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -48,6 +48,19 @@ class Group:
             raise _alone(error) from error
         assert values[0] is not None
         return values[0]
+
+    def led(self, job: Callable[[], T]) -> T:
+        """What the first process makes of a job, in all of them; so is a `DataError` of its."""
+        made: T | DataError | None = None
+        if self.leads:
+            try:
+                made = job()
+            except DataError as error:
+                made = error
+        (told,) = self.share((made,))
+        if isinstance(told, DataError):
+            raise told
+        return told  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, by rank; waits for all. Raises `DataError` where one has died."""

@@ -6,11 +6,12 @@ Either way gradients come out as means over the processes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from vtcli.engine.optimising import blocks_of
+from vtcli.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,15 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> nn.Module:
     """The network itself, each parameter spread over all processes; a block is put together only
     while it is used.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    try:
+        from torch.distributed.checkpoint import HuggingFaceStorageWriter  # noqa: F401
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError as error:
+        raise UsageError(
+            "--parallel fsdp takes a newer PyTorch (2.9 or later); install that, or take "
+            "--parallel ddp"
+        ) from error
 
     # A block may return a view of its result; no block changes what it is given.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
@@ -65,12 +73,38 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def shard_like(value: Any, parameter: Any) -> Any:
-    """The part of an optimiser's tensor that belongs to this process's part of a parameter."""
-    if not hasattr(parameter, "placements") or getattr(value, "shape", None) != parameter.shape:
-        return value
-    from torch.distributed.tensor import distribute_tensor
+def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Whole tensors on the CPU where they are kept; all processes have to ask, and the others let
+    go of each at once.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if keep:
+            kept[name] = full.cpu()
+    return kept
 
-    return distribute_tensor(
-        value.to(parameter.device), parameter.device_mesh, parameter.placements
+
+def fill(tensor: Any, value: Tensor) -> None:
+    """Copy a whole tensor into one that may be spread over the processes."""
+    if hasattr(tensor, "placements"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
+    tensor.copy_(value)
+
+
+def own_bytes(tensors: Mapping[str, Any], leads: bool) -> int:
+    """What this process's shards take, and the first one's whole tensors."""
+    return sum(
+        tensor.to_local().nbytes if hasattr(tensor, "to_local") else leads * tensor.nbytes
+        for tensor in tensors.values()
     )
+
+
+def share_statistics(model: nn.Module) -> None:
+    """The first process's running statistics, in all of them."""
+    import torch.distributed as dist
+
+    for buffer in model.buffers():
+        dist.broadcast(buffer, src=0)

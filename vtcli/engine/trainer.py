@@ -44,19 +44,18 @@ from vtcli.engine.optimising import (
 )
 from vtcli.engine.precision import pick_device
 from vtcli.engine.scoring import is_out_of_memory
-from vtcli.engine.sharing import replicate, shard, shard_like, unsynchronised, whole
-from vtcli.engine.starting import SCRATCH, build
-from vtcli.engine.training_plan import Plan
-from vtcli.engine.training_state import (
-    Position,
-    State,
-    Sums,
-    flatten_optimizer,
-    gather_optimizer,
-    load_state,
-    part,
-    save_state,
+from vtcli.engine.sharing import (
+    gathered,
+    replicate,
+    shard,
+    share_statistics,
+    unsynchronised,
+    whole,
 )
+from vtcli.engine.starting import SCRATCH, build
+from vtcli.engine.state_files import find_state, save_state
+from vtcli.engine.training_plan import Plan
+from vtcli.engine.training_state import Holdings, Position, Sums
 from vtcli.engine.validation import Validated, validate
 from vtcli.errors import DataError, OutOfMemoryError, UsageError
 from vtcli.report.training import Forecast, Pace, Scalars, draw_curve, history_text
@@ -99,19 +98,17 @@ class Trainer:
 
         self.plan, self.recipe, self.folder, self.group = plan, plan.recipe, folder, group
         self.device = pick_device(group.device(plan.settings.device))
-        state = load_state(folder) if resume else None
-        start = replace(plan.start, init=SCRATCH) if state else plan.start
+        stored = group.led(lambda: find_state(folder)) if resume else None
+        start = replace(plan.start, init=SCRATCH) if stored else plan.start
         torch.manual_seed(plan.seed)
         self.model = build(start, plan.labels, fetching).to(self.device)
         self.head_tensors = start.architecture.head_tensors
-        self.position = state.position if state else Position()
-        if state:
-            self.model.load_state_dict(part(state.tensors, "model"))
+        self.position = stored.position if stored else Position()
         self._check_clip()
         freeze(self.model, self.recipe, self.head_tensors)
         self._prepare()
-        if state:
-            self._restore(state)
+        if stored:
+            self.holdings.take_up(stored)
         self.stop = threading.Event()
         self.unreadable: dict[str, str] = {}  # by path, of this process since it began
         self.drawn = time.monotonic()
@@ -146,6 +143,7 @@ class Trainer:
             self.ema = ModelEmaV3(self.model, recipe.model_ema_decay, use_warmup=True)
         if recipe.grad_checkpointing:
             recompute_blocks(self.model)
+        self.sharded = plan.settings.parallel == "fsdp" and self.group.size > 1
         self.net = self._shared(self.model)
         groups = parameter_groups(self.model, recipe, self.head_tensors)
         self.names = [name for group in groups for name in group["names"]]
@@ -154,6 +152,7 @@ class Trainer:
             self.optimizer, recipe, plan.updates, plan.updates_per_epoch, plan.lr_factor
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp_dtype == "fp16")
+        self.holdings = Holdings(self.model, self.ema, self.optimizer, self.names, self.scaler)
         self.mixup: Any = None
         if recipe.mixup or recipe.cutmix:
             self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0)
@@ -175,11 +174,9 @@ class Trainer:
 
     def _shared(self, model: nn.Module) -> nn.Module:
         """The network as all processes train it: gradients are means over them."""
-        if self.group.size == 1:
-            return model
-        if self.plan.settings.parallel == "fsdp":
+        if self.sharded:
             return shard(model, self.device, self.group.size)
-        return replicate(model, self.device)
+        return replicate(model, self.device) if self.group.size > 1 else model
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -437,9 +434,11 @@ class Trainer:
 
     def _validate(self) -> Validated:
         validation, settings = self.plan.division.validation, self.plan.settings
+        if self.group.size > 1:
+            share_statistics(self._kept_model())
         reader = ClipReader(self.plan.start.pipeline, 1, 1, validation.frame_rate, settings.decoder)
         return validate(
-            self.model if self.ema is None else self.ema.module,
+            self._kept_model(),
             validation,
             reader,
             self.group,
@@ -447,6 +446,10 @@ class Trainer:
             self.workers,
             self._autocast,
         )
+
+    def _kept_model(self) -> nn.Module:
+        """The network that is validated and written."""
+        return self.model if self.ema is None else self.ema.module
 
     def _row(self, validated: Validated) -> dict[str, Any]:
         position, sums = self.position, self.position.sums
@@ -472,21 +475,21 @@ class Trainer:
 
         All processes put the weights together, the first one writes.
         """
-        history = self.position.history
-        model = self.model if self.ema is None else self.ema.module
-        tensors = {name: whole(tensor).cpu() for name, tensor in model.state_dict().items()}
+        tensors = gathered(self._kept_model().state_dict(), self.group.leads)
         unreadable = {
             p: why for found in self.group.gather(self.unreadable) for p, why in found.items()
         }
-        if not self.group.leads:
-            return
-        for name in (BEST, LAST) if improved else (LAST,):
-            self._write_weights(self.folder / name, tensors, row)
-        self._write_text("history.csv", history_text(history))
-        if unreadable:
-            self._write_text("unreadable.txt", "".join(f"{why}\n" for why in unreadable.values()))
-        if time.monotonic() - self.drawn > SECONDS_BETWEEN_CURVES:
-            self._draw_curve()
+
+        def write() -> None:
+            for name in (BEST, LAST) if improved else (LAST,):
+                self._write_weights(self.folder / name, tensors, row)
+            self._write_text("history.csv", history_text(self.position.history))
+            if unreadable:
+                self._write_text("unreadable.txt", "".join(f"{y}\n" for y in unreadable.values()))
+            if time.monotonic() - self.drawn > SECONDS_BETWEEN_CURVES:
+                self._draw_curve()
+
+        self.group.led(write)
 
     def _write_text(self, name: str, text: str) -> None:
         with whole_file(self.folder / name, len(text)) as path:
@@ -523,36 +526,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state of the training, whole or not at all; raises `DataError` (full disk)."""
-        memory = self.optimizer.state_dict()["state"]
-        kept, numbers = flatten_optimizer({self.names[i]: m for i, m in memory.items()})
-        parts = {"model": self.model.state_dict(), "optimizer": kept}
-        if self.ema is not None:
-            parts["ema"] = self.ema.module.state_dict()
-        tensors = {
-            f"{part}.{name}": whole(tensor).cpu()
-            for part, held in parts.items()
-            for name, tensor in held.items()
-        }
-        values = {"optimizer": numbers, "scaler": self.scaler.state_dict()}
-        if self.group.leads:
-            save_state(self.folder, State(self.position, tensors, values))
-
-    def _restore(self, state: State) -> None:
-        """Take up a state's moving average, the optimiser's memory and the gradient scale."""
-        if self.ema is not None:
-            self.ema.module.load_state_dict(part(state.tensors, "ema"))
-        # Copied, since a stored tensor is a mapped file that the next state takes the place of.
-        kept = {name: t.clone() for name, t in part(state.tensors, "optimizer").items()}
-        memory = gather_optimizer(kept, state.values["optimizer"])
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        table = self.optimizer.state_dict()
-        table["state"] = {
-            i: {key: shard_like(value, parameters[i]) for key, value in memory[name].items()}
-            for i, name in enumerate(self.names)
-            if name in memory
-        }
-        self.optimizer.load_state_dict(table)
-        self.scaler.load_state_dict(state.values["scaler"])
+        tensors, values = self.holdings.tensors(), self.holdings.values()
+        save_state(self.folder, self.position, tensors, values, self.group, self.sharded)
 
     @contextmanager
     def _signals_noted(self) -> Iterator[None]:

@@ -1,26 +1,21 @@
-"""All that a training needs to go on as if it had never stopped.
+"""What a training needs to go on as if it had never stopped: how far it is, and what it holds.
 
-One safetensors file with the weights, their moving average and the optimiser's memory; numbers and
-the position are in its metadata. Learning rates and everything random are functions of the position
-and the seed, so no generator has to be kept. The file before the last is kept beside it.
+It holds the weights, their moving average and the optimiser's memory, and a few numbers. Learning
+rates and everything random are functions of the position and the seed, so no generator has to be
+kept. `state_files` says where it all is stored.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtcli.errors import DataError, InputError, WeightsError
-from vtcli.weights.store import open_tensors, read_header, write_checkpoint
-
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
-KEY = "vt_training"
-NAME, PREVIOUS = "state.safetensors", "state.previous.safetensors"
+    from vtcli.engine.state_files import Stored
 
 
 @dataclass
@@ -61,77 +56,85 @@ class Position:
         return cls(**{**table, "sums": Sums(**table["sums"])})
 
 
-@dataclass
-class State:
-    """What is stored: tensors by name in each of several parts, and plain values."""
+class Holdings:
+    """All that changes while a training runs, besides its position.
 
-    position: Position
-    tensors: dict[str, Tensor]
-    values: dict[str, Any]
+    `names` are those of the parameters that the optimiser changes, group by group.
+    """
+
+    def __init__(
+        self, model: nn.Module, ema: Any, optimizer: Optimizer, names: Sequence[str], scaler: Any
+    ) -> None:
+        self.model, self.ema, self.optimizer, self.scaler = model, ema, optimizer, scaler
+        self.names = names
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors themselves, whole or this process's shards, named PART.NAME."""
+        parts = {"model": self.model.state_dict()}
+        if self.ema is not None:
+            parts["ema"] = self.ema.module.state_dict()
+        parts["optimizer"] = {
+            key: table[name] for key, table, name in self._kept() if _is_tensor(table[name])
+        }
+        return {
+            f"{part}.{name}": tensor.detach()
+            for part, held in parts.items()
+            for name, tensor in held.items()
+        }
+
+    def values(self) -> dict[str, Any]:
+        """What is no tensor; JSON-able."""
+        numbers = {
+            key: table[name] for key, table, name in self._kept() if not _is_tensor(table[name])
+        }
+        return {"optimizer": numbers, "scaler": self.scaler.state_dict()}
+
+    def take_up(self, stored: Stored) -> None:
+        """Hold what is stored; all processes have to do so."""
+        numbers, start = stored.values["optimizer"], "optimizer."
+        kept = {name.removeprefix(start) for name in stored.names if name.startswith(start)}
+        self._make_room(kept | numbers.keys())
+        stored.read_into(self.tensors())
+        for key, table, name in list(self._kept()):
+            if key in numbers:
+                table[name] = numbers[key]
+        self.scaler.load_state_dict(stored.values["scaler"])
+
+    def _kept(self) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """All that the optimiser keeps of parameters, and some of groups: OWNER.NAME, and where."""
+        memory = self.optimizer.state_dict()["state"]
+        for number, owner in enumerate(self.names):
+            table = memory.get(number, {})
+            yield from ((f"{owner}.{name}", table, name) for name in table)
+        for number, group in enumerate(self.optimizer.param_groups):
+            counts = [name for name in group if name.endswith("step")]
+            yield from ((f"group{number}.{name}", group, name) for name in counts)
+
+    def _make_room(self, keys: set[str]) -> None:
+        """Let the optimiser keep these: an update by nothing makes all that it usually keeps."""
+        import torch
+
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        wanted: dict[str, list[str]] = {}
+        for key in sorted(keys):  # all processes have to fill the same tensors in the same order
+            owner, name = key.rsplit(".", 1)
+            wanted.setdefault(owner, []).append(name)
+        table = self.optimizer.state_dict()
+        made, table["state"] = table["state"], {}
+        for number, (owner, parameter) in enumerate(zip(self.names, parameters, strict=True)):
+            if owner in wanted:  # others never had a gradient
+                memory = table["state"][number] = dict(made.get(number, {}))
+                for name in wanted[owner]:
+                    if name not in memory:
+                        memory[name] = torch.zeros_like(parameter)
+        self.optimizer.load_state_dict(table)
 
 
-def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's memory as tensors and numbers, each named PARAMETER.NAME."""
+def _is_tensor(value: Any) -> bool:
     import torch
 
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, Any] = {}
-    for parameter, memory in state.items():
-        for name, value in memory.items():
-            place = tensors if isinstance(value, torch.Tensor) else numbers
-            place[f"{parameter}.{name}"] = value
-    return tensors, numbers
-
-
-def gather_optimizer(tensors: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """The memory that `flatten_optimizer` took apart."""
-    memory: dict[str, Any] = {}
-    for key, value in [*tensors.items(), *numbers.items()]:
-        parameter, name = key.rsplit(".", 1)
-        memory.setdefault(parameter, {})[name] = value
-    return memory
-
-
-def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of one part, under their own names."""
-    start = f"{name}."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-
-
-def save_state(folder: Path, state: State) -> None:
-    """Write a state whole or not at all, the one before kept.
-
-    Raises `DataError` where the disk is full or the folder cannot be written.
-    """
-    text = json.dumps({"position": asdict(state.position), "values": state.values})
-    path, previous = folder / NAME, folder / PREVIOUS
-    fresh = folder / f"new.{NAME}"
-    write_checkpoint(fresh, state.tensors, {KEY: text})
-    try:
-        if path.exists():
-            path.replace(previous)
-        fresh.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; make room") from error
-
-
-def load_state(folder: Path) -> State | None:
-    """The last state of a run directory that can be read, None where there is none.
-
-    A kill between two renamings leaves only the one before, or a whole one under its first name.
-    Raises `DataError` where there are files and none can be read.
-    """
-    found = [p for n in (NAME, f"new.{NAME}", PREVIOUS) if (p := folder / n).is_file()]
-    for path in found:
-        try:
-            table = json.loads((read_header(path).get("__metadata__") or {})[KEY])
-            position = Position.from_dict(table["position"])
-            return State(position, open_tensors(path), table["values"])
-        except (WeightsError, InputError, KeyError, TypeError, ValueError):
-            continue
-    if found:
-        raise DataError(
-            f"the state of the training in {folder} is damaged; start again in another folder with "
-            f"-m {folder / 'last.safetensors'}"
-        )
-    return None
+    return isinstance(value, torch.Tensor)
