@@ -5,7 +5,9 @@ from each other's states.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.evaluating import ROOT, class_folders, environment
+from tests.engine.evaluating import ROOT, class_folders, environment, wait_for
 from tests.engine.training import STEADY, losses, model_file, plan_for, same, trainer, weights
 from vtcli.engine.state_files import FILE, SHARDS, TEXT, Place, find_state
 from vtcli.errors import DataError
@@ -44,6 +46,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs.append({**jobs[-1], "name": "accumulated", "recipe": {**STEPS, "epochs": 2, **_halves()}})
     half = {**jobs[2], "name": "half", "recipe": SIX, "save_every": 1, "killed_after": 4}
     jobs += [half, *_broken(jobs[0]), *_other_kind(jobs[0])]
+    words = _command(folder, "unbroken")
+    jobs.append({"name": "command", "command": [*words, "--parallel", "fsdp"]})
     (folder / "jobs.json").write_text(json.dumps(jobs))
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     done = subprocess.run(
@@ -80,6 +84,12 @@ def _other_kind(like: dict[str, Any]) -> list[dict[str, Any]]:
         {**one, "name": "copies", "save_every": 1, "killed_after": 3},
         {**one, "name": "shards", "parallel": "fsdp", "resume": True, "only_saved": True},
     ]
+
+
+def _command(folder: Path, run: str) -> list[str]:
+    words = ["finetune", "--dataset", str(folder / "data"), "-o", str(folder / run)]
+    words += ["-m", str(folder / "uniformerv2.safetensors"), "--epochs", "4", "--batch-size", "2"]
+    return [*words, "--lr", "1e-3", "--device", "cpu", "-j", "1"]
 
 
 def _halves() -> dict[str, int]:
@@ -206,3 +216,25 @@ def test_a_folder_of_shards_that_is_not_whole_is_none(together: Path, tmp_path: 
     fresh.rename(tmp_path / SHARDS)
     with pytest.raises(DataError, match="is damaged; start again"):
         find_state(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in Linux' /proc")
+def test_started_again_by_torchrun_it_goes_on_by_itself(together: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command += ["--max-restarts=1", "-m", "vtcli", *_command(together, str(run))]
+    command += ["--parallel", "fsdp", "--save-every", "1"]
+    with (tmp_path / "said.txt").open("w") as said:
+        launcher = subprocess.Popen(
+            [sys.executable, *command], stderr=said, stdout=said, env=environment(), cwd=ROOT
+        )
+    try:
+        wait_for(Place(run, SHARDS).previous, launcher)
+        workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(min(map(int, workers)), signal.SIGKILL)  # the one that holds the folder
+        assert launcher.wait(LIMIT) == 0, (tmp_path / "said.txt").read_text()[-3000:]
+    finally:
+        launcher.terminate()
+    assert "going on after update" in (tmp_path / "said.txt").read_text()
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same(weights(together / "unbroken" / name), weights(run / name))

@@ -159,9 +159,10 @@ def finetune(
 
     settings = Settings(device, workers, decoder, save_every, patience, parallel, cache_gb)
     source = (dataset, data_root, split, val_split, val_fraction, annotations, seed)
-    # A process that its launcher starts again goes on by itself.
-    resume_run = resume == "auto" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    # Processes that their launcher starts again go on by themselves.
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     with process_group() as group, fetch_progress() as fetching:
+        resume_run = any(group.gather(resume == "auto" or again))
         todo = _plan(source, model, init, num_frames, recipe, given, settings, group, fetching)
         if plan:
             return _show_plan(todo, output, group, fetching, format)

@@ -87,31 +87,50 @@ class Group:
 
 
 def _alone(error: RuntimeError) -> DataError:
-    reason = str(error).splitlines()[0]
+    reason = str(error).splitlines()[0].split(". ")[0]
     return DataError(
-        f"another process of this run has gone ({reason}); what was scored is kept, run the same "
-        "command again to go on"
+        f"another process of this run has gone ({reason}); what was saved is kept, run the same "
+        "command again to go on (vt finetune: with --resume auto)"
     )
 
 
 @contextmanager
 def process_group() -> Iterator[Group]:
-    """The processes that `torchrun` started, or this one alone."""
+    """The processes that `torchrun` started, or this one alone.
+
+    Raises `DataError` where one has died.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
         yield Group()
         return
+    import torch.distributed as dist
+
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    _meet(one_machine=local_size == size)
+    try:
+        yield Group(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")), local_size)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise _alone(error) from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _meet(one_machine: bool) -> None:
     import torch
     import torch.distributed as dist
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
-    try:
-        yield Group(
-            dist.get_rank(),
-            size,
-            int(os.environ.get("LOCAL_RANK", "0")),
-            int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        )
-    finally:
-        dist.destroy_process_group()
+    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    # torchrun keeps one store for all its starts: processes would take the addresses that those
+    # before them left there for each other's. Several machines may count starts differently.
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one_machine else ""
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"start{start}", store),
+        rank=rank,
+        world_size=size,
+        timeout=PATIENCE,
+    )
