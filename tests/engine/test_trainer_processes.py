@@ -26,8 +26,8 @@ from vtcli.errors import DataError
 pytestmark = pytest.mark.slow
 JOBS = [("uniformerv2", "ddp"), ("videoswin", "ddp"), ("videoswin", "fsdp")]
 STEPS: dict[str, Any] = {"epochs": 17, "freeze_bn": True, "model_ema": False}
-LIMIT = 140  # seconds
-SIX = {**STEPS, "epochs": 2, "batch_size": 3}
+LIMIT = 200  # seconds
+SIX = {**STEPS, "epochs": 1, "batch_size": 3}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"{arch}-{parallel}"
         jobs.append({**job, "name": name, "recipe": {**STEPS, "batch_size": 2}})
     jobs.append({**jobs[-1], "name": "accumulated", "recipe": {**STEPS, "epochs": 2, **_halves()}})
-    half = {**jobs[2], "name": "half", "recipe": SIX, "save_every": 1, "killed_after": 4}
+    half = {**jobs[2], "name": "half", "recipe": SIX, "save_every": 1, "killed_after": 2}
     jobs += [half, *_broken(jobs[0]), *_other_kind(jobs[0])]
     words = _command(folder, "unbroken")
     jobs.append({"name": "command", "command": [*words, "--parallel", "fsdp"]})
@@ -64,15 +64,15 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _broken(like: dict[str, Any]) -> list[dict[str, Any]]:
     """A training with shards, and the same one with whatever may happen to it on its way."""
-    recipe = {"epochs": 2, "batch_size": 2, "clip_grad": 1.0}
+    recipe = {"epochs": 2, "batch_size": 3, "clip_grad": 1.0}
     whole = {**like, "parallel": "fsdp", "recipe": recipe, "save_every": 1, "name": "whole"}
     resumed = {**whole, "run": "broken", "resume": True}
     return [
         whole,
-        {**resumed, "name": "killed", "resume": False, "killed_after": 4},
+        {**resumed, "name": "killed", "resume": False, "killed_after": 3},
         {**resumed, "name": "no room", "full": "seen"},
         {**resumed, "name": "no more room", "full": "unseen"},
-        {**resumed, "name": "killed again", "damaged": True, "killed_after": 5},
+        {**resumed, "name": "killed again", "damaged": True, "killed_after": 4},
         {**resumed, "name": "resumed"},
     ]
 
@@ -81,14 +81,14 @@ def _other_kind(like: dict[str, Any]) -> list[dict[str, Any]]:
     """Shards of what copies of the network saved."""
     one = {**like, "recipe": {**STEPS, "epochs": 1, "batch_size": 2}, "run": "both"}
     return [
-        {**one, "name": "copies", "save_every": 1, "killed_after": 3},
+        {**one, "name": "copies", "save_every": 1, "killed_after": 2},
         {**one, "name": "shards", "parallel": "fsdp", "resume": True, "only_saved": True},
     ]
 
 
 def _command(folder: Path, run: str) -> list[str]:
     words = ["finetune", "--dataset", str(folder / "data"), "-o", str(folder / run)]
-    words += ["-m", str(folder / "uniformerv2.safetensors"), "--epochs", "4", "--batch-size", "2"]
+    words += ["-m", str(folder / "videoswin.safetensors"), "--epochs", "2", "--batch-size", "2"]
     return [*words, "--lr", "1e-3", "--device", "cpu", "-j", "1"]
 
 
@@ -140,8 +140,8 @@ def found(folder: Path, name: str) -> Any:
 
 
 def test_shards_killed_on_their_way_end_with_the_same_weights(together: Path) -> None:
-    assert found(together, "killed") == [4]  # three updates were saved
-    assert found(together, "killed again") == [5]
+    assert found(together, "killed") == [3]
+    assert found(together, "killed again") == [4]
     assert (together / "broken" / SHARDS).is_dir()
     for name in ("best.safetensors", "last.safetensors"):
         assert same(*(weights(together / run / name) for run in ("whole", "broken")))
@@ -173,7 +173,7 @@ def test_copies_and_shards_go_on_from_each_other(together: Path, tmp_path: Path)
     one = replace(STEADY, **{**STEPS, "epochs": 1})
     plan = plan_for(together / "data", together / "uniformerv2.safetensors", one)
     alone = trainer(tmp_path, plan, resume=True)
-    assert alone.position.done == 2
+    assert alone.position.done == 1
     alone.save()
     assert same(copies, weights(tmp_path / FILE))
 
@@ -183,7 +183,7 @@ def test_one_process_goes_on_where_two_were_killed(together: Path, tmp_path: Pat
     recipe = replace(STEADY, **{**SIX, "batch_size": 6})
     plan = plan_for(together / "data", together / "videoswin.safetensors", recipe)
     one = trainer(tmp_path, plan, resume=True)
-    assert one.position.done == 3
+    assert one.position.done == 1
     one.fit()
     whole = trainer(tmp_path / "whole", plan)
     whole.fit()
@@ -204,7 +204,7 @@ def test_the_newest_state_counts_of_whatever_kind(together: Path, tmp_path: Path
     kept = [
         (s.path.name, s.position.epoch, s.position.update) for s in (newest, before, copies) if s
     ]
-    assert kept == [(SHARDS, 2, 0), ("state.previous.dcp", 1, 3), (FILE, 0, 2)]
+    assert kept == [(SHARDS, 2, 0), ("state.previous.dcp", 1, 2), (FILE, 0, 1)]
 
 
 def test_a_folder_of_shards_that_is_not_whole_is_none(together: Path, tmp_path: Path) -> None:
