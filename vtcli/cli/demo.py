@@ -99,7 +99,8 @@ def _evaluate(shown: Demo, console: Console) -> dict[str, Any]:
         f"vt eval --dataset motion8 --data-root {shown.dataset} -m {shown.models[0]}",
     )
     reports = [(shown.evaluate(model), shown.run(model) / "report.html") for model in shown.models]
-    print_accuracies(console, reports)
+    pages = str(shown.run("*") / "report.html")
+    print_accuracies(console, [report for report, _ in reports], pages)
     evaluations = []
     for report, page in reports:
         top1 = report.headline.top1_read

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vtcli.report.evaluation import with_interval
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
+    from rich.text import Text
 
     from vtcli.report.evaluation import EvaluationReport
 
@@ -24,22 +23,21 @@ def print_step(console: Console, title: str, command: str) -> None:
 
 
 def print_seen(console: Console, clips: Sequence[Mapping[str, Any]]) -> None:
-    """A row per clip, a column per model: its best class, its probability, and whether it is
-    right.
-    """
-    from rich.text import Text
-
+    """A row per clip, a column per model: how sure it is, and of what where it is wrong."""
     models = list(clips[0]["answers"]) if clips else []
     table = _table("shown", *(model.split("-")[0] for model in models))
     for clip in clips:
-        cells = [Text(clip["truth"])]
-        for answer in clip["answers"].values():
-            mark, style = ("✓", "green") if answer["right"] else ("✗", "red")
-            cells.append(
-                Text(f"{mark} {answer['label']} {100 * answer['score']:.0f} %", style=style)
-            )
-        table.add_row(*cells)
+        table.add_row(clip["truth"], *map(_answer, clip["answers"].values()))
     console.print(table)
+
+
+def _answer(answer: Mapping[str, Any]) -> Text:
+    from rich.text import Text
+
+    sure = f"{100 * answer['score']:.0f} %"
+    if answer["right"]:
+        return Text(f"✓ {sure}", style="green")
+    return Text(f"✗ {answer['label']}, {sure}", style="red")
 
 
 def print_costs(console: Console, profiles: Sequence[Mapping[str, Any]]) -> None:
@@ -57,13 +55,13 @@ def print_costs(console: Console, profiles: Sequence[Mapping[str, Any]]) -> None
     console.print(table)
 
 
-def print_accuracies(console: Console, reports: Sequence[tuple[EvaluationReport, Path]]) -> None:
-    """A row per model: top-1 with its interval, and where its page lies."""
+def print_accuracies(console: Console, reports: Sequence[EvaluationReport], pages: str) -> None:
+    """A row per model: top-1 with its interval; and where the pages lie."""
     table = _table("model", "top-1, 95 % interval")
-    table.add_column("report", overflow="fold")
-    for report, page in reports:
-        table.add_row(report.model, with_interval(report.headline.top1_read), str(page))
+    for report in reports:
+        table.add_row(report.model, with_interval(report.headline.top1_read))
     console.print(table)
+    console.print(f"pages with every class and the worst mistakes: {pages}\n", soft_wrap=True)
 
 
 def _table(*columns: str) -> Any:
@@ -72,5 +70,6 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(name, justify=justify, no_wrap=not number, overflow="fold")
     return table
