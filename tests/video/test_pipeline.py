@@ -93,10 +93,10 @@ def clip_indices(views: list[View]) -> list[list[int]]:
     return [list(v.frame_indices) for v in sorted(views, key=lambda v: v.clip) if v.crop == 0]
 
 
-def assert_same(ours: Tensor, golden: Tensor) -> None:
+def assert_same(ours: Tensor, golden: Tensor, tolerance: float = 1e-6) -> None:
     """Equal but for the last places of float32: not every CPU fuses products and sums alike."""
     assert ours.shape == golden.shape
-    assert (ours - golden).abs().max().item() <= 1e-6
+    assert (ours - golden).abs().max().item() <= tolerance
 
 
 # --- goldens --------------------------------------------------------------------------------------
@@ -120,7 +120,8 @@ def test_uniformerv2_clips_are_upstreams(path: Path) -> None:
     found = [list(view.frame_indices) for view in views]
     assert (found if len(expected) == len(views) else clip_indices(views)) == expected
     for key, tensor in load_file(path.with_suffix(".safetensors")).items():
-        assert_same(sliced(clips[int(key.removeprefix("view"))], golden["slice"]), tensor)
+        view = clips[int(key.removeprefix("view"))]
+        assert_same(sliced(view, golden["slice"]), tensor, golden["tolerance"])
 
 
 @pytest.mark.parametrize("layout", ["official", "mmaction2"])
@@ -209,7 +210,8 @@ def test_xvit_clips_are_upstreams(path: Path) -> None:
             where = [(view.clip, view.crop) for view in views]
             row = where.index((item["temporal_view"], item["spatial_crop"]))
             assert list(views[row].frame_indices) == item["frame_indices"]
-            assert_same(sliced(clips[row], item["slice"]), tensors[item["key"]])
+            tolerance = golden["tolerance"]
+            assert_same(sliced(clips[row], item["slice"]), tensors[item["key"]], tolerance)
 
 
 # --- end to end: upstream's own code on a real clip -----------------------------------------------
