@@ -25,7 +25,7 @@ def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_list_names_every_dataset_in_each_format(capsys: Streams) -> None:
     assert run(["datasets", "list", "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 14
+    assert len(rows) == 15
     ssv2 = next(row for row in rows if row["name"] == "ssv2")
     assert (ssv2["classes"], ssv2["split"], ssv2["samples"]) == ("174", "validation", 24777)
     assert run(["datasets", "list", "--format", "csv"]) == 0
