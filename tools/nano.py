@@ -29,10 +29,9 @@ from vtcli.data.opening import open_dataset
 from vtcli.data.samples import Dataset, Sample
 from vtcli.engine.predictor import Prediction, Predictor
 from vtcli.video.decode import probe, read_frames
-from vtcli.weights.registry import load_registry
+from vtcli.weights.registry import bundled_path, load_registry
 from vtcli.weights.store import CARD_KEY, open_tensors, read_card, write_checkpoint
 
-BUNDLED = Path(__file__).resolve().parents[1] / "vtcli" / "weights" / "bundled"
 MADE_BY = "vt datasets make motion8 MOTION8 --train 8000 --val 400 --seed 0"
 # What a model is trained by beyond the recipe `nano`.
 OPTIONS = {
@@ -52,7 +51,10 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train a model and put it into the package."""
-    checkpoint = load_registry().find(model)
+    checkpoint = load_registry(extra=()).find(model)
+    path = bundled_path(checkpoint)
+    if path is None:
+        raise typer.BadParameter(f"{checkpoint.id} does not come with this package")
     run = output / model
     words = ["finetune", "--dataset", "motion8", "--data-root", str(dataset), "-m", model]
     words += ["--init", "scratch", "--recipe", "nano", "--seed", str(seed), "--cache-gb", "4"]
@@ -70,7 +72,6 @@ def train(
         notes=f"{MADE_BY}; {said}; {minutes:.0f} minutes on 2 cores",
         source={},
     )
-    path = BUNDLED / checkpoint.sources[0].file
     tensors = {name: t.clone() for name, t in open_tensors(run / "best.safetensors").items()}
     digest = write_checkpoint(path, tensors, {CARD_KEY: card.to_json()})
     typer.echo(f"{path}: {minutes:.1f} minutes, bytes = {path.stat().st_size}, sha256 = {digest}")

@@ -52,7 +52,10 @@ class FrameCache:
 
     def keep(self, sample: Sample, footage: Footage) -> Footage:
         """The footage from memory, if all of it fits and can be read, else as it is."""
-        size = footage.frames * footage.frame_bytes
+        try:
+            size = footage.frames * footage.frame_bytes
+        except VideoDecodeError:
+            return footage
         with self._lock:
             if size > self.room:
                 return footage

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from vtcli.report.evaluation import with_interval
+from vtcli.report.evaluation import plain_table, with_interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,9 @@ def print_step(console: Console, title: str, command: str) -> None:
 def print_seen(console: Console, clips: Sequence[Mapping[str, Any]]) -> None:
     """A row per clip, a column per model: how sure it is, and of what where it is wrong."""
     models = list(clips[0]["answers"]) if clips else []
-    table = _table("shown", *(model.split("-")[0] for model in models))
+    table = plain_table("shown", *(model.split("-")[0] for model in models))
+    for column in table.columns[1:]:  # a long wrong answer is folded, never cut
+        column.no_wrap, column.overflow = False, "fold"
     for clip in clips:
         table.add_row(clip["truth"], *map(_answer, clip["answers"].values()))
     console.print(table)
@@ -42,7 +44,7 @@ def _answer(answer: Mapping[str, Any]) -> Text:
 
 def print_costs(console: Console, profiles: Sequence[Mapping[str, Any]]) -> None:
     """A row per model: its size, its multiply-accumulates, its time."""
-    table = _table("model", "parameters", "MMACs per clip", "ms per clip")
+    table = plain_table("model", "parameters", "MMACs per clip", "ms per clip")
     for profile in profiles:
         macs = profile["published_form"]["macs_per_view"]
         times = [1e3 * timing["median"] for timing in profile["timings"]]
@@ -57,19 +59,8 @@ def print_costs(console: Console, profiles: Sequence[Mapping[str, Any]]) -> None
 
 def print_accuracies(console: Console, reports: Sequence[EvaluationReport], pages: str) -> None:
     """A row per model: top-1 with its interval; and where the pages lie."""
-    table = _table("model", "top-1, 95 % interval")
+    table = plain_table("model", "top-1, 95 % interval")
     for report in reports:
         table.add_row(report.model, with_interval(report.headline.top1_read))
     console.print(table)
     console.print(f"pages with every class and the worst mistakes: {pages}\n", soft_wrap=True)
-
-
-def _table(*columns: str) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, name in enumerate(columns):
-        justify: Literal["left", "right"] = "right" if number else "left"
-        table.add_column(name, justify=justify, no_wrap=not number, overflow="fold")
-    return table

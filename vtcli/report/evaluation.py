@@ -406,7 +406,7 @@ def _say(console: Console, words: str, style: str = "", indent: int = 0) -> None
     console.print(Padding(Text(words, style=style), (0, 0, 0, indent), expand=False))
 
 
-def _plain_table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
     """The first column is a name, the others are numbers."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -425,7 +425,7 @@ def _figure_table(report: EvaluationReport) -> Table:
 
     all_read = report.read == report.expected
     columns = ["per cent", "read" if not all_read else "ours", *([] if all_read else ["all"])]
-    table = _plain_table(*columns, *(["published", "diff"] if report.published else []))
+    table = plain_table(*columns, *(["published", "diff"] if report.published else []))
     for row in report.figures:
         cells = [row.label, with_interval(row.read)]
         if not all_read:
@@ -463,7 +463,7 @@ def _print_worst(head: HeadResult, console: Console, of_head: str) -> None:
     worst = [r for r in worst_first(head.per_class) if r.right < r.n][:CLASSES_NAMED]
     if not worst:
         return
-    table = _plain_table(f"worst classes{of_head}", "right", "%")
+    table = plain_table(f"worst classes{of_head}", "right", "%")
     table.add_column("most often taken for")
     for row in worst:
         other = "" if row.confused_with is None else head.classes[row.confused_with]
@@ -477,7 +477,7 @@ def print_splits(splits: SplitMean, published: Published | None, console: Consol
     """Print the top-1 of each split, their mean and their standard deviation."""
     from rich.text import Text
 
-    table = _plain_table("top-1, per cent", "read", "all")
+    table = plain_table("top-1, per cent", "read", "all")
     for name, read, over_all in zip(
         splits.names, splits.read.values, splits.over_all.values, strict=True
     ):
@@ -502,7 +502,7 @@ def print_comparison(found: Comparison, name_a: str, name_b: str, console: Conso
     accuracy_b = (found.both_right + found.only_b) / found.n
     _say(console, f"A  {percent(accuracy_a)} %  {name_a}")
     _say(console, f"B  {percent(accuracy_b)} %  {name_b}")
-    table = _plain_table(f"of {plural(found.n, 'sample')}", "B right", "B wrong")
+    table = plain_table(f"of {plural(found.n, 'sample')}", "B right", "B wrong")
     table.add_row("A right", f"{found.both_right:,}", f"{found.only_a:,}")
     table.add_row("A wrong", f"{found.only_b:,}", f"{found.both_wrong:,}")
     console.print(table)
@@ -534,7 +534,7 @@ def _print_changes(title: str, changes: Sequence[ClassChange], console: Console)
 
     if not changes:
         return
-    table = _plain_table(f"{plural(len(changes), 'class', 'classes')} {title}", "n", "A", "B")
+    table = plain_table(f"{plural(len(changes), 'class', 'classes')} {title}", "n", "A", "B")
     for change in changes[:CLASSES_NAMED]:
         counts = (change.n, change.right_a, change.right_b)
         table.add_row(Text(change.name), *(str(count) for count in counts))

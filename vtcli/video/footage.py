@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo, probe, read_frames
 from vtcli.video.suffixes import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # What frames were extracted at where nobody says: the rate of Something-Something v1 and Jester.
 FOLDER_RATE = 12.0
@@ -80,7 +84,8 @@ class FrameFolder:
 
     @property
     def frame_bytes(self) -> int:
-        return _read_image(self.images[0]).nbytes
+        with _opened(self.images[0]) as image:
+            return image.width * image.height * 3
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         wanted = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
@@ -192,11 +197,18 @@ def _images(folder: Path) -> tuple[Path, ...]:
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
     """RGB [H, W, 3]."""
+    with _opened(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image]:
+    """An image whose pixels are not decoded yet; whatever is wrong is a `VideoDecodeError`."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(
             path, "corrupt", f"is an image that cannot be read ({error}); extract it again"
