@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing import resource_tracker, util
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -60,6 +63,35 @@ def test_items_are_taken_when_they_are_needed_and_leaving_early_leaves_nothing()
     outcomes.close()
     assert len(taken) == 1
     assert not multiprocessing.active_children()
+
+
+def test_an_interrupt_while_a_process_starts_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spawn, pids = util.spawnv_passfds, list[int]()
+
+    def interrupt() -> None:
+        # The main thread blocks the signal; a thread from before would not.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.raise_signal(signal.SIGINT)
+
+    def interrupted_spawn(*args: Any) -> int:
+        pids.append(spawn(*args))
+        thread = Thread(target=interrupt)
+        thread.start()
+        thread.join()
+        return pids[-1]
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    resource_tracker.ensure_running()
+    monkeypatch.setattr(util, "spawnv_passfds", interrupted_spawn)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(run_killable(work, ["a"], workers=1))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    wait_until(lambda: not any(map(running, pids)))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_no_items_start_no_process() -> None:

@@ -102,6 +102,11 @@ def assert_same(ours: Tensor, golden: Tensor, tolerance: float = 1e-6) -> None:
 # --- goldens --------------------------------------------------------------------------------------
 
 
+# Upstream resizes what is normalised. Without fused products a CPU rounds the place it reads from,
+# below 128, by another 2**-17, and from one pixel of the noise to the next is up to 1 / 0.225.
+ROUNDED_PLACE = 2**-17 / 0.225
+
+
 @pytest.mark.parametrize("path", goldens("uniformerv2", "pipeline_*.json"), ids=lambda p: p.stem)
 def test_uniformerv2_clips_are_upstreams(path: Path) -> None:
     golden = json.loads(path.read_text())
@@ -121,7 +126,8 @@ def test_uniformerv2_clips_are_upstreams(path: Path) -> None:
     assert (found if len(expected) == len(views) else clip_indices(views)) == expected
     for key, tensor in load_file(path.with_suffix(".safetensors")).items():
         view = clips[int(key.removeprefix("view"))]
-        assert_same(sliced(view, golden["slice"]), tensor, golden["tolerance"])
+        rounding = ROUNDED_PLACE if golden["layout"] == "official" else 0.0
+        assert_same(sliced(view, golden["slice"]), tensor, golden["tolerance"] + rounding)
 
 
 @pytest.mark.parametrize("layout", ["official", "mmaction2"])

@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,7 +19,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from threading import Thread
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 Item = TypeVar("Item")
@@ -151,23 +151,44 @@ def _finished(busy: dict[Connection, _Worker[Item, Result]]) -> list[_Worker[Ite
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; those started here leave it to the parent."""
+    """Ctrl-C reaches every process of a terminal; those started here leave it to the parent, and
+    the parent finishes starting them first: half started they would complain.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     # Starting the first process starts this one too, which would unblock the signal again.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _interrupt_postponed():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _interrupt_postponed() -> Iterator[None]:
+    """A thread's mask is not enough: another thread takes the signal, and Python hands it to the
+    main one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _serve(connection: Connection, function: Callable[[Any, Beat], Any]) -> None:
     """What a process does: take items one by one, say `beat` while at work, answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     said = -math.inf
 
     def beat() -> None:
