@@ -37,7 +37,7 @@ MADE_BY = "vt datasets make motion8 MOTION8 --train 8000 --val 400 --seed 0"
 OPTIONS = {
     "uniformerv2-nano": ["--epochs", "8"],
     "videoswin-nano": ["--epochs", "12", "--lr", "1e-3"],
-    "xvit-nano": ["--epochs", "16", "--lr", "1e-3"],
+    "xvit-nano": ["--warmup-epochs", "2"],
 }
 
 app = typer.Typer(add_completion=False)

@@ -289,3 +289,25 @@ def test_only_so_many_frames_are_kept(tmp_path: Path) -> None:
     cache = FrameCache(whole)
     assert cache.keep(sample, footage) is not footage
     assert cache.room == 0
+
+
+@pytest.mark.parametrize("damaged", [0, 11], ids=["first", "later"])
+def test_a_damaged_image_spoils_only_clips_that_need_it(damaged: int, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(20):
+        Image.new("RGB", (40, 32), (number, 0, 0)).save(tmp_path / f"{number:03}.png")
+    (tmp_path / f"{damaged:03}.png").write_bytes(b"no image")
+    sample = Sample("folder", tmp_path, (0,))
+    plain = ClipDrawer(pipeline(), PLAIN, seed=3)
+    keeping = ClipDrawer(pipeline(), PLAIN, seed=3, cache=FrameCache(10**8))
+
+    def read(drawer: ClipDrawer, epoch: int) -> str:
+        try:
+            return str(drawer.read(Draw(sample, 0, epoch)).pixels[0, :, 0, 0].tolist())
+        except VideoDecodeError as error:
+            return str(error)
+
+    found = [read(plain, epoch) for epoch in range(16)]
+    assert [read(keeping, epoch) for epoch in range(16)] == found
+    assert 0 < sum(f"{damaged:03}.png" in text for text in found) < 16

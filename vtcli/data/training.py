@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -317,17 +317,18 @@ def epoch_order(samples: int, epoch: int, seed: int) -> list[int]:
 
 
 def draw_ahead(
-    drawer: ClipDrawer, batches: Iterable[Sequence[Draw]], workers: int
+    drawer: ClipDrawer, batches: Iterable[Sequence[Draw]], workers: int, pinned: bool = False
 ) -> Iterator[tuple[Sequence[Draw], list[Drawn]]]:
     """The clips of each batch, read ahead by `workers` threads: two clips for each are under way or
-    ready, and at least one batch.
+    ready, and at least one batch. In `pinned` memory a GPU fetches them while it works.
     """
 
     def load(draw: Draw) -> Drawn:
         try:
-            return drawer.read(draw)
+            clip = drawer.read(draw)
         except VideoDecodeError as error:
             return error
+        return replace(clip, pixels=clip.pixels.pin_memory()) if pinned else clip
 
     coming = iter(batches)
     waiting: deque[tuple[Sequence[Draw], list[Future[Drawn]]]] = deque()

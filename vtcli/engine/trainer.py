@@ -214,7 +214,7 @@ class Trainer:
     def _train_epoch(self, watch: Callable[[Pace], None]) -> bool:
         """The rest of an epoch; False where a signal stopped it. A state is saved at its end."""
         position, per_epoch = self.position, self.plan.updates_per_epoch
-        batches = draw_ahead(self.drawer, self._draws(), self.workers)
+        batches = self._batches()
         every = self.plan.settings.save_every
         self.net.train()
         keep_statistics(self.model, self.recipe.freeze_bn)
@@ -252,6 +252,11 @@ class Trainer:
                 for number in mine
                 for repeat in range(recipe.aug_repeats)
             ]
+
+    def _batches(self) -> Iterator[Batch]:
+        """The clips of what is left of the epoch, read ahead."""
+        on_gpu = self.device.type == "cuda"
+        return draw_ahead(self.drawer, self._draws(), self.workers, pinned=on_gpu)
 
     def _update(self, batches: Iterator[Batch]) -> bool:
         """One change of the weights; whether a signal asks to stop after it."""
@@ -309,8 +314,10 @@ class Trainer:
                 f"a batch of {self.recipe.batch_size} clips does not fit into memory; lower "
                 "--batch-size and raise --grad-accum-steps, or take --grad-checkpointing"
             ) from error
-        sums.loss += float(loss_B.detach().sum())
-        sums.right += self._right(logits_BK.detach(), target_BK)
+        loss_and_hits = torch.stack([loss_B.detach().sum(), self._hits(logits_BK, target_BK)])
+        loss, hits = loss_and_hits.tolist()  # waits for the device, once
+        sums.loss += loss
+        sums.right += hits
         sums.clips += len(read)
         sums.short += sum(clip.short for _, clip in read)
 
@@ -334,7 +341,9 @@ class Trainer:
             empty = torch.zeros(1, 3, p.frames, p.crop_size, p.crop_size)
             nothing = torch.zeros(1, len(self.plan.labels))
             return empty.to(self.device), nothing.to(self.device)
-        clips = torch.stack([clip.pixels for _, clip in read]).to(self.device)
+        clips = torch.empty(len(read), *read[0][1].pixels.shape, device=self.device)
+        for place, (_, clip) in zip(clips, read, strict=True):
+            place.copy_(clip.pixels, non_blocking=True)
         target_BK = torch.stack([self._target(draw) for draw, _ in read]).to(self.device)
         if self.mixup is not None and len(read) > 1:
             # timm pairs a batch with its reverse; of an odd one the last clip stays as it is.
@@ -367,13 +376,11 @@ class Trainer:
         parts = zip(logits_BK.split(sizes, 1), target_BK.split(sizes, 1), strict=True)
         return sum(-(want * z.log_softmax(1)).sum(1) for z, want in parts)
 
-    def _right(self, logits_BK: Tensor, target_BK: Tensor) -> float:
-        """How many clips are answered right, as the mean over the heads."""
+    def _hits(self, logits_BK: Tensor, target_BK: Tensor) -> Tensor:
+        """How many clips are answered right, as the mean over the heads: a scalar."""
         sizes = list(self.plan.heads.values())
         parts = zip(logits_BK.split(sizes, 1), target_BK.split(sizes, 1), strict=True)
-        hits = [
-            float(((z.argmax(1) == want.argmax(1)) & (want.sum(1) > 0)).sum()) for z, want in parts
-        ]
+        hits = [((z.argmax(1) == want.argmax(1)) & (want.sum(1) > 0)).sum() for z, want in parts]
         return sum(hits) / len(hits)
 
     def _apply_gradients(self, clips: int, files: Sequence[str]) -> None:
@@ -573,7 +580,7 @@ class Trainer:
         """What the training would take, from a few updates that are thrown away."""
         plan = self.plan
         updates = min(PROBED, plan.updates_per_epoch)
-        batches = draw_ahead(self.drawer, self._draws(), self.workers)
+        batches = self._batches()
         self.net.train()
         for done in range(updates):
             if done == 1:  # the first one also waits for libraries and memory

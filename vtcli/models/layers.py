@@ -54,14 +54,15 @@ def _faster_as_convolution(x_LC: Tensor) -> bool:
     """Whether a product should be handed to oneDNN, as PyTorch does with convolutions.
 
     oneDNN uses the full vector width of every processor; MKL, which gets fp32 matrix products,
-    uses half of it on AMD. In bf16 both are oneDNN's, but a convolution adds its bias on the way.
-    Without AVX-512 both have the same vectors, and backwards a convolution takes up to twice as
-    long as two matrix products.
+    uses half of it on AMD. In bf16 both are oneDNN's, but a convolution adds its bias on the way
+    (not without AVX-512). Backwards a convolution takes two to six times as long as two matrix
+    products, so training has none.
     """
     if torch.compiler.is_compiling() or x_LC.device.type != "cpu":
         return False  # a compiler chooses for itself, and may not trace the questions below
-    in_half_or_training = x_LC.dtype == torch.bfloat16 or torch.is_grad_enabled()
-    if in_half_or_training and "AVX512" not in torch.backends.cpu.get_cpu_capability():
+    if torch.is_grad_enabled():
+        return False
+    if x_LC.dtype == torch.bfloat16 and "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
     return x_LC.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
 
