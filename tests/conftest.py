@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run side by side share the cores; read when torch is loaded, here and in processes
+    # that tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests import goldens
 

@@ -43,7 +43,7 @@ def test_from_a_folder_to_an_answer(
     assert done.returncode == 0, done.stderr
     assert "3 of the 15 samples are held out for validation" in done.stderr
     assert "epoch 2/2: loss" in done.stderr
-    assert str(folder / "best.safetensors") in done.stdout.replace("\n", "")
+    assert str(folder / "best.safetensors") in done.stdout
     names = {"best.safetensors", "last.safetensors", "history.csv", "curve.png", "training.json"}
     assert names <= {path.name for path in folder.iterdir()}
     video = next(data.rglob("*.mp4"))

@@ -148,14 +148,10 @@ def print_outcome(outcome: Mapping[str, Any], format: str) -> None:
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False, box=None, pad_edge=False)
+    """One row per line, however long: a path that is broken up cannot be copied."""
+    width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        table.add_row(name, Text(value, overflow="fold"))
-    Console().print(table)
+        print(f"{name:<{width}}  {value}")
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
