@@ -35,7 +35,7 @@ from vtcli.weights.store import CARD_KEY, open_tensors, read_card, write_checkpo
 MADE_BY = "vt datasets make motion8 MOTION8 --train 8000 --val 400 --seed 0"
 # What a model is trained by beyond the recipe `nano`.
 OPTIONS = {
-    "uniformerv2-nano": ["--epochs", "8"],
+    "uniformerv2-nano": ["--epochs", "12"],
     "videoswin-nano": ["--epochs", "12", "--lr", "1e-3"],
     "xvit-nano": ["--warmup-epochs", "2"],
 }
