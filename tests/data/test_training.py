@@ -122,6 +122,14 @@ def test_all_frames_of_a_clip_are_augmented_alike(still: Sample, name: str, word
     assert len({clip.numpy().tobytes() for clip in clips}) == 6
 
 
+def test_every_policy_of_autoaugment_can_be_drawn(still: Sample) -> None:
+    augmenting = drawer(replace(PLAIN, aa="v0"))
+    clips = [augmenting.read(Draw(still, 0, epoch)).pixels for epoch in range(150)]
+    # One policy keeps no bit of a picture, which leaves one colour.
+    assert any(float(clip.std(dim=(1, 2, 3)).max()) == 0 for clip in clips)
+    assert all(torch.equal(clip, clip[:, :1].expand_as(clip)) for clip in clips)
+
+
 def test_erasing_puts_one_box_of_zeros_in_all_frames(still: Sample) -> None:
     plain = drawer(PLAIN).read(Draw(still, 0, 0)).pixels
     erased = drawer(replace(PLAIN, reprob=1.0)).read(Draw(still, 0, 0)).pixels

@@ -114,7 +114,7 @@ def _film(shown: Demo, console: Console) -> dict[str, Any]:
     from vtcli.report.demo import print_step
     from vtcli.report.timeline import make_timeline_writer
 
-    model = shown.models[0]
+    model = shown.models[-1]
     print_step(
         console,
         "What happens when, in a film of all eight",

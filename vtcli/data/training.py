@@ -159,6 +159,12 @@ def _note(operation: Callable[..., Any], tape: list[Operation], *args: Any, **kw
 
 
 def _apply(operation: Callable[..., Any], args: Any, kwargs: Any, picture: Any) -> Any:
+    from PIL import Image
+    from timm.data.auto_augment import posterize
+
+    if operation is posterize and args[0] < 1:
+        # timm keeps as little as no bit of each colour, which Pillow refuses since version 13.
+        return Image.new(picture.mode, picture.size)
     return operation(picture, *args, **kwargs)
 
 
