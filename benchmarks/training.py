@@ -142,6 +142,8 @@ class Contest:
         self.start = time.perf_counter()
 
     def watch(self, pace: Pace) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self.start
         if pace.update % self.steps == 0:
             number = pace.update // self.steps - 1

@@ -10,6 +10,7 @@ A trained file goes to vtcli/weights/bundled with the command and the seed on it
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -37,6 +38,7 @@ MADE_BY = "vt datasets make motion8 MOTION8 --train 8000 --val 400 --seed 0"
 OPTIONS = {
     "uniformerv2-nano": ["--epochs", "12"],
     "videoswin-nano": ["--epochs", "12", "--lr", "1e-3"],
+    "vivit-nano": ["--epochs", "32", "--warmup-epochs", "2"],
     "xvit-nano": ["--warmup-epochs", "2"],
 }
 
@@ -56,20 +58,24 @@ def train(
     if path is None:
         raise typer.BadParameter(f"{checkpoint.id} does not come with this package")
     run = output / model
-    words = ["finetune", "--dataset", "motion8", "--data-root", str(dataset), "-m", model]
-    words += ["--init", "scratch", "--recipe", "nano", "--seed", str(seed), "--cache-gb", "4"]
-    words += [*OPTIONS.get(model, []), "-o", str(run)]
+    options = ["--init", "scratch", "--recipe", "nano", "--seed", str(seed), "--cache-gb", "4"]
+    options += OPTIONS.get(model, [])
+
+    def words(dataset: Path | str, run: Path | str) -> list[str]:
+        source = ["--dataset", "motion8", "--data-root", str(dataset)]
+        return ["finetune", *source, "-m", model, *options, "-o", str(run)]
+
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "vtcli", *words], check=True)
+    subprocess.run([sys.executable, "-m", "vtcli", *words(dataset, run)], check=True)
     minutes = (time.perf_counter() - start) / 60
-    said = shlex.join(["vt", *words]).replace(str(dataset), "MOTION8").replace(str(run), "RUN")
+    said = shlex.join(["vt", *words("MOTION8", "RUN")])
     card = replace(
         read_card(run / "best.safetensors"),
         id=checkpoint.id,
         model=checkpoint.model,
         pretrain=checkpoint.pretrain,
         license=checkpoint.license,
-        notes=f"{MADE_BY}; {said}; {minutes:.0f} minutes on 2 cores",
+        notes=f"{MADE_BY}; {said}; {minutes:.0f} minutes on {os.cpu_count()} cores",
         source={},
     )
     tensors = {name: t.clone() for name, t in open_tensors(run / "best.safetensors").items()}

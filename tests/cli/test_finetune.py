@@ -85,6 +85,8 @@ def test_a_plan_changes_nothing(
         (["--epochs", "0"], 2, "--epochs 0 is below 1"),
         (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is no augmentation"),
         (["--opt", "adamm"], 2, "--opt adamm is no optimiser"),
+        (["--opt", "kron"], 2, "keeps lists of tensors"),
+        (["--train", "last-0-blocks"], 2, "--train is full, head or last-N-blocks"),
         (["--amp-dtype", "fp16"], 2, "--amp-dtype fp16 needs a GPU"),
         (["--train", "last-9-blocks"], 2, "names more blocks"),
     ],

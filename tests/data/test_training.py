@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import torch
 
 from tests import tiny
 from tests.engine.evaluating import class_folders
-from vtcli.data.division import divide
+from vtcli.data.division import _hold_out, divide
 from vtcli.data.frame_cache import FrameCache
 from vtcli.data.loader import open_sample
-from vtcli.data.samples import Sample
+from vtcli.data.samples import Dataset, Sample
 from vtcli.data.training import (
     TRAINING_SAMPLERS,
     Augmentation,
@@ -215,6 +216,26 @@ def test_videos_are_held_out_of_every_class_and_always_the_same(tmp_path: Path) 
     assert not {s.path for s in kept} & {s.path for s in held}
 
 
+def test_no_class_loses_its_only_video(tmp_path: Path) -> None:
+    # Class b is seen in one video only, which shows class a as well.
+    rows = ["path,label,start,end", *(f"{n}.mp4,a,0,1" for n in range(5)), "0.mp4,b,1,2"]
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    # Two nouns are seen in one video only.
+    heads = {"verb": ("a", "b"), "noun": ("x", "y", "z")}
+    samples = [Sample(str(n), tmp_path / f"{n}.mp4", (n % 2, max(n - 6, 0))) for n in range(9)]
+    dataset = Dataset("made", tuple(samples), heads, "", tmp_path)
+    for seed in range(20):
+        for division in (
+            divide(tmp_path / "list.csv", seed=seed),
+            _hold_out(dataset, 0.2, seed),
+        ):
+            kept, held = (
+                {s.path for s in part.samples} for part in (division.train, division.validation)
+            )
+            assert held
+            assert not kept & held
+
+
 def test_parts_are_taken_as_they_are_named_and_numbered_by_name(tmp_path: Path) -> None:
     class_folders(tmp_path / "data" / "train", 2, ["a", "b", "c"])
     class_folders(tmp_path / "data" / "val", 1, ["b", "c"])
@@ -319,3 +340,23 @@ def test_a_damaged_image_spoils_only_clips_that_need_it(damaged: int, tmp_path: 
     found = [read(plain, epoch) for epoch in range(16)]
     assert [read(keeping, epoch) for epoch in range(16)] == found
     assert 0 < sum(f"{damaged:03}.png" in text for text in found) < 16
+
+
+def test_a_sample_that_is_being_read_is_not_charged_again(tmp_path: Path) -> None:
+    (sample,) = divide(class_folders(tmp_path / "videos", 2, ("a", "b"))).train.samples[:1]
+    footage = open_sample(sample, None, "auto")
+    whole = footage.frames * footage.frame_bytes
+    cache = FrameCache(3 * whole)
+    meanwhile = []
+
+    class Slow:
+        frames, fps, frame_bytes = footage.frames, footage.fps, footage.frame_bytes
+
+        def read(self, indices: Sequence[int]) -> np.ndarray:
+            meanwhile.append(cache.keep(sample, footage))
+            return footage.read(indices)
+
+    kept = cache.keep(sample, Slow())
+    assert meanwhile == [footage]
+    assert cache.keep(sample, footage) is kept
+    assert cache.room == 2 * whole

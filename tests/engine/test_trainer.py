@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,12 @@ from tests.engine.training import (
     trainer,
     weights,
 )
+from vtcli.data.training import Clip, Draw
+from vtcli.engine.distributed import Group
 from vtcli.engine.recipes import RECIPES, Recipe, find_recipe, override
 from vtcli.engine.state_files import FILE, Place, find_state
 from vtcli.engine.training_plan import claimed, settle_flips
+from vtcli.engine.training_state import Sums
 from vtcli.errors import DataError, LayoutError, ShapeError, UsageError
 from vtcli.weights.store import read_card
 
@@ -199,11 +203,47 @@ def test_accumulated_gradients_follow_whole_batches(arch: str, data: Path, tmp_p
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-4
 
 
-def test_recomputed_blocks_give_the_same_gradients(data: Path, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arch", ["videoswin", "uniformerv2"])
+def test_recomputed_blocks_give_the_same_weights(arch: str, data: Path, tmp_path: Path) -> None:
+    start = model_file(tmp_path / "start.safetensors", arch)
     recipe = replace(STEADY, epochs=1, drop=0.3, drop_path=0.3)
-    plans = [plan_for(data, model, replace(recipe, grad_checkpointing=on)) for on in (False, True)]
-    curves = [losses(trainer(tmp_path / str(n), plan)) for n, plan in enumerate(plans)]
+    plans = [plan_for(data, start, replace(recipe, grad_checkpointing=on)) for on in (False, True)]
+    makers = [trainer(tmp_path / str(n), plan) for n, plan in enumerate(plans)]
+    curves = [losses(maker) for maker in makers]
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-6
+    # BatchNorm's statistics, which UniFormerV2 has, see each batch once.
+    first, again = (maker.model.state_dict() for maker in makers)
+    assert max(float((first[name] - again[name]).abs().max()) for name in first) < 1e-6
+
+
+def test_a_step_without_clips_leaves_batch_statistics_alone(data: Path, tmp_path: Path) -> None:
+    start = model_file(tmp_path / "start.safetensors", "uniformerv2")
+    maker = trainer(tmp_path, plan_for(data, start))
+    maker.group = Group(size=2)  # the other one has clips
+    maker.model.train()
+    before = {name: buffer.clone() for name, buffer in maker.model.named_buffers()}
+    maker._step(0, [], [], Sums())
+    assert any("running_mean" in name for name in before)
+    assert same(before, dict(maker.model.named_buffers()))
+    assert all(module.training for module in maker.model.modules())
+
+
+def test_cutmix_mixes_pixels_as_it_mixes_labels(data: Path, model: Path, tmp_path: Path) -> None:
+    maker = trainer(tmp_path, plan_for(data, model, replace(STEADY, cutmix=1.0, mixup=0.0)))
+    samples = maker.plan.division.train.samples
+    first = next(s for s in samples if s.labels == (0,))
+    second = next(s for s in samples if s.labels == (1,))
+    seen = set()
+    for seed in range(20):
+        read = [
+            (Draw(sample, number, 0), Clip(torch.full((3, 4, 32, 32), float(number)), False))
+            for number, sample in enumerate((first, second))
+        ]
+        clips, target_BK = maker._inputs(read, seed)
+        assert float(clips[0].mean()) == pytest.approx(float(target_BK[0, 1]), abs=1e-3)
+        assert torch.equal(clips[0], clips[0][:, :1].expand_as(clips[0]))
+        seen.add(round(float(target_BK[0, 1]), 2))
+    assert len(seen) > 10
 
 
 # --- recipes --------------------------------------------------------------------------------------
@@ -368,8 +408,12 @@ def test_an_epoch_without_a_readable_video_ends_the_training(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
     root = broken_data(data, tmp_path / "data", 5)
+    plan = plan_for(root, model)
     with pytest.raises(DataError, match="none of the 12 videos of epoch 1 could be read"):
-        trainer(tmp_path / "run", plan_for(root, model)).fit()
+        trainer(tmp_path / "run", plan).fit()
+    # The videos are back.
+    shutil.copytree(data, root, dirs_exist_ok=True)
+    assert trainer(tmp_path / "run", plan, resume=True).fit() == "done"
 
 
 def test_a_loss_that_is_no_number_names_step_and_videos(
@@ -387,6 +431,16 @@ def test_a_loss_that_is_no_number_names_step_and_videos(
         maker.fit(spoil)
     state = find_state(tmp_path)
     assert state
+
+
+def test_fp16_that_always_overflows_is_not_taken_for_training(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    maker = trainer(tmp_path, plan_for(data, model))
+    maker.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-12)
+    next(maker.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(DataError, match=r"the loss is no number any more in update 3 of epoch 1"):
+        maker.fit()
 
 
 def test_a_full_disk_leaves_the_last_good_files(
@@ -417,6 +471,12 @@ def test_a_run_directory_of_another_recipe_is_refused(
     plan = plan_for(data, model)
     with claimed(tmp_path, plan.about(), False) as there:
         assert not there
+    # Nothing was trained: the options were wrong, and now they are others.
+    with claimed(tmp_path, {**plan.about(), "seed": 99}, False) as there:
+        assert not there
+    with claimed(tmp_path, plan.about(), False) as there:
+        assert not there
+    (tmp_path / FILE).touch()
     with claimed(tmp_path, plan.about(), True) as there:
         assert there
     with (
@@ -430,6 +490,49 @@ def test_a_run_directory_of_another_recipe_is_refused(
         claimed(tmp_path, other.about(), True),
     ):
         pass
+
+
+def test_what_a_killed_writer_left_is_removed(data: Path, model: Path, tmp_path: Path) -> None:
+    left = tmp_path / f".new.{FILE}.a1b2_c3d"
+    left.mkdir()
+    (left / FILE).write_bytes(b"half")
+    mine = tmp_path / ".notes"
+    mine.mkdir()
+    with claimed(tmp_path, plan_for(data, model).about(), False):
+        assert not left.exists()
+        assert mine.exists()
+
+
+@pytest.mark.parametrize("frozen", [{"backbone_lr": 0.0}, {"layer_decay": 0.0}])
+def test_a_backbone_at_rate_zero_stays_as_it_is(
+    frozen: dict[str, float], data: Path, model: Path, tmp_path: Path
+) -> None:
+    maker = trainer(tmp_path / "run", plan_for(data, model, replace(STEADY, **frozen)))
+    maker.fit()
+    before, after = weights(model), weights(tmp_path / "run" / "best.safetensors")
+    assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("stages.0."))
+    assert maker.position.history[0]["lr"] > 0
+
+
+def test_a_second_sigterm_at_once_does_not_spoil_the_first(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = trainer(tmp_path, plan_for(data, model))
+
+    def stop(pace: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    ended: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
+    try:
+        assert maker.fit(stop) == "stopped"
+        assert not ended
+        monkeypatch.setattr("vtcli.engine.trainer.IMPATIENT", -1.0)
+        trainer(tmp_path, maker.plan, resume=True).fit(stop)
+        assert ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_fewer_frames_than_the_network_needs_are_refused(data: Path, tmp_path: Path) -> None:

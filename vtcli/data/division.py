@@ -8,6 +8,7 @@ has no validation part, some videos of every class are held out.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from vtcli.data.catalogue import known_entry
 from vtcli.data.opening import list_splits, open_dataset
-from vtcli.data.samples import Dataset, Sample, require_labels
+from vtcli.data.samples import Dataset, Sample, labels_by_head, require_labels
 from vtcli.errors import DataError
 
 NAMES_SHOWN = 3
@@ -189,8 +190,14 @@ def _with_classes(dataset: Dataset, classes: Mapping[str, tuple[str, ...]]) -> D
 
 def _hold_out(dataset: Dataset, fraction: float, seed: int) -> Division:
     """Some videos of every class, at random but always the same; all segments of a video go
-    together, and every class keeps a training video.
+    together, and every class of every head keeps a training video.
     """
+    heads = len(dataset.classes)
+    classes: dict[Path, set[tuple[int, int]]] = {}  # of each video, by head
+    for sample in dataset.samples:
+        for head, labels in enumerate(labels_by_head(sample, heads)):
+            classes.setdefault(sample.path, set()).update((head, label) for label in labels)
+    left = Counter(found for each in classes.values() for found in each)
     order = np.random.default_rng(seed).permutation(len(dataset.samples))
     groups: dict[tuple[int, ...], dict[Path, list[int]]] = {}
     for number in order.tolist():
@@ -198,8 +205,12 @@ def _hold_out(dataset: Dataset, fraction: float, seed: int) -> Division:
         groups.setdefault(sample.labels[:1], {}).setdefault(sample.path, []).append(number)
     held: set[Path] = set()
     for videos in groups.values():
-        count = min(max(1, round(len(videos) * fraction)), len(videos) - 1)
-        held.update(list(videos)[:count])
+        wanted = max(1, round(len(videos) * fraction))
+        for path in videos:
+            if wanted and path not in held and all(left[found] > 1 for found in classes[path]):
+                held.add(path)
+                left.subtract(classes[path])
+            wanted -= wanted > 0 and path in held
     parts = {True: [s for s in dataset.samples if s.path in held]}
     parts[False] = [s for s in dataset.samples if s.path not in held]
     if not parts[True]:

@@ -44,6 +44,7 @@ class FrameCache:
     def __init__(self, room: int) -> None:
         self.room = room
         self._kept: dict[Sample, Kept] = {}
+        self._reading: set[Sample] = set()
         self._lock = threading.Lock()
 
     def get(self, sample: Sample) -> Footage | None:
@@ -57,15 +58,22 @@ class FrameCache:
         except VideoDecodeError:
             return footage
         with self._lock:
-            if size > self.room:
+            if sample in self._kept:
+                return self._kept[sample]
+            if sample in self._reading or size > self.room:
                 return footage
+            self._reading.add(sample)
             self.room -= size
+        kept = None
         try:
             kept = Kept(footage.read(range(footage.frames)), footage.fps)
         except VideoDecodeError:
-            # A clip may do without the frames that are damaged.
+            return footage  # a clip may do without the frames that are damaged
+        finally:
             with self._lock:
-                self.room += size
-            return footage
-        self._kept[sample] = kept
+                self._reading.discard(sample)
+                if kept is None:
+                    self.room += size
+                else:
+                    self._kept[sample] = kept
         return kept

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _STEM = re.compile(r"^(encoder\.|spatial\.)?(patch_embed|class_token|pos_embed|norm_pre)")
 _BLOCK = re.compile(r"^(?:encoder\.|spatial\.)?(?:stages\.(\d+)\.)?blocks\.(\d+)\.")
 _MERGE = re.compile(r"^stages\.(\d+)\.merge\.")
+_UNFIT = ("adahessian", "kron")
 _ROOM = 1000  # more blocks than a stage has
 
 
@@ -95,9 +97,16 @@ def _spared(name: str, parameter: Tensor, recipe: Recipe) -> bool:
 
 
 def make_optimizer(groups: Sequence[Mapping[str, Any]], recipe: Recipe, lr: float) -> Optimizer:
-    """timm's optimiser of the recipe's name; raises `UsageError` for a name it does not know."""
+    """timm's optimiser of the recipe's name; raises `UsageError` for a name it does not know, and
+    for one that does not fit this loop.
+    """
     from timm.optim import create_optimizer_v2
 
+    if recipe.opt.startswith(_UNFIT):
+        raise UsageError(
+            f"--opt {recipe.opt} takes second derivatives or keeps lists of tensors, which this "
+            "training does not; try adamw, sgd or lamb"
+        )
     bare = [{k: v for k, v in group.items() if k != "names"} for group in groups]
     try:
         return create_optimizer_v2(bare, opt=recipe.opt, lr=lr, momentum=recipe.momentum)
@@ -139,7 +148,33 @@ def recompute_blocks(model: nn.Module) -> None:
     from torch.utils.checkpoint import checkpoint
 
     for block in blocks_of(model):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        # Running statistics have seen a batch when its blocks are computed again.
+        contexts = partial(_first_and_again, block)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
+
+
+def _first_and_again(
+    block: nn.Module,
+) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), _statistics_spared(block)
+
+
+@contextmanager
+def _statistics_spared(block: nn.Module) -> Iterator[None]:
+    """What changes running statistics changes copies of them."""
+    kept = [
+        (module, name, buffer)
+        for module in block.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name.startswith("running_")
+    ]
+    for module, name, buffer in kept:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)
 
 
 def keep_statistics(model: nn.Module, everywhere: bool) -> None:

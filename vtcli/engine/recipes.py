@@ -140,7 +140,8 @@ def trained_blocks(train: str) -> int | None:
     if train in ("full", "head"):
         return None if train == "full" else 0
     words = train.split("-")
-    if len(words) == 3 and words[::2] == ["last", "blocks"] and words[1].isdigit():
+    last = len(words) == 3 and words[::2] == ["last", "blocks"] and words[1].isdecimal()
+    if last and int(words[1]) > 0:
         return int(words[1])
     raise UsageError(f"--train is full, head or last-N-blocks, not '{train}'")
 

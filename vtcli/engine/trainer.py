@@ -14,7 +14,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -70,6 +70,8 @@ Batch = tuple[Sequence[Draw], list[Drawn]]
 Ended = Literal["done", "early", "stopped"]
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROBED = 3
+IMPATIENT = 3.0  # seconds
+LEAST_SCALE = 2.0**-14  # of fp16: with GradScaler's 2**16 at first, after 30 halvings in a row
 FILES_SHOWN = 8
 SECONDS_BETWEEN_CURVES = 60.0
 
@@ -98,6 +100,8 @@ class Trainer:
 
         self.plan, self.recipe, self.folder, self.group = plan, plan.recipe, folder, group
         self.device = pick_device(group.device(plan.settings.device))
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)  # which sharding takes without asking
         stored = group.led(lambda: find_state(folder)) if resume else None
         start = replace(plan.start, init=SCRATCH) if stored else plan.start
         torch.manual_seed(plan.seed)
@@ -216,8 +220,7 @@ class Trainer:
         position, per_epoch = self.position, self.plan.updates_per_epoch
         batches = self._batches()
         every = self.plan.settings.save_every
-        self.net.train()
-        keep_statistics(self.model, self.recipe.freeze_bn)
+        self._set_training()
         try:
             while position.update < per_epoch:
                 stop = self._update(batches)
@@ -225,17 +228,18 @@ class Trainer:
                 position.done += 1
                 watch(self._pace())
                 last = position.update == per_epoch
+                if last and not position.sums.clips:
+                    # Before anything is saved: with the videos back, training can go on.
+                    raise DataError(
+                        f"none of the {position.sums.failed} videos of epoch {position.epoch + 1} "
+                        "could be read; see vt datasets check"
+                    )
                 if stop or last or (every and position.done % every == 0):
                     self.save()
                 if stop:
                     return False
         finally:
             batches.close()  # type: ignore[attr-defined]
-        if not position.sums.clips:
-            raise DataError(
-                f"none of the {position.sums.failed} videos of epoch {position.epoch + 1} could be "
-                "read; see vt datasets check"
-            )
         return True
 
     def _draws(self) -> Iterator[list[Draw]]:
@@ -252,6 +256,10 @@ class Trainer:
                 for number in mine
                 for repeat in range(recipe.aug_repeats)
             ]
+
+    def _set_training(self) -> None:
+        self.net.train()
+        keep_statistics(self.model, self.recipe.freeze_bn)
 
     def _batches(self) -> Iterator[Batch]:
         """The clips of what is left of the epoch, read ahead."""
@@ -276,7 +284,8 @@ class Trainer:
         total = Sums()
         for report in reports:
             total.add(report.sums)
-        self._refuse_nan([name for report in reports for name in report.broken])
+        if any(report.broken for report in reports):
+            self._refuse_nan([name for report in reports for name in report.broken])
         self._apply_gradients(total.clips, files)
         total.waited = sums.waited
         total.seconds = time.perf_counter() - start
@@ -300,6 +309,8 @@ class Trainer:
         seed = self._step_seed(step)
         clips, target_BK = self._inputs(read, seed)
         torch.manual_seed(seed)
+        if not read:
+            keep_statistics(self.model, everywhere=True)
         try:
             with self._autocast():
                 logits_BK = _one_table(self.net(clips))
@@ -307,6 +318,7 @@ class Trainer:
             # Of the planned number of clips; what is missing is made up for before the update.
             planned = self.recipe.batch_size * self.recipe.grad_accum_steps
             self.scaler.scale(loss_B.sum() / planned).backward()
+            self._set_training()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -349,10 +361,10 @@ class Trainer:
             # timm pairs a batch with its reverse; of an odd one the last clip stays as it is.
             even = len(read) - len(read) % 2
             self.mixup.num_classes = even
+            # It cuts its boxes out of images: a clip is one with many channels.
+            images = clips[:even].flatten(1, 2)
             with seeded_globals(seed):
-                clips[:even], shares_BB = self.mixup(
-                    clips[:even], torch.arange(even).to(clips.device)
-                )
+                _, shares_BB = self.mixup(images, torch.arange(even).to(clips.device))
             target_BK[:even] = shares_BB.to(target_BK) @ target_BK[:even]
         return clips, target_BK
 
@@ -401,19 +413,19 @@ class Trainer:
                 self._refuse_nan(files)
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+                self._refuse_nan(files)
             if self.ema is not None:
                 self.ema.update(self.model, step=self.position.done + 1)
         self.optimizer.zero_grad()
 
     def _refuse_nan(self, files: Sequence[str]) -> None:
-        """Raise `DataError` naming the step and its videos, if there are any."""
-        if not files:
-            return
+        """Raise `DataError` naming the step and this process's videos."""
         more = f" and {len(files) - FILES_SHOWN} more" if len(files) > FILES_SHOWN else ""
         raise DataError(
             f"the loss is no number any more in update {self.position.update + 1} of epoch "
             f"{self.position.epoch + 1}; lower --lr, set --clip-grad or --amp-dtype off, or look "
-            f"at the videos of that batch: {', '.join(files[:FILES_SHOWN])}{more}"
+            f"at the videos of that batch: {', '.join(files[:FILES_SHOWN]) or 'none here'}{more}"
         )
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -492,7 +504,7 @@ class Trainer:
                 self._write_weights(self.folder / name, tensors, row)
             self._write_text("history.csv", history_text(self.position.history))
             if unreadable:
-                self._write_text("unreadable.txt", "".join(f"{y}\n" for y in unreadable.values()))
+                self._add_lines("unreadable.txt", unreadable.values())
             if time.monotonic() - self.drawn > SECONDS_BETWEEN_CURVES:
                 self._draw_curve()
 
@@ -501,6 +513,12 @@ class Trainer:
     def _write_text(self, name: str, text: str) -> None:
         with whole_file(self.folder / name, len(text)) as path:
             path.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+    def _add_lines(self, name: str, lines: Iterable[str]) -> None:
+        """Those that an earlier process of this training wrote are kept."""
+        path = self.folder / name
+        old = path.read_text("utf-8", "surrogateescape").splitlines() if path.exists() else []
+        self._write_text(name, "".join(f"{line}\n" for line in dict.fromkeys([*old, *lines])))
 
     def _draw_curve(self) -> None:
         draw_curve(self.folder / "curve.png", self.position.history)
@@ -538,15 +556,23 @@ class Trainer:
 
     @contextmanager
     def _signals_noted(self) -> Iterator[None]:
-        """SIGTERM asks to stop after the update in hand; a second one ends at once."""
+        """SIGTERM asks to stop after the update in hand; one that comes some seconds later ends at
+        once. Who stops all processes of a job reaches this one twice, itself and by `torchrun`.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = signal.getsignal(signal.SIGTERM)
 
+        asked = math.inf
+
         def note(number: int, frame: Any) -> None:
+            nonlocal asked
+            if time.monotonic() > asked + IMPATIENT:
+                signal.signal(signal.SIGTERM, before)
+                signal.raise_signal(signal.SIGTERM)
+            asked = min(asked, time.monotonic())
             self.stop.set()
-            signal.signal(signal.SIGTERM, before)
 
         signal.signal(signal.SIGTERM, note)
         try:
@@ -558,7 +584,8 @@ class Trainer:
 
     def _lr(self) -> float:
         """The learning rate of tensors with the factor 1."""
-        return max(group["lr"] / group["lr_scale"] for group in self.optimizer.param_groups)
+        groups = self.optimizer.param_groups
+        return max((g["lr"] / g["lr_scale"] for g in groups if g["lr_scale"]), default=0.0)
 
     def _pace(self) -> Pace:
         position, sums = self.position, self.position.sums

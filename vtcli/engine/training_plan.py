@@ -17,7 +17,7 @@ from vtcli.engine.recipes import Recipe
 from vtcli.engine.starting import Start
 from vtcli.errors import DataError, UsageError
 from vtcli.video.decode import Backend
-from vtcli.weights.atomic import unwritable, whole_file
+from vtcli.weights.atomic import clear_unfinished, unwritable, whole_file
 from vtcli.weights.store import CardHead
 
 Parallel = Literal["ddp", "fsdp"]
@@ -27,7 +27,8 @@ AUGMENTS = ("aa", "train_crop_mode", "scale", "ratio", "hflip", "reprob")
 
 @dataclass(frozen=True)
 class Settings:
-    """What does not change the weights that come out, or only their last bits.
+    """What does not change how the weights come out, save for their last bits and, by `patience`,
+    after how many epochs.
 
     `save_every` counts updates; None saves once per epoch. `patience` is the number of epochs
     without a better one after which training ends; None never. `cache_gb` is the memory of this
@@ -99,7 +100,7 @@ class Plan:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What happens to the pixels; clips are never mirrored where labels say a side."""
+        """What happens to the pixels."""
         return Augmentation(**{name: getattr(self.recipe, name) for name in AUGMENTS})
 
     def about(self) -> dict[str, Any]:
@@ -160,6 +161,7 @@ def claimed(folder: Path, about: Mapping[str, Any], resume: bool) -> Iterator[bo
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
+        clear_unfinished(folder)
         yield _claim(folder, about, resume)
     finally:
         lock.release()
@@ -167,7 +169,9 @@ def claimed(folder: Path, about: Mapping[str, Any], resume: bool) -> Iterator[bo
 
 def _claim(folder: Path, about: Mapping[str, Any], resume: bool) -> bool:
     path = folder / "training.json"
-    if not path.exists():
+    # Nothing was trained where the options were refused after the folder was claimed.
+    trained = any(file.suffix in (".safetensors", ".dcp") for file in folder.iterdir())
+    if not (path.exists() and trained):
         text = json.dumps({"schema": SCHEMA, **about}, indent=1)
         with whole_file(path, len(text)) as part:
             part.write_text(text, encoding="utf-8")
@@ -196,7 +200,9 @@ def _difference(old: Any, new: Mapping[str, Any], inside: str = "") -> str:
         if before == value:
             continue
         if isinstance(value, dict) and isinstance(before, dict):
-            return _difference(before, value, f"{name}: ")
+            if found := _difference(before, value, f"{name}: "):
+                return found
+            continue
         short = isinstance(value, str | int | float | None)
         return f"{inside}{name} ({before}, not {value})" if short else f"{inside}{name}"
     return ""

@@ -145,4 +145,4 @@ def _rows(
 
 
 def _probabilities(logits_BK: Tensor) -> np.ndarray:
-    return logits_BK.double().softmax(-1).cpu().numpy()
+    return logits_BK.float().cpu().double().softmax(-1).numpy()  # not every device has float64

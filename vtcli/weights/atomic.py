@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from vtcli.errors import DataError
 
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -39,6 +41,13 @@ def whole_file(path: Path, size: int = 0, make_folder: bool = True) -> Iterator[
         raise unwritable(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder that nobody else writes to."""
+    for left in folder.glob(".*.*"):
+        if _UNFINISHED.fullmatch(left.name) and left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def unwritable(path: Path | str, error: OSError) -> DataError:
