@@ -83,6 +83,7 @@ def test_what_is_not_expected_is_noted_beside_the_answer(
         (["--format", "srt"], "--window 2s"),
         (["--window", "1s", "--views", "2x3"], "--views"),
         (["--annotate", "out.avi"], "out.mp4"),
+        (["--annotate", "."], "is a folder"),
     ],
 )
 def test_wrong_combinations_end_with_2(
@@ -144,6 +145,16 @@ def test_a_file_without_an_answer_is_not_annotated(
         assert run(words) == 4
         assert "text.mp4" in sentence(capsys)
         assert not target.exists()
+
+
+def test_subtitles_of_a_file_without_an_answer_replace_nothing(
+    model: str, tmp_path: Path, capsys: Streams
+) -> None:
+    kept = tmp_path / "kept.srt"
+    kept.write_text("mine")
+    assert run(["predict", "-m", model, "none.mp4", "--window", "1s", "-o", str(kept)]) == 4
+    assert "none.mp4" in sentence(capsys)
+    assert kept.read_text() == "mine"
 
 
 def test_some_failures_end_with_3(model: str, clip: str, capsys: Streams) -> None:

@@ -237,6 +237,16 @@ def test_nothing_is_overwritten(dataset: Path, capsys: pytest.CaptureFixture[str
     assert contents(dataset) == before
 
 
+def test_an_empty_folder_is_filled_and_stays_the_same_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    before = (tmp_path / "there").stat().st_ino
+    (tmp_path / "link").symlink_to("there")
+    make_motion8(tmp_path / "link", train=0, val=0, test=8, size=32, frames=4)
+    assert (tmp_path / "there").stat().st_ino == before
+    assert (tmp_path / "link").is_symlink()
+    assert len(list((tmp_path / "there").glob("test/*/0000.mp4"))) == 8
+
+
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(frames: object) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -103,6 +103,24 @@ def test_xvit_starts_from_an_image_vit(data: Path, tmp_path: Path) -> None:
     assert (features.flatten(0, 1) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("changes", [{"depth": 4}, {"patch_size": 28}], ids=str)
+def test_an_image_vit_of_another_size_is_refused(
+    changes: dict[str, int], data: Path, tmp_path: Path
+) -> None:
+    manifest, image = load_manifest(golden_dir("xvit") / "init_tiny_in21k.json")
+    config = replace(test_xvit.config_of(manifest), num_classes=2, **changes)
+    with pytest.raises(LayoutError, match=r"\(width, layers, patch\) = .*, the model"):
+        first_weights("xvit", config, image, data, tmp_path / "run")
+
+
+def test_an_image_swin_of_another_depth_is_refused(data: Path, tmp_path: Path) -> None:
+    manifest, image = load_manifest(golden_dir("videoswin") / "inflate_same_window.json")
+    config = replace(test_videoswin.config_of(manifest), image_size=48, num_frames=8)
+    deeper = replace(config, depths=(*config.depths[:-1], config.depths[-1] + 1))
+    with pytest.raises(LayoutError, match="blocks in its stages, the model"):
+        first_weights("videoswin", deeper, image, data, tmp_path / "run")
+
+
 def test_what_is_no_image_model_is_refused(data: Path, tmp_path: Path) -> None:
     save_file({"fc.weight": torch.ones(2, 2)}, tmp_path / "other.safetensors")
     config = test_uniformerv2.config_of(

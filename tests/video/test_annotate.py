@@ -65,8 +65,12 @@ def test_every_frame_keeps_its_number_time_and_size(tmp_path: Path) -> None:
     assert read_numbers(read_frames(tmp_path / "b.mp4", range(40))) == list(range(40))
 
 
-def test_a_caption_is_there_from_its_start_to_its_end_and_nowhere_else(tmp_path: Path) -> None:
-    frames = drawn(grey_clip(tmp_path / "a.mp4"), Caption(0.3, 0.6, "a label"))
+# The third window of 0.1 s begins a hair after the frame at 0.3 s.
+@pytest.mark.parametrize(("start", "end"), [(0.3, 0.6), (3 * 0.1, 6 * 0.1)])
+def test_a_caption_is_there_from_its_start_to_its_end_and_nowhere_else(
+    start: float, end: float, tmp_path: Path
+) -> None:
+    frames = drawn(grey_clip(tmp_path / "a.mp4"), Caption(start, end, "a label"))
     spread = np.ptp(frames[:, :, :, 0].reshape(10, -1).astype(int), axis=1)
     assert [bool(s > 50) for s in spread] == [False] * 3 + [True] * 3 + [False] * 4
     upper_NHWC = frames[:, :190]

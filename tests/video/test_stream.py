@@ -34,6 +34,21 @@ def test_frames_come_in_order_each_once_and_are_the_right_ones(
             assert read_numbers(frame_HWC[None]) == [position]
 
 
+def test_frames_shown_in_another_order_than_decoded_all_come(tmp_path: Path) -> None:
+    # Neighbours have each other's timestamps, which the decoder of this codec does not mind.
+    path = write_clip(tmp_path / "a.mkv", "ffv1", range(20))
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
+        copied = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            packet.dts, packet.pts = 40 * number, 40 * (number ^ 1) + 40
+            packet.stream = copied
+            target.mux(packet)
+    info = probe(tmp_path / "b.mkv")
+    assert info.frames >= 19
+    came = [position for position, _ in stream_frames(info, range(info.frames))]
+    assert came == list(range(info.frames))
+
+
 def test_a_whole_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = probe(write_clip(tmp_path / "a.mp4", options=X264))
     opened = []

@@ -81,3 +81,17 @@ def test_they_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "vivit-nano.motion8.safetensors" in shown
     assert "comes with this package" in shown
+
+
+def test_it_is_there_where_nothing_that_comes_first_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = ROWS[0]
+    (tmp_path / "mine.toml").write_text(
+        f'[[checkpoint]]\nid = "{row.id}"\nsource = [{{ kind = "local", layout = "official", '
+        f'trust = "pickle", state = "alive", file = "{tmp_path / "gone.pth"}" }}]\n'
+    )
+    monkeypatch.setenv("VT_REGISTRY", str(tmp_path / "mine.toml"))
+    changed = load_registry().find(row.id)
+    assert bundled_path(changed) is None
+    assert resolve(row.id).path == bundled_path(row)

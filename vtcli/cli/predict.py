@@ -106,7 +106,7 @@ def predict(
 ) -> int:
     """Say which action a video shows or, with --window, what happens when."""
     from vtcli.cli.progress import file_progress
-    from vtcli.engine.predictor import find_videos
+    from vtcli.engine.predictor import Failure, find_videos
     from vtcli.report.predictions import make_writer, open_output
     from vtcli.report.timeline import make_timeline_writer
 
@@ -134,6 +134,8 @@ def predict(
         with open_output(output) as stream, file_progress(files, output is not None) as advance:
             writer = (make_timeline_writer if times else make_writer)(chosen, stream, header)
             for number, last in enumerate(outcomes, 1):
+                if isinstance(last, Failure) and chosen in ONE_VIDEO:
+                    raise last.error  # such a file has no place for it: what was there stays
                 writer.add(last)
                 answered += not last.failed
                 _tell(last)
@@ -189,6 +191,10 @@ def _check_outputs(output: Path | None, drawn: Path | None, paths: Sequence[str]
         return
     if len(paths) != 1:
         raise UsageError(f"--annotate is for one video, not {len(paths)}; run it for each")
+    if not drawn.name or drawn.is_dir():
+        raise UsageError(
+            f"--annotate writes one MP4 file; '{drawn}' is a folder, name a file in it"
+        )
     if drawn.suffix.lower() != ".mp4":
         raise UsageError(f"--annotate writes MP4; call it {drawn.with_suffix('.mp4')}")
     if not drawn.parent.is_dir():

@@ -270,7 +270,7 @@ def make_motion8(
     Raises `UsageError` for numbers that cannot be, `DataError` where the folder holds something or
     cannot be written.
     """
-    target = Path(os.path.abspath(folder))
+    target = Path(os.path.realpath(folder))
     counts = {"train": train, "val": val, "test": test}
     _check(seed, counts, size, frames)
     try:
@@ -283,7 +283,9 @@ def make_motion8(
             for number, job in enumerate(_written(jobs, workers), 1):
                 if progress:
                     progress(str(job.path.relative_to(part)), number, len(jobs))
-            part.replace(target)
+            target.mkdir(exist_ok=True)  # one that is there is filled: somebody may be in it
+            for made in part.iterdir():
+                made.replace(target / made.name)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"cannot write {folder}: {reason}; give another folder") from error

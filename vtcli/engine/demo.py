@@ -58,7 +58,11 @@ class Demo:
     @property
     def models(self) -> list[str]:
         """Ids of the models whose weights lie in this package."""
-        return [row.id for row in load_registry().checkpoints.values() if bundled_path(row)]
+        return [
+            row.id
+            for row in load_registry().checkpoints.values()
+            if bundled_path(row, last_resort=True)
+        ]
 
     @property
     def clips(self) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli.engine.precision import check_precision
-from vtcli.errors import InputError, LayoutError, UnknownModelError, UsageError
+from vtcli.errors import FetchError, InputError, LayoutError, UnknownModelError, UsageError
 from vtcli.labels import load_labels, load_permutation
 from vtcli.weights.fetch import Progress
 from vtcli.weights.registry import Checkpoint, Registry, bundled_path, load_registry
@@ -82,8 +82,18 @@ def resolve(
             )
     else:
         row = (registry or load_registry()).find(text)
-        path = bundled_path(row) or _ensure_cached(row, progress, registry)
+        path = bundled_path(row) or _fetched(row, progress, registry)
     return Resolved(path, read_card(path))
+
+
+def _fetched(row: Checkpoint, progress: Progress | None, registry: Registry | None) -> Path:
+    try:
+        return _ensure_cached(row, progress, registry)
+    except FetchError:
+        path = bundled_path(row, last_resort=True)
+        if path is None:
+            raise
+        return path
 
 
 def _ensure_cached(row: Checkpoint, progress: Progress | None, registry: Registry | None) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -112,10 +112,10 @@ def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
         raise UsageError(f"{type(config).__name__}: {error}; its fields are {known}") from error
 
 
-def count_layers(shapes: Shapes, pattern: str) -> int:
+def count_layers(names: Container[str], pattern: str) -> int:
     """How many consecutive layers, from 0, have the tensor that `pattern` names with `{}`."""
     count = 0
-    while pattern.format(count) in shapes:
+    while pattern.format(count) in names:
         count += 1
     return count
 

@@ -40,6 +40,8 @@ Planes: TypeAlias = list[NDArray[np.uint8]]
 _ENCODER = {"crf": "20", "preset": "veryfast"}
 # Sound that MP4 holds as it is.
 _SOUNDS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})
+_LEAST_MP3_RATE = 16_000
+_SAME_TIME = 1e-6  # a frame that comes no more than this before a caption has it
 # libav's numbers for colours that are RGB, and for brightness of 16 to 235.
 _RGB, _STUDIO_RANGE = 0, 1
 
@@ -127,7 +129,7 @@ def _write(
         sound.copy_until(seconds)
         planes = _upright_planes(decoded, video.width, video.height)
         for caption in captions:
-            if caption.start <= seconds < caption.end:
+            if caption.start - _SAME_TIME <= seconds < caption.end - _SAME_TIME:
                 _blend(planes, _box(caption.label, caption.score, video.width, video.height))
         frame = _frame(planes)
         frame.pts, frame.time_base = round(seconds / tick), tick
@@ -157,6 +159,12 @@ def _add_video(info: VideoInfo, source: VideoStream, target: OutputContainer) ->
     return video
 
 
+def _fits_mp4(context: Any) -> bool:
+    name = context.codec.canonical_name
+    # Below 16 kHz MP3 is of a later version, which libav does not put into MP4.
+    return name in _SOUNDS and not (name == "mp3" and context.sample_rate < _LEAST_MP3_RATE)
+
+
 class _Sound:
     """The best sound of a file, copied piece by piece; nothing where MP4 cannot hold it."""
 
@@ -170,7 +178,7 @@ class _Sound:
         self._packets: Iterator[Packet] = iter(())
         stream: Any = source.streams.best("audio")
         context = None if stream is None else stream.codec_context
-        if context is not None and context.codec.canonical_name in _SOUNDS:
+        if context is not None and _fits_mp4(context):
             self._stream = target.add_stream_from_template(stream)
             self._packets = packets(source, stream)
         self._next = next(self._packets, None)

@@ -59,9 +59,14 @@ def stream_frames(
     left = sorted(set(indices), reverse=True)
     reformatter = VideoReformatter()
     for decoded in (_in_passing(info, left[::-1], threads), decode_all(info)):
+        # Some files show frames in another order than their timestamps say.
+        early: dict[int, NDArray[np.uint8]] = {}
+        wanted = set(left)
         for position, frame in decoded:
-            if left and position == left[-1]:
-                yield position, _upright_rgb(frame, info, reformatter)
+            if position in wanted:
+                early[position] = _upright_rgb(frame, info, reformatter)
+            while left and left[-1] in early:
+                yield left[-1], early.pop(left[-1])
                 left.pop()
             if not left:
                 return

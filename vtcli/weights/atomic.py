@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import tempfile
@@ -21,8 +22,16 @@ def whole_file(path: Path, size: int = 0, make_folder: bool = True) -> Iterator[
     """A path to write to instead of `path`; moved there at the end, with all that lies beside it.
 
     size: bytes that are going to be written, for which there must be room. Whatever goes wrong,
-    nothing is left. Raises `DataError` where the disk is full or the folder cannot be written.
+    nothing is left. What is no file (a pipe, /dev/null) is written to as it is, and a link stays
+    one. Raises `DataError` where the disk is full or the folder cannot be written.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        try:
+            yield path
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)

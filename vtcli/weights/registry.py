@@ -196,14 +196,14 @@ def registry_path() -> Path:
     raise DataError(f"{REGISTRY_NAME} is missing from this installation; install vtcli again")
 
 
-def bundled_path(row: Checkpoint) -> Path | None:
+def bundled_path(row: Checkpoint, last_resort: bool = False) -> Path | None:
     """The file of this package that holds a row's weights, in our format; None where they have to
-    be fetched.
+    be fetched, because other sources come first. As a `last_resort` its place does not matter.
     """
-    first = row.sources[0] if row.sources else None
-    if first is None or first.kind != "bundled":
-        return None
-    return Path(__file__).resolve().parent / "bundled" / first.file
+    for source in row.sources if last_resort else row.sources[:1]:
+        if source.kind == "bundled":
+            return Path(__file__).resolve().parent / "bundled" / source.file
+    return None
 
 
 def load_registry(extra: Iterable[str | Path] | None = None) -> Registry:

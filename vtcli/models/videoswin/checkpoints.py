@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vtcli.errors import LayoutError
+from vtcli.models import count_layers
 from vtcli.models.layouts import Layout, Mapped, Rule, pairs, to_ours, unused
 from vtcli.models.videoswin.configs import VideoSwinConfig
 from vtcli.models.videoswin.model import relative_position
@@ -146,12 +147,20 @@ def initialise(tensors: Mapping[str, Tensor], config: VideoSwinConfig) -> Mapped
     """An image Swin as all of a Video Swin but its classifier (section 3.3).
 
     Every offset in time gets the image's position bias, and every frame under a patch the same
-    share of the image's kernel. Raises `LayoutError` where the tensors are not an image Swin's.
+    share of the image's kernel. Raises `LayoutError` where the tensors are not an image Swin's, or
+    one's of another depth.
     """
     layout = next((layout for layout in _IMAGE_LAYOUTS if layout.recognises(tensors)), None)
     if layout is None:
         raise LayoutError("this is no image Swin Transformer in Microsoft's or timm's key names")
     mapped = to_ours(layout, {name: tensor.float() for name, tensor in tensors.items()})
+    blocks = [f"stages.{stage}.blocks.{{}}.norm1.weight" for stage in range(4)]
+    depths = tuple(filter(None, (count_layers(mapped.tensors, name) for name in blocks)))
+    if depths != config.depths:
+        raise LayoutError(
+            f"this image Swin has {depths} blocks in its stages, the model {config.depths}; take "
+            "one of the model's size"
+        )
     for name, tensor in mapped.tensors.items():
         if name.endswith("bias_table"):
             mapped.tensors[name] = inflate_bias(tensor, config.window_size)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vtcli.errors import LayoutError
+from vtcli.models import count_layers
 from vtcli.models.layouts import Layout, Mapped, Rule, pairs, to_ours, unused
 from vtcli.models.xvit.configs import XViTConfig
 
@@ -130,16 +131,28 @@ def initialise(tensors: Mapping[str, Tensor], config: XViTConfig) -> Mapped:
     """timm's ViT as the part of an X-ViT that it covers: the image transformer as it is.
 
     Positions of another grid are resized. All other tensors keep the values of `init_weights`; the
-    temporal embedding is zero there. Raises `LayoutError` where the tensors are not a ViT's.
+    temporal embedding is zero there. Raises `LayoutError` where the tensors are not a ViT's, or
+    those of one of another size.
     """
     if not _VIT.recognises(tensors):
         raise LayoutError("this is no vision transformer in timm's key names")
     mapped = to_ours(_VIT, {name: tensor.float() for name, tensor in tensors.items()})
-    mapped.tensors["pos_embed"] = resize_positions(mapped.tensors["pos_embed"], config.stored_grid)
     # timm once embedded patches with a Linear: its weight is the kernel, dimensions merged.
     kernel = mapped.tensors["patch_embed.weight"]
+    found = (
+        kernel.shape[0],
+        count_layers(mapped.tensors, "blocks.{}.norm1.weight"),
+        math.isqrt(kernel[0].numel() // 3),
+    )
+    wanted = (config.width, config.depth, config.patch_size)
+    if found != wanted:
+        raise LayoutError(
+            f"this image ViT has (width, layers, patch) = {found}, the model {wanted}; take one of "
+            "the model's size"
+        )
     size = config.patch_size
     mapped.tensors["patch_embed.weight"] = kernel.reshape(kernel.shape[0], -1, size, size)
+    mapped.tensors["pos_embed"] = resize_positions(mapped.tensors["pos_embed"], config.stored_grid)
     return mapped
 
 
@@ -150,6 +163,11 @@ def resize_positions(table_1NC: Tensor, grid: int) -> Tensor:
     """
     cls_11C, patches_1PC = table_1NC[:, :1], table_1NC[:, 1:]
     source = math.isqrt(patches_1PC.shape[1])
+    if source**2 != patches_1PC.shape[1]:
+        raise LayoutError(
+            f"{table_1NC.shape[1]} positions are no class token and a square of patches; take a "
+            "ViT that has these"
+        )
     if source == grid:
         return table_1NC
     grid_1CHW = patches_1PC.transpose(1, 2).unflatten(2, (source, source))
