@@ -199,18 +199,20 @@ def _hold_out(dataset: Dataset, fraction: float, seed: int) -> Division:
             classes.setdefault(sample.path, set()).update((head, label) for label in labels)
     left = Counter(found for each in classes.values() for found in each)
     order = np.random.default_rng(seed).permutation(len(dataset.samples))
-    groups: dict[tuple[int, ...], dict[Path, list[int]]] = {}
+    groups: dict[tuple[int, ...], dict[Path, None]] = {}  # the videos of each class, in order
     for number in order.tolist():
         sample = dataset.samples[number]
-        groups.setdefault(sample.labels[:1], {}).setdefault(sample.path, []).append(number)
+        groups.setdefault(sample.labels[:1], {})[sample.path] = None
     held: set[Path] = set()
     for videos in groups.values():
         wanted = max(1, round(len(videos) * fraction))
         for path in videos:
-            if wanted and path not in held and all(left[found] > 1 for found in classes[path]):
+            if path not in held and all(left[found] > 1 for found in classes[path]):
                 held.add(path)
                 left.subtract(classes[path])
-            wanted -= wanted > 0 and path in held
+            wanted -= path in held
+            if not wanted:
+                break
     parts = {True: [s for s in dataset.samples if s.path in held]}
     parts[False] = [s for s in dataset.samples if s.path not in held]
     if not parts[True]:

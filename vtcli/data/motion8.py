@@ -278,7 +278,7 @@ def make_motion8(
             raise DataError(f"{folder} is not an empty folder; give a new one")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-            part = Path(temporary) / target.name
+            part = Path(temporary)
             jobs = list(_plan(part, counts, seed, size, frames))
             for number, job in enumerate(_written(jobs, workers), 1):
                 if progress:

@@ -156,15 +156,15 @@ def recompute_blocks(model: nn.Module) -> None:
 def _first_and_again(
     block: nn.Module,
 ) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), _statistics_spared(block)
+    return nullcontext(), statistics_spared(block)
 
 
 @contextmanager
-def _statistics_spared(block: nn.Module) -> Iterator[None]:
+def statistics_spared(model: nn.Module) -> Iterator[None]:
     """What changes running statistics changes copies of them."""
     kept = [
         (module, name, buffer)
-        for module in block.modules()
+        for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
         if name.startswith("running_")
     ]

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from vtcli.engine.predictor import Failure, Prediction, Predictor, video_table
 from vtcli.engine.scoring import Answer, rank_heads, score_clips
 from vtcli.errors import InputError, UsageError, VideoDecodeError
+from vtcli.video import SAME_TIME
 from vtcli.video.pipeline import Pipeline, plan_views
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ SHORTEST = 0.01
 MOST_WINDOWS = 100_000
 """Per video; a stride of half a second reaches it after 14 hours."""
 
-_SAME_TIME = 1e-6
 # Frames decoded while the model works.
 _AHEAD = 8
 # Of glibc's malloc.h.
@@ -159,14 +159,14 @@ def plan_windows(times: NDArray[np.float64], window: float, stride: float) -> li
     """
     starts_F, duration = times[:-1], float(times[-1])
     room = duration - window
-    if room <= _SAME_TIME:
+    if room <= SAME_TIME:
         return [Window(0.0, duration, 0, len(starts_F))]
-    starts = stride * np.arange(int(room / stride + _SAME_TIME) + 1)
+    starts = stride * np.arange(int(room / stride + SAME_TIME) + 1)
     if room - starts[-1] > SHORTEST / 2:
         starts = np.append(starts, room)
     ends = np.append(starts[:-1] + window, duration)
-    first = np.searchsorted(starts_F, starts - _SAME_TIME)
-    stop = np.searchsorted(starts_F, ends - _SAME_TIME)
+    first = np.searchsorted(starts_F, starts - SAME_TIME)
+    stop = np.searchsorted(starts_F, ends - SAME_TIME)
     first = np.minimum(first, stop - 1)
     table = zip(starts.tolist(), ends.tolist(), first.tolist(), stop.tolist(), strict=True)
     return [Window(start, end, one, past - one) for start, end, one, past in table]
@@ -179,7 +179,7 @@ def turns(windows: Sequence[Window]) -> list[tuple[float, float]]:
     """
     starts, ends = [w.start for w in windows], [w.end for w in windows]
     for number, (one, other) in enumerate(pairwise(windows)):
-        if other.start <= one.end + _SAME_TIME:
+        if other.start <= one.end + SAME_TIME:
             ends[number] = starts[number + 1] = (one.end + other.start) / 2
     return list(zip(starts, ends, strict=True))
 

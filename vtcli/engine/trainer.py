@@ -41,6 +41,7 @@ from vtcli.engine.optimising import (
     make_schedule,
     parameter_groups,
     recompute_blocks,
+    statistics_spared,
 )
 from vtcli.engine.precision import pick_device
 from vtcli.engine.scoring import is_out_of_memory
@@ -284,8 +285,8 @@ class Trainer:
         total = Sums()
         for report in reports:
             total.add(report.sums)
-        if any(report.broken for report in reports):
-            self._refuse_nan([name for report in reports for name in report.broken])
+        if spoilt := [name for report in reports for name in report.broken]:
+            self._refuse_nan(spoilt)
         self._apply_gradients(total.clips, files)
         total.waited = sums.waited
         total.seconds = time.perf_counter() - start
@@ -309,16 +310,14 @@ class Trainer:
         seed = self._step_seed(step)
         clips, target_BK = self._inputs(read, seed)
         torch.manual_seed(seed)
-        if not read:
-            keep_statistics(self.model, everywhere=True)
         try:
-            with self._autocast():
-                logits_BK = _one_table(self.net(clips))
-            loss_B = self._losses(logits_BK.float(), target_BK)
-            # Of the planned number of clips; what is missing is made up for before the update.
-            planned = self.recipe.batch_size * self.recipe.grad_accum_steps
-            self.scaler.scale(loss_B.sum() / planned).backward()
-            self._set_training()
+            with nullcontext() if read else statistics_spared(self.model):
+                with self._autocast():
+                    logits_BK = _one_table(self.net(clips))
+                loss_B = self._losses(logits_BK.float(), target_BK)
+                # Of the planned number of clips; what is missing is made up for before the update.
+                planned = self.recipe.batch_size * self.recipe.grad_accum_steps
+                self.scaler.scale(loss_B.sum() / planned).backward()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -420,7 +419,7 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def _refuse_nan(self, files: Sequence[str]) -> None:
-        """Raise `DataError` naming the step and this process's videos."""
+        """Raise `DataError` naming the step and its videos."""
         more = f" and {len(files) - FILES_SHOWN} more" if len(files) > FILES_SHOWN else ""
         raise DataError(
             f"the loss is no number any more in update {self.position.update + 1} of epoch "
@@ -563,7 +562,6 @@ class Trainer:
             yield
             return
         before = signal.getsignal(signal.SIGTERM)
-
         asked = math.inf
 
         def note(number: int, frame: Any) -> None:
@@ -608,7 +606,7 @@ class Trainer:
         plan = self.plan
         updates = min(PROBED, plan.updates_per_epoch)
         batches = self._batches()
-        self.net.train()
+        self._set_training()
         for done in range(updates):
             if done == 1:  # the first one also waits for libraries and memory
                 self.position.sums = Sums()

@@ -19,6 +19,15 @@ from torch import Tensor
 from vtcli.errors import LayoutError
 
 
+def check_image_vit(found: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
+    """Raise `LayoutError` where an image ViT's (width, layers, patch) are not the model's."""
+    if found != wanted:
+        raise LayoutError(
+            f"this image ViT has (width, layers, patch) = {found}, the model {wanted}; take one of "
+            "the model's size"
+        )
+
+
 class Op(Protocol):
     """How the tensors of a rule become one of ours, and back, bit for bit."""
 

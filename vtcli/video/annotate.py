@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vtcli.errors import DataError
+from vtcli.video import SAME_TIME
 from vtcli.video.backends_pyav import decode_all
 from vtcli.video.container import open_video, packets
 from vtcli.video.info import VideoInfo, quarter_turns
@@ -41,7 +42,6 @@ _ENCODER = {"crf": "20", "preset": "veryfast"}
 # Sound that MP4 holds as it is.
 _SOUNDS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})
 _LEAST_MP3_RATE = 16_000
-_SAME_TIME = 1e-6  # a frame that comes no more than this before a caption has it
 # libav's numbers for colours that are RGB, and for brightness of 16 to 235.
 _RGB, _STUDIO_RANGE = 0, 1
 
@@ -129,7 +129,7 @@ def _write(
         sound.copy_until(seconds)
         planes = _upright_planes(decoded, video.width, video.height)
         for caption in captions:
-            if caption.start - _SAME_TIME <= seconds < caption.end - _SAME_TIME:
+            if caption.start - SAME_TIME <= seconds < caption.end - SAME_TIME:
                 _blend(planes, _box(caption.label, caption.score, video.width, video.height))
         frame = _frame(planes)
         frame.pts, frame.time_base = round(seconds / tick), tick

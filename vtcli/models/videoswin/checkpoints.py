@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vtcli.errors import LayoutError
-from vtcli.models import count_layers
 from vtcli.models.layouts import Layout, Mapped, Rule, pairs, to_ours, unused
-from vtcli.models.videoswin.configs import VideoSwinConfig
+from vtcli.models.videoswin.configs import VideoSwinConfig, stage_depths
 from vtcli.models.videoswin.model import relative_position
 
 _INDEX = "attn.relative_position_index"
@@ -154,8 +153,7 @@ def initialise(tensors: Mapping[str, Tensor], config: VideoSwinConfig) -> Mapped
     if layout is None:
         raise LayoutError("this is no image Swin Transformer in Microsoft's or timm's key names")
     mapped = to_ours(layout, {name: tensor.float() for name, tensor in tensors.items()})
-    blocks = [f"stages.{stage}.blocks.{{}}.norm1.weight" for stage in range(4)]
-    depths = tuple(filter(None, (count_layers(mapped.tensors, name) for name in blocks)))
+    depths = stage_depths(mapped.tensors)
     if depths != config.depths:
         raise LayoutError(
             f"this image Swin has {depths} blocks in its stages, the model {config.depths}; take "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vtcli.errors import LayoutError
-from vtcli.models import Shapes, with_overrides
+from vtcli.models import Shapes, count_layers, with_overrides
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,12 @@ def published_macs(config: VideoSwinConfig) -> int:
     return total + config.widths[-1] * config.num_classes
 
 
+def stage_depths(names: Container[str]) -> tuple[int, ...]:
+    """How many blocks each stage has among tensors of these names (ours)."""
+    stages = range(count_layers(names, "stages.{}.blocks.0.norm1.weight"))
+    return tuple(count_layers(names, f"stages.{s}.blocks.{{}}.norm1.weight") for s in stages)
+
+
 def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> VideoSwinConfig:
     """The configuration that tensors of these shapes (our names) belong to.
 
@@ -106,8 +112,8 @@ def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> VideoSwinConfig:
         num_classes, _ = shapes["head.weight"]
     except (KeyError, ValueError) as error:
         raise LayoutError(f"this is no complete Video Swin checkpoint: {error} is wrong") from error
-    stages = range(_count(shapes, "stages.{}.blocks.0.norm1.weight"))
-    depths = tuple(_count(shapes, f"stages.{s}.blocks.{{}}.norm1.weight") for s in stages)
+    depths = stage_depths(shapes)
+    stages = range(len(depths))
     shown = {
         "patch_size": tuple(patch_size),
         "width": width,
@@ -137,11 +143,3 @@ def _nearest_preset(
         )
     same_size = [config for config in alike if (config.width, config.depths) == (width, depths)]
     return (same_size or alike)[0]
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many consecutive layers, from 0, have this tensor."""
-    count = 0
-    while pattern.format(count) in shapes:
-        count += 1
-    return count

@@ -18,7 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vtcli.errors import LayoutError
-from vtcli.models.layouts import Concat, Layout, Mapped, Op, Rule, pairs, to_ours, unused
+from vtcli.models import count_layers
+from vtcli.models.layouts import (
+    Concat,
+    Layout,
+    Mapped,
+    Op,
+    Rule,
+    check_image_vit,
+    pairs,
+    to_ours,
+    unused,
+)
 from vtcli.models.vivit.configs import ViViTConfig
 from vtcli.models.vivit.model import POSITION_STD
 
@@ -332,18 +343,10 @@ def _encoder(config: ViViTConfig) -> str:
 
 
 def _check_size(image: Mapping[str, Tensor], config: ViViTConfig) -> None:
-    blocks = {name.split(".")[2] for name in image if name.startswith("encoder.blocks.")}
-    found = (
-        image["encoder.pos_embed"].shape[-1],
-        len(blocks),
-        tuple(image["patch_embed.weight"].shape[2:]),
-    )
-    wanted = (config.width, config.depth, config.tubelet_size[1:])
-    if found != wanted:
-        raise LayoutError(
-            f"this image ViT has (width, layers, patch) = {found}, the model {wanted}; "
-            "take one of the model's size"
-        )
+    layers = count_layers(image, "encoder.blocks.{}.norm1.weight")
+    patch = tuple(image["patch_embed.weight"].shape[2:])
+    found = (image["encoder.pos_embed"].shape[-1], layers, patch)
+    check_image_vit(found, (config.width, config.depth, config.tubelet_size[1:]))
 
 
 # Where model 3 has what other models call so.

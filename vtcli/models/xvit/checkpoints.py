@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vtcli.errors import LayoutError
 from vtcli.models import count_layers
-from vtcli.models.layouts import Layout, Mapped, Rule, pairs, to_ours, unused
+from vtcli.models.layouts import Layout, Mapped, Rule, check_image_vit, pairs, to_ours, unused
 from vtcli.models.xvit.configs import XViTConfig
 
 _BASE = "base_model."
@@ -139,18 +139,10 @@ def initialise(tensors: Mapping[str, Tensor], config: XViTConfig) -> Mapped:
     mapped = to_ours(_VIT, {name: tensor.float() for name, tensor in tensors.items()})
     # timm once embedded patches with a Linear: its weight is the kernel, dimensions merged.
     kernel = mapped.tensors["patch_embed.weight"]
-    found = (
-        kernel.shape[0],
-        count_layers(mapped.tensors, "blocks.{}.norm1.weight"),
-        math.isqrt(kernel[0].numel() // 3),
-    )
-    wanted = (config.width, config.depth, config.patch_size)
-    if found != wanted:
-        raise LayoutError(
-            f"this image ViT has (width, layers, patch) = {found}, the model {wanted}; take one of "
-            "the model's size"
-        )
     size = config.patch_size
+    layers = count_layers(mapped.tensors, "blocks.{}.norm1.weight")
+    found = (kernel.shape[0], layers, math.isqrt(kernel[0].numel() // 3))
+    check_image_vit(found, (config.width, config.depth, size))
     mapped.tensors["patch_embed.weight"] = kernel.reshape(kernel.shape[0], -1, size, size)
     mapped.tensors["pos_embed"] = resize_positions(mapped.tensors["pos_embed"], config.stored_grid)
     return mapped
