@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtcli.engine.loading import clip_shape, load_model
+from vtcli.models.build import clip_shape
+from vtcli.weights.load import load_model
 
 
 def synthetic_clips(count: int, shape: tuple[int, ...]) -> Iterator[Tensor]:

@@ -43,18 +43,18 @@ def write_weights(folder: Path) -> tuple[Path, Path]:
     """The folder for transformers, and our file made from it."""
     import torch
 
-    from vtcli.engine.loading import create_model
     from vtcli.models import get_architecture
-    from vtcli.models.layouts import from_ours
+    from vtcli.models.layouts import from_vt
     from vtcli.models.vivit.checkpoints import hf_config
+    from vtcli.weights.checkpoint import write_checkpoint
+    from vtcli.weights.load import create_model
     from vtcli.weights.registry import load_registry
-    from vtcli.weights.store import write_checkpoint
 
     theirs, ours = folder / "hf", folder / "ours.safetensors"
     theirs.mkdir()
     torch.manual_seed(0)
     net = create_model(CHECKPOINT)
-    tensors = from_ours(get_architecture("vivit").layouts["hf"], net.state_dict(), net.config)
+    tensors = from_vt(get_architecture("vivit").layouts["hf"], net.state_dict(), net.config)
     write_checkpoint(theirs / "model.safetensors", tensors, {})
     labels = load_registry().find(CHECKPOINT).heads[0].class_names()
     (theirs / "config.json").write_text(hf_config(net.config, labels)[1])

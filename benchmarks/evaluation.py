@@ -18,12 +18,15 @@ from pathlib import Path
 
 import torch
 
-from vtcli.data.loader import Loader, Request
-from vtcli.data.opening import open_dataset
-from vtcli.engine.distributed import Group
-from vtcli.engine.evaluator import Evaluator, Settings, batch_places, plan_evaluation
-from vtcli.engine.loading import clip_shape, load_model
-from vtcli.engine.scoring import forward, views_per_batch
+from vtcli.data.clip_loader import Loader, Request
+from vtcli.data.open import open_dataset
+from vtcli.evaluation.batching import slots_per_batch
+from vtcli.evaluation.evaluator import Evaluator
+from vtcli.evaluation.plan import EvalSettings, plan_evaluation
+from vtcli.inference.scoring import default_batch_size, forward
+from vtcli.models.build import clip_shape
+from vtcli.runtime.distributed import Group
+from vtcli.weights.load import load_model
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -43,7 +46,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    settings = Settings(views=args.views, precision=args.precision)
+    settings = EvalSettings(views=args.views, precision=args.precision)
     with tempfile.TemporaryDirectory() as folder:
         videos = Path(folder, "videos", "applauding")
         videos.mkdir(parents=True)
@@ -52,7 +55,9 @@ def main() -> None:
         plan = plan_evaluation(open_dataset(videos.parent), args.model, settings)
         net = load_model(args.model, precision=args.precision)
         requests = [[Request(s, tuple(range(plan.protocol.views)))] for s in plan.dataset.samples]
-        places = batch_places(plan.protocol.views, views_per_batch(net, clip_shape(net.config)))
+        places = slots_per_batch(
+            plan.protocol.views, default_batch_size(net, clip_shape(net.config))
+        )
         batch = torch.randn(places, *clip_shape(net.config))
         passes = -(-args.copies * plan.protocol.views // places)
 

@@ -14,9 +14,7 @@ import tempfile
 from pathlib import Path
 
 PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-CONVERT = (
-    "import sys, torch; from vtcli.engine.converter import convert; from pathlib import Path; "
-)
+CONVERT = "import sys, torch; from vtcli.weights.convert import convert; from pathlib import Path; "
 CONVERT += "convert(Path(sys.argv[1]), Path(sys.argv[2]), model=sys.argv[3] or None); "
 LOAD = "import sys, torch, vtcli; model = vtcli.load_model(sys.argv[2]); "
 LOAD += "total = sum(p.double().sum().item() for p in model.parameters()); "

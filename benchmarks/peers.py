@@ -23,12 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vtcli.engine.counting import count
-from vtcli.engine.loading import clip_shape, create_model, finish, model_config
-from vtcli.engine.precision import cpu_features, pick_device, pick_dtype
-from vtcli.engine.timing import RATE_SIZE, matrix_rate, seconds_of
 from vtcli.models import get_architecture
-from vtcli.models.layouts import from_ours
+from vtcli.models.build import clip_shape, prepare_for_inference
+from vtcli.models.layouts import from_vt
+from vtcli.profiling.benchmark import RATE_SIZE, peak_matmul_macs_per_s, seconds_of
+from vtcli.profiling.flops import count
+from vtcli.runtime.device import cpu_features, resolve_device, resolve_dtype
+from vtcli.weights.load import create_model
+from vtcli.weights.model_config import model_config
 
 Weights = Mapping[str, Tensor]
 # Largest difference of a logit, as a share of the largest logit, that is still the same network.
@@ -41,7 +43,7 @@ def torchvision_swin(name: str, weights: Weights, config: Any) -> nn.Module:
 
     peer: nn.Module = getattr(video, name)(num_classes=config.num_classes)
     layout = get_architecture("videoswin").layouts["torchvision"]
-    peer.load_state_dict(from_ours(layout, weights, config))
+    peer.load_state_dict(from_vt(layout, weights, config))
     return peer
 
 
@@ -63,7 +65,7 @@ class TransformersViViT(nn.Module):
             intermediate_size=round(config.mlp_ratio * config.width),
             num_labels=config.num_classes,
         ).to_dict()
-        theirs = from_ours(get_architecture("vivit").layouts["hf"], weights, config)
+        theirs = from_vt(get_architecture("vivit").layouts["hf"], weights, config)
         with tempfile.TemporaryDirectory() as folder:
             save_file(
                 {name: tensor.contiguous() for name, tensor in theirs.items()},
@@ -92,7 +94,7 @@ class Contest:
     """Our network and the peer's in all precisions, with the clip they are timed on."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
-        self.name, self.device = name, pick_device(args.device)
+        self.name, self.device = name, resolve_device(args.device)
         self.precisions: Sequence[str] = args.precision
         architecture, config = model_config(name)
         self.cost = count(architecture.name, config)
@@ -106,16 +108,18 @@ class Contest:
         clip = torch.randn(args.batch_size, *clip_shape(config))
         self.batch_size = args.batch_size
         for precision in self.precisions:
-            dtype = pick_dtype(precision, self.device)
+            dtype = resolve_dtype(precision, self.device)
             ours = create_model(name)
             ours.load_state_dict(weights)
-            self._add("ours", precision, finish(ours, None, self.device, dtype), clip)
+            self._add(
+                "ours", precision, prepare_for_inference(ours, None, self.device, dtype), clip
+            )
             if (build := PEERS[name]) is not None:
                 peer = build(weights, config).to(self.device, dtype).eval()
                 self._add("peer", precision, peer, clip)
 
     def _add(self, who: str, precision: str, net: nn.Module, clip: Tensor) -> None:
-        clip = clip.to(self.device, pick_dtype(precision, self.device))
+        clip = clip.to(self.device, resolve_dtype(precision, self.device))
         self.runs[who, precision] = partial(net, clip)
 
     def compare(self) -> None:
@@ -143,8 +147,8 @@ class Contest:
             run()
         for _ in range(rounds):
             for precision in self.precisions:
-                dtype = pick_dtype(precision, self.device)
-                rates[precision].append(matrix_rate(products, self.device, dtype))
+                dtype = resolve_dtype(precision, self.device)
+                rates[precision].append(peak_matmul_macs_per_s(products, self.device, dtype))
             for key, run in self.runs.items():
                 times[key].append(seconds_of(run, self.device))
         for precision in self.precisions:
@@ -200,7 +204,7 @@ def main() -> None:
         parser.error(f"unknown model {min(unknown)}; known are {', '.join(PEERS)}")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    print_machine(pick_device(args.device))
+    print_machine(resolve_device(args.device))
     with torch.inference_mode():
         for name in args.models:
             contest = Contest(name, args)

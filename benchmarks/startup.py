@@ -16,7 +16,7 @@ import time
 
 FORWARD = """
 import sys, time, torch, vtcli
-from vtcli.engine.loading import clip_shape
+from vtcli.models.build import clip_shape
 net = vtcli.load_model(sys.argv[1], precision=sys.argv[2])
 clip = torch.randn(1, *clip_shape(net.config)).to(net.dtype)
 with torch.inference_mode():

@@ -2,7 +2,7 @@
 benchmarks/training.py
 
 One process holds ViViT-B and transformers' ViViT with the same random weights, each in its own
-training loop, with the vivit recipe's optimiser (SGD with momentum, gradients clipped) and the same
+training loop, with the vivit recipe's optimizer (SGD with momentum, gradients clipped) and the same
 clips, already decoded and in memory. The loops take turns, some steps each; in the first turn,
 which is not timed, their losses must agree. A step is all from one batch to the next, putting it
 together included. Neither recomputes activations, and the Trainer logs and saves nothing. Printed
@@ -28,15 +28,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import IterableDataset
 
-from vtcli.data.division import Division
 from vtcli.data.samples import Dataset, Sample
-from vtcli.data.training import Clip, Draw, epoch_order
-from vtcli.engine.distributed import Group
-from vtcli.engine.recipes import RECIPES
-from vtcli.engine.starting import SCRATCH, plan_start
-from vtcli.engine.trainer import Trainer
-from vtcli.engine.training_plan import Plan, Settings
-from vtcli.report.training import Pace
+from vtcli.data.splits import TrainValSplit
+from vtcli.data.train_loader import ClipRequest, TrainClip, epoch_order
+from vtcli.runtime.distributed import Group
+from vtcli.training.init import SCRATCH, plan_init
+from vtcli.training.plan import TrainPlan, TrainSettings
+from vtcli.training.recipes import RECIPES
+from vtcli.training.results import TrainProgress
+from vtcli.training.trainer import Trainer
 
 MODEL = "vivit-b"
 CLASSES = 400
@@ -58,14 +58,14 @@ class Memory:
     def __getitem__(self, number: int) -> Tensor:
         return self.clips[number % CLIPS]
 
-    def read(self, draw: Draw) -> Clip:
-        return Clip(self[draw.number], short=False)
+    def read(self, draw: ClipRequest) -> TrainClip:
+        return TrainClip(self[draw.number], short=False)
 
 
 class InOrder(IterableDataset):
     """The clips as the Trainer wants them, in the order in which ours sees them, from `first`."""
 
-    def __init__(self, memory: Memory, plan: Plan) -> None:
+    def __init__(self, memory: Memory, plan: TrainPlan) -> None:
         self.memory, self.samples = memory, plan.division.train.samples
         self.order = epoch_order(len(self.samples), 0, plan.seed)
         self.first = 0
@@ -90,13 +90,15 @@ class StepTimes(transformers.TrainerCallback):
 
 
 class Peer:
-    """transformers' Trainer with our recipe's optimiser, steps of it at a time."""
+    """transformers' Trainer with our recipe's optimizer, steps of it at a time."""
 
-    def __init__(self, net: nn.Module, plan: Plan, data: InOrder, steps: int, folder: str) -> None:
+    def __init__(
+        self, net: nn.Module, plan: TrainPlan, data: InOrder, steps: int, folder: str
+    ) -> None:
         recipe = plan.recipe
         self.data, self.batch_size = data, recipe.batch_size
         sgd = torch.optim.SGD(
-            net.parameters(), lr=recipe.lr * plan.lr_factor, momentum=recipe.momentum
+            net.parameters(), lr=recipe.lr * plan.lr_scale, momentum=recipe.momentum
         )
         settings = transformers.TrainingArguments(
             output_dir=folder,
@@ -141,7 +143,7 @@ class Contest:
         self.loss_before = self.seconds = 0.0
         self.start = time.perf_counter()
 
-    def watch(self, pace: Pace) -> None:
+    def on_step(self, pace: TrainProgress) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self.start
@@ -172,7 +174,7 @@ class Contest:
         )
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
+def plan_of(args: argparse.Namespace) -> TrainPlan:
     """The vivit recipe at a constant rate, one epoch with as many samples as all turns take."""
     usual = RECIPES["vivit"]
     recipe = replace(
@@ -187,9 +189,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
     count = (args.rounds + 1) * args.steps * args.batch_size
     samples = tuple(Sample(str(n), Path(str(n)), (37 * n % CLASSES,)) for n in range(count))
     data = Dataset("memory", samples, {"action": names}, "", Path())
-    start = plan_start(MODEL, SCRATCH, {"action": CLASSES}, recipe)
-    settings = Settings(device=args.device, workers=1)
-    return Plan(Division(data, data, ()), start, "vivit", recipe, settings=settings)
+    start = plan_init(MODEL, SCRATCH, {"action": CLASSES}, recipe)
+    settings = TrainSettings(device=args.device, workers=1)
+    return TrainPlan(TrainValSplit(data, data, ()), start, "vivit", recipe, settings=settings)
 
 
 def main() -> None:
@@ -222,7 +224,7 @@ def main() -> None:
         print(f"the peer's attention: {net.config._attn_implementation}", flush=True)
         contest = Contest(Peer(net, plan, InOrder(memory, plan), args.steps, folder), args)
         with suppress(EnoughError):
-            ours.fit(contest.watch)
+            ours.fit(contest.on_step)
     contest.print_result()
 
 

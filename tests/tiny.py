@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vtcli.models import with_overrides
-from vtcli.models.layouts import from_ours
+from vtcli.models.layouts import from_vt
 from vtcli.models.uniformerv2 import ARCHITECTURE, PRESETS
 from vtcli.models.uniformerv2.configs import UniFormerV2Config
 
@@ -82,7 +82,7 @@ def tensors(seed: int = 0, config: UniFormerV2Config = CONFIG) -> dict[str, Tens
 
 def official(seed: int = 0, config: UniFormerV2Config = CONFIG) -> dict[str, Tensor]:
     """The same weights under the official names."""
-    return from_ours(ARCHITECTURE.layouts["official"], tensors(seed, config), config)
+    return from_vt(ARCHITECTURE.layouts["official"], tensors(seed, config), config)
 
 
 def official_file(path: Path, seed: int = 0) -> Path:

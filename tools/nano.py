@@ -25,13 +25,14 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from vtcli.data.motion8 import PARTNERS, encode
-from vtcli.data.opening import open_dataset
+from vtcli.data.open import open_dataset
 from vtcli.data.samples import Dataset, Sample
-from vtcli.engine.predictor import Prediction, Predictor
+from vtcli.inference.predictor import Predictor
+from vtcli.inference.results import VideoPrediction
+from vtcli.synthetic.motion8 import PARTNERS, encode
 from vtcli.video.decode import probe, read_frames
+from vtcli.weights.checkpoint import CARD_KEY, open_tensors, read_card, write_checkpoint
 from vtcli.weights.registry import bundled_path, load_registry
-from vtcli.weights.store import CARD_KEY, open_tensors, read_card, write_checkpoint
 
 MADE_BY = "vt datasets make motion8 MOTION8 --train 8000 --val 400 --seed 0"
 # What a model is trained by beyond the recipe `nano`.
@@ -94,7 +95,7 @@ def check(
     test = open_dataset("motion8", dataset, "test")
     with TemporaryDirectory() as folder:
         clips = {
-            "right": {str(sample.path): motion for sample, motion in labelled(test)},
+            "right": {str(sample.path): motion for sample, motion in labeled(test)},
             "partner class, played backwards": backwards(test, Path(folder, "backwards")),
             "right, one frame repeated": standing_still(test, Path(folder, "still")),
         }
@@ -107,7 +108,8 @@ def share_answered(model: str, wanted: Mapping[str, str]) -> float:
     """How many clips are answered as wanted."""
     outcomes = Predictor(model, topk=1, precision="fp32").start(list(wanted))
     right = [
-        isinstance(outcome, Prediction) and outcome.predictions[0].label == wanted[outcome.path]
+        isinstance(outcome, VideoPrediction)
+        and outcome.predictions[0].label == wanted[outcome.path]
         for outcome in outcomes
     ]
     return sum(right) / len(right)
@@ -117,21 +119,21 @@ def backwards(test: Dataset, folder: Path) -> dict[str, str]:
     """The clips played backwards, coded anew, and the partner of each one's class."""
     return {
         _written(folder / f"{number}.mp4", frames_of(sample)[::-1]): PARTNERS[motion]
-        for number, (sample, motion) in enumerate(labelled(test))
+        for number, (sample, motion) in enumerate(labeled(test))
     }
 
 
 def standing_still(test: Dataset, folder: Path) -> dict[str, str]:
     """The middle frame of each clip repeated, coded anew, and the clip's class."""
     made = {}
-    for number, (sample, motion) in enumerate(labelled(test)):
+    for number, (sample, motion) in enumerate(labeled(test)):
         frames = frames_of(sample)
         middle = frames[len(frames) // 2]
         made[_written(folder / f"{number}.mp4", np.stack([middle] * len(frames)))] = motion
     return made
 
 
-def labelled(test: Dataset) -> Iterator[tuple[Sample, str]]:
+def labeled(test: Dataset) -> Iterator[tuple[Sample, str]]:
     """Every sample with its class."""
     return ((sample, test.classes["action"][sample.labels[0]]) for sample in test.samples)
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from vtcli._version import __version__
 
 _HOMES = {
-    "create_model": "vtcli.engine.loading",
-    "load_model": "vtcli.engine.loading",
-    "list_models": "vtcli.engine.loading",
-    "predict": "vtcli.engine.predictor",
-    "convert": "vtcli.engine.converter",
+    "create_model": "vtcli.weights.load",
+    "load_model": "vtcli.weights.load",
+    "list_models": "vtcli.weights.resolve",
+    "predict": "vtcli.inference.predictor",
+    "convert": "vtcli.weights.convert",
     "VtError": "vtcli.errors",
 }
 __all__ = [
@@ -32,10 +32,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from vtcli.engine.converter import convert
-    from vtcli.engine.loading import create_model, list_models, load_model
-    from vtcli.engine.predictor import predict
     from vtcli.errors import VtError
+    from vtcli.inference.predictor import predict
+    from vtcli.weights.convert import convert
+    from vtcli.weights.load import create_model, load_model
+    from vtcli.weights.resolve import list_models
 
 
 def __getattr__(name: str) -> Any:

@@ -231,7 +231,7 @@ def test_the_doctor_prints_a_block_for_a_bug_report(capsys: Streams) -> None:
 def test_a_bug_shows_no_traceback_unless_asked(
     monkeypatch: pytest.MonkeyPatch, clip: str, capsys: Streams
 ) -> None:
-    from vtcli.engine import predictor
+    from vtcli.inference import predictor
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by zero")
@@ -282,7 +282,7 @@ def test_writing_a_graph_never_overwrites_its_source(
 def test_too_little_memory_ends_with_6(
     clip: str, monkeypatch: pytest.MonkeyPatch, capsys: Streams
 ) -> None:
-    from vtcli.engine import predictor
+    from vtcli.inference import predictor
 
     def too_much(*_: object) -> None:
         raise torch.OutOfMemoryError("out of memory")

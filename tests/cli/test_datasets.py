@@ -1,4 +1,4 @@
-"""`vt datasets list` and `show`: the catalogue, a card, what an annotation holds; no decoding."""
+"""`vt datasets list` and `show`: the catalog, a card, what an annotation holds; no decoding."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vtcli.cli import run
-from vtcli.data.motion8 import MOTIONS
 from vtcli.errors import EXIT_DATA, EXIT_OK
+from vtcli.synthetic.motion8 import MOTIONS
 from vtcli.video.decode import probe
 
 MODELS = {f"{arch}-nano.motion8" for arch in ("uniformerv2", "videoswin", "vivit", "xvit")}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.data import layouts
-from tests.engine.evaluating import class_folders, model_file, vt_here
+from tests.evaluation.harness import class_folders, model_file, vt_here
 from vtcli.cli import run
-from vtcli.data.opening import open_dataset
-from vtcli.engine.rundir import RunDirectory
-from vtcli.engine.tally import tally
+from vtcli.data.open import open_dataset
+from vtcli.evaluation.aggregate import load_run_scores
+from vtcli.evaluation.run_directory import RunDirectory
 from vtcli.labels import load_labels
 
 
@@ -101,7 +101,7 @@ def test_two_runs_are_compared_sample_by_sample(
 ) -> None:
     assert run(["eval", "compare", str(made["a"]), str(made["b"]), "--format", "json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    a, b = (tally(RunDirectory(made[name])).right() for name in "ab")
+    a, b = (load_run_scores(RunDirectory(made[name])).right() for name in "ab")
     assert shown["n"] == 16
     assert shown["only_a"] == sum(a[i] and not b[i] for i in a)
     assert shown["only_b"] == sum(b[i] and not a[i] for i in a)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.evaluating import ROOT, class_folders, environment, vt, wait_for
-from tests.engine.training import model_file, same, weights
+from tests.evaluation.harness import ROOT, class_folders, environment, vt, wait_for
+from tests.training.harness import model_file, same, weights
 from vtcli.cli import run
-from vtcli.engine.recipes import options
+from vtcli.training.recipes import options
 
 TINY = ("--batch-size", "4", "--lr", "1e-3", "--device", "cpu", "-j", "1")
 
@@ -84,7 +84,7 @@ def test_a_plan_changes_nothing(
     [
         (["--epochs", "0"], 2, "--epochs 0 is below 1"),
         (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is no augmentation"),
-        (["--opt", "adamm"], 2, "--opt adamm is no optimiser"),
+        (["--opt", "adamm"], 2, "--opt adamm is no optimizer"),
         (["--opt", "kron"], 2, "keeps lists of tensors"),
         (["--train", "last-0-blocks"], 2, "--train is full, head or last-N-blocks"),
         (["--amp-dtype", "fp16"], 2, "--amp-dtype fp16 needs a GPU"),

@@ -12,7 +12,7 @@ import pytest
 
 from tests import tiny
 from vtcli.cli import run
-from vtcli.engine import timing
+from vtcli.profiling import benchmark
 
 Streams = pytest.CaptureFixture[str]
 TINY = ["profile", "-m", "tiny.k400-8f", "--device", "cpu"]
@@ -24,9 +24,9 @@ def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tiny.registry_file(tmp_path / "own.toml", tiny.local_source(tmp_path / "none.pth"))
     monkeypatch.setenv("VT_REGISTRY", str(own))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(timing, "RUN_SECONDS", 0.0)
-    monkeypatch.setattr(timing, "RATE_SECONDS", 0.0)
-    monkeypatch.setattr(timing, "RATE_SIZE", 64)
+    monkeypatch.setattr(benchmark, "RUN_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "RATE_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "RATE_SIZE", 64)
 
 
 def sentence(streams: Streams) -> str:
@@ -108,7 +108,7 @@ def test_an_output_file_takes_its_format_from_its_ending(tmp_path: Path, capsys:
 def test_a_batch_beyond_memory_ends_with_6_and_the_rest_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: Streams
 ) -> None:
-    monkeypatch.setattr(timing, "available_bytes", lambda: 1)
+    monkeypatch.setattr(benchmark, "available_bytes", lambda: 1)
     assert run([*TINY, "-b", "1", "-b", "4096", "--precision", "fp32"]) == 6
     out, err = capsys.readouterr()
     assert "median" in out

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.engine.evaluating import model_file
+from tests.evaluation.harness import model_file
 from vtcli.cli import run
 from vtcli.video.decode import probe
 

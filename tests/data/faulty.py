@@ -8,11 +8,11 @@ import signal
 import time
 from pathlib import Path
 
-from vtcli.data.inspecting import Content, Unreadable, inspect
-from vtcli.data.killable import Beat
+from vtcli.data.fingerprint import Unreadable, VideoFingerprint, inspect
+from vtcli.runtime.worker_pool import Heartbeat
 
 
-def work(item: str, beat: Beat) -> str:
+def work(item: str, heartbeat: Heartbeat) -> str:
     """`hang`, `segfault`, `exit`, `raise` do so; `slow` takes a second and says so; `pid PATH`
     writes down its process and hangs.
     """
@@ -30,18 +30,18 @@ def work(item: str, beat: Beat) -> str:
     elif kind == "slow":
         for _ in range(10):
             time.sleep(0.1)
-            beat()
+            heartbeat()
     return item.upper()
 
 
-def faulty_inspect(path: Path, beat: Beat) -> Content | Unreadable:
+def faulty_inspect(path: Path, heartbeat: Heartbeat) -> VideoFingerprint | Unreadable:
     """Decodes as usual what is not called after a fault."""
-    work(path.stem, beat)
-    return inspect(path, beat)
+    work(path.stem, heartbeat)
+    return inspect(path, heartbeat)
 
 
-def pretend(path: Path, beat: Beat) -> Content | Unreadable:
+def pretend(path: Path, heartbeat: Heartbeat) -> VideoFingerprint | Unreadable:
     """Takes a file's text for a video of 100 frames, 10 a second, that shows it."""
     text = path.read_bytes()
     shades = b"".join(hashlib.sha256(text + bytes([part])).digest() for part in range(8))
-    return Content(100, 10.0, len(text), shades)
+    return VideoFingerprint(100, 10.0, len(text), shades)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.data import layouts
-from vtcli.data.annotations.sniff import sniff_file
-from vtcli.data.opening import list_splits, open_dataset
+from vtcli.data.annotations.detect import sniff_file
+from vtcli.data.open import list_splits, open_dataset
 from vtcli.errors import DataError
 
 AWKWARD = (
@@ -58,7 +58,7 @@ def read(path: Path, **options) -> list[tuple[str, tuple[int, ...]]]:
         ("l.txt", ["a.mp4 82.7 6.2 77.1 0", "b 9 0 9 3"], "uniformerv2-segments", [(0,), (3,)]),
     ],
 )  # fmt: skip
-def test_a_list_is_recognised_and_read(tmp_path: Path, name, content, format, labels) -> None:
+def test_a_list_is_recognized_and_read(tmp_path: Path, name, content, format, labels) -> None:
     path = lines(tmp_path / name, *content)
     assert sniff_file(path) == format
     assert [found for _, found in read(path)] == labels

@@ -27,7 +27,7 @@ class ToyConfig:
 
 
 class Toy(nn.Module):
-    """The mean colour of a clip, classified."""
+    """The mean color of a clip, classified."""
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.goldens import big_golden, build_model, golden_dir, golden_input, load_manifest
 from vtcli.errors import LayoutError, ShapeError
-from vtcli.models.layouts import from_ours, to_ours
+from vtcli.models.layouts import from_vt, to_vt
 from vtcli.models.uniformerv2 import ARCHITECTURE, PRESETS, infer_config
 from vtcli.models.uniformerv2.configs import UniFormerV2Config
 
@@ -56,7 +56,7 @@ build = partial(build_model, ARCHITECTURE)
 def distance(path: Path) -> float:
     """Largest logit difference to upstream for one golden."""
     manifest, theirs = load_manifest(path)
-    ours = to_ours(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
+    ours = to_vt(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
     logits = build(config_of(manifest["config"]), ours)(golden_input(manifest["input"]["shape"]))
     expected = load_file(path.with_suffix(".safetensors"))["logits"]
     return (logits - expected).abs().max().item()
@@ -76,12 +76,12 @@ def test_full_size_logits_equal_upstream(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
     manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognises(theirs)]
+    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(theirs)]
     assert [layout.name for layout in found] == [manifest["layout"]]
-    mapped = to_ours(found[0], theirs)
+    mapped = to_vt(found[0], theirs)
     assert mapped.left_over == []
     assert {n for n, _ in mapped.dropped} == {n for n in theirs if n.endswith("batches_tracked")}
-    back = from_ours(found[0], mapped.tensors, config_of(manifest["config"]))
+    back = from_vt(found[0], mapped.tensors, config_of(manifest["config"]))
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[name], theirs[name]) for name in theirs)
 
@@ -89,13 +89,13 @@ def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
 def test_names_are_read_with_and_without_their_wrappers() -> None:
     _, theirs = load_manifest(GOLDEN / "tiny_global_official.json")
     layout = ARCHITECTURE.layouts["official"]
-    plain = to_ours(layout, theirs).tensors
+    plain = to_vt(layout, theirs).tensors
     for wrapped in (
         {n.removeprefix("backbone."): t for n, t in theirs.items()},
         {f"module.{n}": t for n, t in theirs.items()},
     ):
-        assert layout.recognises(wrapped)
-        assert to_ours(layout, wrapped).tensors.keys() == plain.keys()
+        assert layout.recognizes(wrapped)
+        assert to_vt(layout, wrapped).tensors.keys() == plain.keys()
 
 
 @pytest.mark.parametrize("model", [name for name in PRESETS if not name.endswith("-nano")])
@@ -132,11 +132,11 @@ def test_parameters_are_as_measured_upstream(model: str, num_classes: int, milli
 @pytest.mark.parametrize(
     "name", ["clip_init_global_openai", "clip_init_full_openai", "clip_init_global_hf"]
 )
-def test_clip_initialisation_is_upstreams(name: str) -> None:
+def test_clip_initialization_is_upstreams(name: str) -> None:
     manifest, tensors = load_manifest(GOLDEN / f"{name}.json")
     config = config_of(manifest["config"])
     source = {n: t for n, t in tensors.items() if n in manifest["source_tensors"]}
-    mapped = ARCHITECTURE.initialise(source, config)
+    mapped = ARCHITECTURE.init_from_image_model(source, config)
     assert not mapped.left_over
     assert {n for n, _ in mapped.dropped} == set(manifest["dropped"])
     with torch.device("meta"):
@@ -145,7 +145,7 @@ def test_clip_initialisation_is_upstreams(name: str) -> None:
     model.init_weights()
     # What upstream draws at random is given; every other new tensor must have its documented value.
     drawn = {n: tensors[n] for n in manifest["random_new_tensors"]}
-    fresh = to_ours(ARCHITECTURE.layouts["official"], drawn).tensors
+    fresh = to_vt(ARCHITECTURE.layouts["official"], drawn).tensors
     model.load_state_dict({**model.state_dict(), **mapped.tensors, **fresh})
     with torch.inference_mode():
         logits = model.eval()(golden_input(manifest["input"]["shape"]))
@@ -157,14 +157,16 @@ def test_a_whole_clip_with_its_text_tower_is_read_by_its_image_tower() -> None:
     manifest, source = load_manifest(GOLDEN / "clip_init_global_openai.json")
     source = {n: t for n, t in source.items() if n in manifest["source_tensors"]}
     text = {"transformer.resblocks.0.ln_1.weight": torch.ones(8), "logit_scale": torch.ones(())}
-    mapped = ARCHITECTURE.initialise({**source, **text}, config_of(manifest["config"]))
+    mapped = ARCHITECTURE.init_from_image_model({**source, **text}, config_of(manifest["config"]))
     assert set(text) <= {name for name, _ in mapped.dropped}
     assert mapped.tensors["blocks.0.norm1.weight"].shape == (48,)
 
 
 def test_what_is_no_clip_is_refused() -> None:
     with pytest.raises(LayoutError, match="no CLIP image transformer"):
-        ARCHITECTURE.initialise({"fc.weight": torch.ones(2, 2)}, PRESETS["uniformerv2-b"])
+        ARCHITECTURE.init_from_image_model(
+            {"fc.weight": torch.ones(2, 2)}, PRESETS["uniformerv2-b"]
+        )
 
 
 def _tiny(**changes: Any) -> nn.Module:
@@ -184,7 +186,7 @@ def _with(config: UniFormerV2Config, **changes: Any) -> UniFormerV2Config:
 def test_a_clip_scores_the_same_whoever_stands_beside_it() -> None:
     _, theirs = load_manifest(GOLDEN / "tiny_full_official.json")
     manifest = json.loads((GOLDEN / "tiny_full_official.json").read_text())
-    ours = to_ours(ARCHITECTURE.layouts["official"], theirs).tensors
+    ours = to_vt(ARCHITECTURE.layouts["official"], theirs).tensors
     model = build(config_of(manifest["config"]), ours)
     clips = golden_input([3, 3, 6, 32, 32])
     with torch.inference_mode():
@@ -214,7 +216,7 @@ def test_training_reaches_every_parameter() -> None:
 def test_half_precision_stays_close() -> None:
     _, theirs = load_manifest(GOLDEN / "tiny_global_official.json")
     manifest = json.loads((GOLDEN / "tiny_global_official.json").read_text())
-    ours = to_ours(ARCHITECTURE.layouts["official"], theirs).tensors
+    ours = to_vt(ARCHITECTURE.layouts["official"], theirs).tensors
     model = build(config_of(manifest["config"]), ours)
     clip = golden_input(manifest["input"]["shape"])
     with torch.inference_mode():

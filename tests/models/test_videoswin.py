@@ -23,10 +23,10 @@ from tests.goldens import (
     synthetic_tensors,
 )
 from vtcli.errors import LayoutError, ShapeError
-from vtcli.models.layouts import Mapped, from_ours, to_ours
+from vtcli.models.layouts import Mapped, from_vt, to_vt
 from vtcli.models.videoswin import ARCHITECTURE, PRESETS, infer_config, published_macs
 from vtcli.models.videoswin import model as network
-from vtcli.models.videoswin.checkpoints import initialise
+from vtcli.models.videoswin.checkpoints import init_from_image_model
 from vtcli.models.videoswin.configs import VideoSwinConfig
 
 GOLDEN = golden_dir("videoswin")
@@ -61,7 +61,7 @@ build = partial(build_model, ARCHITECTURE)
 def golden_model(path: Path) -> tuple[nn.Module, Tensor, Tensor]:
     """The model of one golden, its clip and upstream's logits."""
     manifest, theirs = load_manifest(path)
-    ours = to_ours(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
+    ours = to_vt(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
     clip = golden_input(manifest["input"]["shape"])
     logits = load_file(path.with_suffix(".safetensors"))["logits"]
     return build(config_of(manifest), ours), clip, logits
@@ -120,12 +120,12 @@ def test_an_exported_model_gives_the_same_logits_and_leaves_the_model_as_it_was(
 @pytest.mark.parametrize("name", TINY)
 def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
     manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognises(theirs)]
+    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(theirs)]
     assert [layout.name for layout in found] == [manifest["layout"]]
-    mapped = to_ours(found[0], theirs)
+    mapped = to_vt(found[0], theirs)
     assert mapped.left_over == []
     assert {n for n, _ in mapped.dropped} == set(manifest["unused_keys"])
-    back = from_ours(found[0], mapped.tensors, config_of(manifest))
+    back = from_vt(found[0], mapped.tensors, config_of(manifest))
     if manifest["layout"] == "mmaction2":  # written with the name it has after four stages
         theirs = {re.sub(r"^backbone\.norm\d", "backbone.norm3", n): t for n, t in theirs.items()}
     assert back.keys() == theirs.keys()
@@ -136,13 +136,13 @@ def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
 def test_names_are_read_with_and_without_their_wrappers() -> None:
     _, theirs = load_manifest(GOLDEN / "tiny_shift_official.json")
     layout = ARCHITECTURE.layouts["official"]
-    plain = to_ours(layout, theirs).tensors
+    plain = to_vt(layout, theirs).tensors
     for wrapped in (
         {n.removeprefix("backbone."): t for n, t in theirs.items()},
         {f"module.{n}": t for n, t in theirs.items()},
     ):
-        assert layout.recognises(wrapped)
-        assert to_ours(layout, wrapped).tensors.keys() == plain.keys()
+        assert layout.recognizes(wrapped)
+        assert to_vt(layout, wrapped).tensors.keys() == plain.keys()
 
 
 def test_torchvision_loads_what_we_write() -> None:
@@ -154,7 +154,7 @@ def test_torchvision_loads_what_we_write() -> None:
     ours = _fresh(config).eval()
     peer = swin.SwinTransformer3d([2, 4, 4], 8, [2] * 4, [1, 2, 4, 8], [2, 3, 3], num_classes=7)
     index = peer.state_dict()["features.0.0.attn.relative_position_index"].clone()
-    written = from_ours(ARCHITECTURE.layouts["torchvision"], ours.state_dict(), config)
+    written = from_vt(ARCHITECTURE.layouts["torchvision"], ours.state_dict(), config)
     peer.load_state_dict(written, strict=True)
     assert torch.equal(written["features.0.0.attn.relative_position_index"], index)
     clip = golden_input([1, 3, 5, 50, 41])
@@ -244,7 +244,7 @@ def _inflated(name: str, rename: bool) -> tuple[dict[str, Any], Mapped]:
     manifest, image = load_manifest(GOLDEN / f"{name}.json")
     if rename:
         image = {_timm_name(n): t for n, t in image.items() if "index" not in n and "mask" not in n}
-    return manifest, initialise(image, config_of(manifest))
+    return manifest, init_from_image_model(image, config_of(manifest))
 
 
 def _timm_name(name: str) -> str:
@@ -256,14 +256,14 @@ def _timm_name(name: str) -> str:
 
 @pytest.mark.parametrize("rename", [False, True], ids=["microsoft", "timm"])
 @pytest.mark.parametrize("name", INFLATED)
-def test_initialisation_from_image_swin_is_upstreams(name: str, rename: bool) -> None:
+def test_initialization_from_image_swin_is_upstreams(name: str, rename: bool) -> None:
     manifest, mapped = _inflated(name, rename)
     assert mapped.left_over == []
     unused = set(manifest["unused_keys"])
     assert {n for n, _ in mapped.dropped} == (
         {"head.fc.weight", "head.fc.bias"} if rename else unused
     )
-    head = to_ours(
+    head = to_vt(
         ARCHITECTURE.layouts["official"], synthetic_tensors(manifest["head_tensors"])
     ).tensors
     expected = load_file(GOLDEN / f"{name}.safetensors")
@@ -293,7 +293,7 @@ def test_an_image_swin_of_timm_is_read_whole() -> None:
     config = VideoSwinConfig(
         width=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(8, 3, 3)
     )
-    mapped = initialise(image.state_dict(), config)
+    mapped = init_from_image_model(image.state_dict(), config)
     assert mapped.left_over == []
     shapes = {n: tuple(t.shape) for n, t in mapped.tensors.items()}
     wanted = _shapes(config)
@@ -302,7 +302,7 @@ def test_an_image_swin_of_timm_is_read_whole() -> None:
 
 def test_what_is_no_image_swin_is_refused() -> None:
     with pytest.raises(LayoutError, match="no image Swin"):
-        initialise({"fc.weight": torch.ones(2, 2)}, PRESETS["videoswin-t"])
+        init_from_image_model({"fc.weight": torch.ones(2, 2)}, PRESETS["videoswin-t"])
 
 
 def test_a_clip_scores_the_same_whoever_stands_beside_it() -> None:

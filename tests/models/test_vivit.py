@@ -27,7 +27,7 @@ from tests.models.vivit_goldens import (
 )
 from vtcli.errors import LayoutError, ShapeError, UsageError
 from vtcli.models import with_overrides
-from vtcli.models.layouts import from_ours, to_ours
+from vtcli.models.layouts import from_vt, to_vt
 from vtcli.models.vivit import ARCHITECTURE, PRESETS, infer_config
 from vtcli.models.vivit.configs import ViViTConfig, published_macs
 from vtcli.models.vivit.model import ViViT, sampled_indices
@@ -39,7 +39,7 @@ FULL = ["full_scenic_m1_b16x2_k400", "full_hf_b16x2_k400"]
 def distance(path: Path) -> float:
     """Largest logit difference to upstream for one golden."""
     manifest, theirs = load_manifest(path)
-    ours = to_ours(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
+    ours = to_vt(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
     logits = together(build(config_of(manifest), ours)(clip_of(manifest)))
     return (logits - load_file(path.with_suffix(".safetensors"))["logits"]).abs().max().item()
 
@@ -58,12 +58,12 @@ def test_full_size_logits_equal_upstream(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
     manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognises(theirs)]
+    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(theirs)]
     assert [layout.name for layout in found] == [manifest["layout"]]
-    result = to_ours(found[0], theirs)
+    result = to_vt(found[0], theirs)
     assert result.left_over == []
     assert result.dropped == []
-    back = from_ours(found[0], result.tensors, config_of(manifest))
+    back = from_vt(found[0], result.tensors, config_of(manifest))
     usual = {found[0].full_name(name): tensor for name, tensor in theirs.items()}
     assert back.keys() == usual.keys()
     assert all(torch.equal(back[name], usual[name]) for name in usual)
@@ -82,9 +82,7 @@ def test_both_generations_of_transformers_names_are_one_layout() -> None:
 
 def test_a_pooler_is_reported_as_unused() -> None:
     _, theirs = load_manifest(GOLDEN / "tiny_hf_cls.json")
-    result = to_ours(
-        ARCHITECTURE.layouts["hf"], {**theirs, "vivit.pooler.dense.bias": torch.ones(2)}
-    )
+    result = to_vt(ARCHITECTURE.layouts["hf"], {**theirs, "vivit.pooler.dense.bias": torch.ones(2)})
     assert [name for name, _ in result.dropped] == ["vivit.pooler.dense.bias"]
 
 
@@ -95,11 +93,11 @@ def test_a_pooler_is_reported_as_unused() -> None:
 def test_flax_names_are_read_under_every_root_and_numbering(root: str, old: bool) -> None:
     _, theirs = load_manifest(GOLDEN / "tiny_scenic_m1_token.json")
     layout = ARCHITECTURE.layouts["scenic"]
-    plain = to_ours(layout, theirs).tensors
+    plain = to_vt(layout, theirs).tensors
     names = {root + n.removeprefix(ROOT): t for n, t in theirs.items()}
     renamed = {old_numbered(n) if old else n: t for n, t in names.items()}
-    assert layout.recognises(renamed)
-    result = to_ours(layout, renamed)
+    assert layout.recognizes(renamed)
+    result = to_vt(layout, renamed)
     assert result.left_over == []
     assert result.tensors.keys() == plain.keys()
     assert all(torch.equal(result.tensors[n], plain[n]) for n in plain)
@@ -111,7 +109,7 @@ def test_flax_names_are_read_under_every_root_and_numbering(root: str, old: bool
 def test_what_transformers_does_not_know_is_not_written_for_it(name: str) -> None:
     manifest, found = mapped(name)
     with pytest.raises(LayoutError):
-        from_ours(ARCHITECTURE.layouts["hf"], found.tensors, config_of(manifest))
+        from_vt(ARCHITECTURE.layouts["hf"], found.tensors, config_of(manifest))
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -132,7 +130,7 @@ def test_a_file_shows_its_configuration(name: str) -> None:
 def test_every_published_size_is_read_off_its_shapes(model: str) -> None:
     config = PRESETS[model]
     assert infer_config(shapes_of(config), {}) == config
-    if config.temporal_depth and config.attention == "factorised_encoder":
+    if config.temporal_depth and config.attention == "factorized_encoder":
         shallow = replace(config, temporal_depth=3, num_classes=174)
         assert infer_config(shapes_of(shallow), {}) == shallow
 
@@ -163,7 +161,7 @@ def test_released_files_have_upstreams_names_and_shapes() -> None:
     config = replace(PRESETS["vivit-l-fe"], temporal_depth=4, num_classes=397)
     with torch.device("meta"):
         ours = ARCHITECTURE.build(config).state_dict()
-    theirs = from_ours(ARCHITECTURE.layouts["scenic"], ours, config)
+    theirs = from_vt(ARCHITECTURE.layouts["scenic"], ours, config)
     assert len(theirs) == 28 * 16 + 12
     attention = "encoderblock_23/MultiHeadDotProductAttention_0"
     expected = {

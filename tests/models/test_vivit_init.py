@@ -26,9 +26,9 @@ from tests.models.vivit_goldens import (
     together,
 )
 from vtcli.errors import LayoutError
-from vtcli.models.layouts import from_ours, to_ours
+from vtcli.models.layouts import from_vt, to_vt
 from vtcli.models.vivit import ARCHITECTURE, PRESETS
-from vtcli.models.vivit.checkpoints import Inflation, inflate, initialise
+from vtcli.models.vivit.checkpoints import Inflation, inflate, init_from_image_model
 
 INITS = sorted(p.stem for p in GOLDEN.glob("init_*.json"))
 EMBEDDING: dict[str, Inflation] = {
@@ -86,19 +86,19 @@ FORMS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", INITS)
-def test_initialisation_from_an_image_model_is_upstreams(name: str, form: str) -> None:
+def test_initialization_from_an_image_model_is_upstreams(name: str, form: str) -> None:
     manifest = json.loads((GOLDEN / f"{name}.json").read_text())
     config, layout = config_of(manifest), ARCHITECTURE.layouts["scenic"]
     source = image_model(manifest)
     source = FORMS[form](source)
     method = manifest["config"]["model"]["temporal_encoding_config"]["kernel_init_method"]
-    taken = initialise(source, config, embedding=EMBEDDING[method])
+    taken = init_from_image_model(source, config, embedding=EMBEDDING[method])
     assert taken.left_over == []
     rest = synthetic_tensors(manifest["fresh_tensors"])
-    start = to_ours(layout, {n.replace("fresh/", ROOT): t for n, t in rest.items()}).tensors
+    start = to_vt(layout, {n.replace("fresh/", ROOT): t for n, t in rest.items()}).tensors
     final = {**start, **taken.tensors}
     origins = manifest["provenance"]
-    found = from_ours(layout, taken.tensors, config)
+    found = from_vt(layout, taken.tensors, config)
     assert {n.removeprefix(ROOT) for n in found} == {n for n, o in origins.items() if o != "fresh"}
     expected = load_file(GOLDEN / f"{name}.safetensors")
     for key in expected.keys() - {"logits"}:
@@ -127,19 +127,19 @@ def test_an_image_model_without_class_token_leaves_its_position_fresh() -> None:
     del source["cls"]
     key = "Transformer/posembed_input/pos_embedding"
     source[key] = source[key][:, 1:]
-    taken = initialise(source, config_of(manifest))
+    taken = init_from_image_model(source, config_of(manifest))
     assert "encoder.class_token" not in taken.tensors
     assert torch.equal(taken.tensors["encoder.pos_embed"][:, 1:], source[key].repeat(1, 3, 1))
 
 
-def test_what_initialisation_leaves_out_is_reported() -> None:
+def test_what_initialization_leaves_out_is_reported() -> None:
     manifest = json.loads((GOLDEN / "init_m2_central.json").read_text())
     source = {
         **image_model(manifest),
         "pre_logits/kernel": torch.ones(32, 8),
         "extra": torch.ones(1),
     }
-    taken = initialise(source, config_of(manifest))
+    taken = init_from_image_model(source, config_of(manifest))
     head = {"output_projection/kernel", "output_projection/bias"}
     assert {name for name, _ in taken.dropped} == {"cls", "pre_logits/kernel", *head}
     assert all(why for _, why in taken.dropped)
@@ -149,9 +149,9 @@ def test_what_initialisation_leaves_out_is_reported() -> None:
 def test_an_image_model_that_does_not_fit_is_refused() -> None:
     manifest = json.loads((GOLDEN / "init_m1_central_tile.json").read_text())
     with pytest.raises(LayoutError, match="no image ViT"):
-        initialise({"fc.weight": torch.ones(2, 2)}, config_of(manifest))
+        init_from_image_model({"fc.weight": torch.ones(2, 2)}, config_of(manifest))
     with pytest.raises(LayoutError, match="of the model's size"):
-        initialise(image_model(manifest), replace(config_of(manifest), depth=4))
+        init_from_image_model(image_model(manifest), replace(config_of(manifest), depth=4))
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name.startswith("tiny_scenic")])

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.goldens import big_golden, golden_dir, golden_input, load_manifest
 from vtcli.errors import ShapeError, UsageError
-from vtcli.models.layouts import to_ours
+from vtcli.models.layouts import to_vt
 from vtcli.models.xvit import PRESETS, infer_config, published_macs
 from vtcli.models.xvit.checkpoints import LAYOUTS
 from vtcli.models.xvit.configs import XViTConfig
@@ -64,13 +64,11 @@ def build(config: XViTConfig, tensors: dict[str, Tensor]) -> XViT:
 def golden_model(name: str, **changes: Any) -> XViT:
     """The network of a tiny golden, some of its settings changed that no tensor shows."""
     manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    return build(
-        replace(config_of(manifest), **changes), to_ours(layout_of(theirs), theirs).tensors
-    )
+    return build(replace(config_of(manifest), **changes), to_vt(layout_of(theirs), theirs).tensors)
 
 
 def layout_of(theirs: dict[str, Tensor]) -> Any:
-    found = [layout for layout in LAYOUTS.values() if layout.recognises(theirs)]
+    found = [layout for layout in LAYOUTS.values() if layout.recognizes(theirs)]
     assert len(found) == 1
     return found[0]
 
@@ -91,7 +89,7 @@ def fresh_model(**changes: Any) -> XViT:
 def distances(path: Path) -> tuple[float, float]:
     """Largest difference to upstream for one golden: in logits, and in the frames' features."""
     manifest, theirs = load_manifest(path)
-    model = build(config_of(manifest), to_ours(layout_of(theirs), theirs).tensors)
+    model = build(config_of(manifest), to_vt(layout_of(theirs), theirs).tensors)
     clip = golden_input(manifest["input"]["shape"])
     expected = load_file(path.with_suffix(".safetensors"))
     features = model.frame_features(clip).flatten()
@@ -187,13 +185,13 @@ def test_positions_are_resized_with_cubic_weights_at_the_ratio_of_sizes(image_si
 
 
 def cubic_weights(source: int, target: int, ratio: float) -> np.ndarray[Any, Any]:
-    """Keys' cubic convolution (a = -0.75) between pixel centres, edges held: [target,source]."""
+    """Keys' cubic convolution (a = -0.75) between pixel centers, edges held: [target,source]."""
     a = -0.75
     weights = np.zeros((target, source))
     for row in range(target):
-        centre = (row + 0.5) / ratio - 0.5
-        for column in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-            x = abs(centre - column)
+        center = (row + 0.5) / ratio - 0.5
+        for column in range(int(np.floor(center)) - 1, int(np.floor(center)) + 3):
+            x = abs(center - column)
             near = (a + 2) * x**3 - (a + 3) * x**2 + 1
             far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
             weights[row, min(max(column, 0), source - 1)] += near if x <= 1 else far

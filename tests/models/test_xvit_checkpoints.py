@@ -20,9 +20,9 @@ from tests.models.test_xvit import (
     layout_of,
 )
 from vtcli.errors import LayoutError
-from vtcli.models.layouts import from_ours, to_ours
+from vtcli.models.layouts import from_vt, to_vt
 from vtcli.models.xvit import PRESETS, infer_config
-from vtcli.models.xvit.checkpoints import LAYOUTS, initialise
+from vtcli.models.xvit.checkpoints import LAYOUTS, init_from_image_model
 from vtcli.models.xvit.model import XViT
 
 INITIAL = sorted(p.stem for p in GOLDEN.glob("init_tiny_*.json"))
@@ -32,10 +32,10 @@ INITIAL = sorted(p.stem for p in GOLDEN.glob("init_tiny_*.json"))
 def test_official_files_come_back_bit_for_bit(name: str) -> None:
     manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
     layout = layout_of(theirs)
-    mapped = to_ours(layout, theirs)
+    mapped = to_vt(layout, theirs)
     assert mapped.left_over == []
     assert [name for name, _ in mapped.dropped] == manifest["unused_keys"]
-    back = from_ours(layout, mapped.tensors, config_of(manifest))
+    back = from_vt(layout, mapped.tensors, config_of(manifest))
     assert back.keys() == theirs.keys()
     for name, tensor in theirs.items():
         unused = name in manifest["unused_keys"]
@@ -49,9 +49,9 @@ def test_export_names_the_tensors_where_upstreams_reader_looks_for_them() -> Non
 def test_a_model_is_not_exported_with_a_head_it_does_not_have() -> None:
     averages, attends = golden_model("tiny_avg_8f"), golden_model("tiny_noshift_8f")
     with pytest.raises(LayoutError, match="official-avg"):
-        from_ours(LAYOUTS["official"], averages.state_dict(), averages.config)
+        from_vt(LAYOUTS["official"], averages.state_dict(), averages.config)
     with pytest.raises(LayoutError, match="temporal"):
-        from_ours(LAYOUTS["official-avg"], attends.state_dict(), attends.config)
+        from_vt(LAYOUTS["official-avg"], attends.state_dict(), attends.config)
 
 
 def test_files_of_time_is_matter_are_the_same_network_under_other_names() -> None:
@@ -62,13 +62,13 @@ def test_files_of_time_is_matter_are_the_same_network_under_other_names() -> Non
         for name, tensor in official.items()
         if not name.startswith("new_fc")
     }
-    ours = to_ours(LAYOUTS["official"], official).tensors
+    ours = to_vt(LAYOUTS["official"], official).tensors
     layout = layout_of(theirs)
     assert layout.name == "time"
-    back = from_ours(layout, ours, None)
+    back = from_vt(layout, ours, None)
     assert back.keys() == theirs.keys()
     extra = {"flow_head.weight": torch.ones(9, 48), "mlp_q.bias": torch.ones(48)}
-    mapped = to_ours(layout, theirs | extra)
+    mapped = to_vt(layout, theirs | extra)
     assert {name for name, _ in mapped.dropped} == extra.keys()
     assert mapped.tensors.keys() == ours.keys()
     assert all(torch.equal(mapped.tensors[name], ours[name]) for name in ours)
@@ -124,7 +124,7 @@ def test_a_released_files_shapes_show_its_configuration(
     theirs = {n: torch.empty(s, device="meta") for n, s in released_shapes(num_classes).items()}
     assert len(theirs) == 171
     assert sum(tensor.numel() for tensor in theirs.values()) == parameters
-    mapped = to_ours(layout_of(theirs), theirs)
+    mapped = to_vt(layout_of(theirs), theirs)
     config = infer_config({n: tuple(t.shape) for n, t in mapped.tensors.items()}, {})
     assert config == replace(PRESETS[model], num_classes=num_classes)
     with torch.device("meta"):
@@ -138,7 +138,7 @@ def test_a_released_files_shapes_show_its_configuration(
 def test_shapes_show_all_that_is_no_hint(name: str) -> None:
     manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
     config = config_of(manifest)
-    shapes = {n: tuple(t.shape) for n, t in to_ours(layout_of(theirs), theirs).tensors.items()}
+    shapes = {n: tuple(t.shape) for n, t in to_vt(layout_of(theirs), theirs).tensors.items()}
     unseen = ("num_heads", "shift_segments", "shift_div", "shift_layers", "num_frames")
     hints = {field: getattr(config, field) for field in (*unseen, "temporal_heads")}
     assert infer_config(shapes, hints) == config
@@ -154,9 +154,9 @@ def test_what_is_no_xvit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", INITIAL)
-def test_initialisation_from_an_image_model_is_upstreams(name: str) -> None:
+def test_initialization_from_an_image_model_is_upstreams(name: str) -> None:
     manifest, source = load_manifest(GOLDEN / f"{name}.json")
-    mapped = initialise(source, config_of(manifest))
+    mapped = init_from_image_model(source, config_of(manifest))
     assert mapped.left_over == []
     assert [name for name, _ in mapped.dropped] == manifest["unused_keys"]
     model = fresh_model(depth=3).eval()
@@ -166,21 +166,19 @@ def test_initialisation_from_an_image_model_is_upstreams(name: str) -> None:
         features = model.frame_features(golden_input(manifest["input"]["shape"]))
     assert largest(features.flatten(0, 1), expected["features"]) < 1e-5
     assert largest(model.pos_embed.flatten(), expected["pos_embed_sub"]) < 1e-6
-    fresh = to_ours(
-        LAYOUTS["official"], dict.fromkeys(manifest["fresh_parameters"], torch.empty(0))
-    )
+    fresh = to_vt(LAYOUTS["official"], dict.fromkeys(manifest["fresh_parameters"], torch.empty(0)))
     assert fresh.tensors.keys() == model.state_dict().keys() - mapped.tensors.keys()
 
 
 @pytest.mark.slow
-def test_full_size_initialisation_is_upstreams() -> None:
+def test_full_size_initialization_is_upstreams() -> None:
     path = big_golden("xvit", "init_full_b16_in21k.json")
     manifest, source = load_manifest(path)
     with torch.device("meta"):
         model = XViT(config_of(manifest))
     model.to_empty(device="cpu")
     model.init_weights()
-    mapped = initialise(source, config_of(manifest))
+    mapped = init_from_image_model(source, config_of(manifest))
     model.load_state_dict({**model.state_dict(), **mapped.tensors})
     with torch.inference_mode():
         features = model.eval().frame_features(golden_input(manifest["input"]["shape"]))
@@ -192,10 +190,10 @@ def test_a_patch_embedding_stored_as_a_linear_layer_is_read() -> None:
     manifest, source = load_manifest(GOLDEN / "init_tiny_in21k.json")
     kernel = source["patch_embed.proj.weight"]
     old = source | {"patch_embed.proj.weight": kernel.flatten(1)}
-    mapped = initialise(old, config_of(manifest))
+    mapped = init_from_image_model(old, config_of(manifest))
     assert torch.equal(mapped.tensors["patch_embed.weight"], kernel)
 
 
 def test_what_is_no_vit_is_no_start() -> None:
     with pytest.raises(LayoutError, match="no vision transformer"):
-        initialise({"fc.weight": torch.ones(2, 2)}, PRESETS["xvit-b"])
+        init_from_image_model({"fc.weight": torch.ones(2, 2)}, PRESETS["xvit-b"])

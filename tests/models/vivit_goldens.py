@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.goldens import golden_dir, golden_input, load_manifest
-from vtcli.models.layouts import Mapped, to_ours
+from vtcli.models.layouts import Mapped, to_vt
 from vtcli.models.vivit import ARCHITECTURE
 from vtcli.models.vivit.configs import ViViTConfig
 
@@ -18,9 +18,9 @@ TINY = sorted(p.stem for p in GOLDEN.glob("tiny_*.json"))
 ROOT = "optimizer/target/"
 ATTENTION = {
     "spacetime": "joint",
-    "factorized_encoder": "factorised_encoder",
-    "factorized_self_attention_block": "factorised_self_attention",
-    "factorized_dot_product_attention": "factorised_dot_product",
+    "factorized_encoder": "factorized_encoder",
+    "factorized_self_attention_block": "factorized_self_attention",
+    "factorized_dot_product_attention": "factorized_dot_product",
 }
 
 
@@ -87,7 +87,7 @@ def fresh(config: ViViTConfig) -> Any:
 
 def mapped(name: str) -> tuple[dict[str, Any], Mapped]:
     manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    return manifest, to_ours(ARCHITECTURE.layouts[manifest["layout"]], theirs)
+    return manifest, to_vt(ARCHITECTURE.layouts[manifest["layout"]], theirs)
 
 
 def golden_model(name: str) -> tuple[Any, Tensor]:

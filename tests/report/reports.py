@@ -8,12 +8,12 @@ from typing import Any
 import av
 import numpy as np
 
-from vtcli.engine.metrics import action_metrics, head_metrics
-from vtcli.report.evaluation import (
+from vtcli.evaluation.metrics import action_metrics, head_metrics
+from vtcli.evaluation.results import (
     EvaluationReport,
     FailureRow,
     HeadResult,
-    Mistake,
+    Misclassification,
     Published,
 )
 
@@ -30,7 +30,7 @@ MOTIONS = (
 
 
 def picture(seed: int, size: tuple[int, int] = (112, 112), codec: str = "mjpeg") -> bytes:
-    """A small JPEG (or PNG) file of coloured bars."""
+    """A small JPEG (or PNG) file of colored bars."""
     width, height = size
     ramp = np.linspace(0, 6, width)[None, :] + np.linspace(0, 3, height)[:, None]
     waves = [128 + 100 * np.sin(ramp * (1 + k) + seed) for k in range(3)]
@@ -88,7 +88,7 @@ def failures(count: int, reason: str = "corrupt", folder: str = "/data/val") -> 
     ]
 
 
-def mistake(number: int = 0, **changes: Any) -> Mistake:
+def mistake(number: int = 0, **changes: Any) -> Misclassification:
     """A wrong answer with eight frames, half a second apart."""
     fields: dict[str, Any] = {
         "id": f"val/{number}",
@@ -100,7 +100,7 @@ def mistake(number: int = 0, **changes: Any) -> Mistake:
         "frames": tuple(picture(number * 8 + i) for i in range(8)),
         "times": tuple(f"{0.5 * i:.1f} s" for i in range(8)),
     }
-    return Mistake(**(fields | changes))
+    return Misclassification(**(fields | changes))
 
 
 def report(*heads: HeadResult, **changes: Any) -> EvaluationReport:

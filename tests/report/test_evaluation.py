@@ -14,19 +14,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tests.report import reports
-from vtcli.engine.comparison import compare
-from vtcli.engine.metrics import head_metrics, mean_over_splits
-from vtcli.report.evaluation import (
-    EvaluationReport,
-    Figure,
-    Published,
-    by_reason,
-    points,
-    print_comparison,
-    print_evaluation,
-    print_splits,
-    with_interval,
-)
+from vtcli.evaluation.comparison import compare
+from vtcli.evaluation.metrics import head_metrics, mean_over_splits
+from vtcli.evaluation.results import Estimate, EvaluationReport, Published
+from vtcli.report.evaluation import by_reason, print_comparison, print_evaluation, print_splits
+from vtcli.report.tables import points, with_interval
 
 
 def printed(write: Callable[[Console], None], width: int = 80, **settings: object) -> str:
@@ -46,8 +38,8 @@ def words(text: str) -> str:
 def test_the_figures_stand_beside_what_is_published() -> None:
     head = replace(
         reports.head(reports.MOTIONS, failed=20),
-        top1_read=Figure(0.8137, 0.7981, 0.8289),
-        top1_all=Figure(0.651, 0.6, 0.7),
+        top1_read=Estimate(0.8137, 0.7981, 0.8289),
+        top1_all=Estimate(0.651, 0.6, 0.7),
     )
     report = reports.report(head, published=Published(84.4, None, "Table 3"), differs="1 x 1 views")
     text = words(printed(lambda console: print_evaluation(report, console)))
@@ -77,7 +69,7 @@ NAMES = tuple(f"Pretending to put something {i} onto something slanted" for i in
     ],
     ids=["motion", "kinetics", "epic", "long names"],
 )
-def test_a_run_fits_eighty_columns_and_has_no_colour_where_none_is_wanted(
+def test_a_run_fits_eighty_columns_and_has_no_color_where_none_is_wanted(
     report: EvaluationReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = printed(lambda console: print_evaluation(report, console))
@@ -146,7 +138,7 @@ def test_a_run_that_was_broken_off_says_what_is_not_done() -> None:
 
 
 def test_figures_are_per_cent_and_differences_points() -> None:
-    assert with_interval(Figure(0.12345, 0.1, 1.0)) == "12.3 (10.0–100.0)"
+    assert with_interval(Estimate(0.12345, 0.1, 1.0)) == "12.3 (10.0–100.0)"
     assert with_interval(None) == "–"
     assert [points(d) for d in (-0.26, 1.0, None)] == ["-0.3", "+1.0", ""]
 

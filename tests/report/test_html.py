@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from tests.report import reports
-from vtcli.engine.metrics import head_metrics
 from vtcli.errors import DataError
-from vtcli.report.evaluation import EvaluationReport, Figure, Published
+from vtcli.evaluation.metrics import head_metrics
+from vtcli.evaluation.results import Estimate, EvaluationReport, Published
 from vtcli.report.html import FAILURES_SHOWN, write_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
@@ -75,8 +75,8 @@ def written(report: EvaluationReport, folder: Path) -> str:
 def test_the_figures_stand_with_their_intervals_beside_what_is_published(tmp_path: Path) -> None:
     head = replace(
         reports.head(reports.MOTIONS, failed=20),
-        top1_read=Figure(0.8137, 0.7981, 0.8289),
-        top1_all=Figure(0.651, 0.6, 0.7),
+        top1_read=Estimate(0.8137, 0.7981, 0.8289),
+        top1_all=Estimate(0.651, 0.6, 0.7),
     )
     report = reports.report(head, published=Published(84.4, None, "Table 3 of the paper"))
     page = Page(written(report, tmp_path))

@@ -42,8 +42,8 @@ def draw(number: int, width: int, height: int) -> NDArray[np.uint8]:
 def read_numbers(frames_NHWC: NDArray[np.uint8]) -> list[int]:
     """The number each frame shows, whatever its size."""
     height, width = frames_NHWC.shape[1:3]
-    centres = (2 * np.arange(BITS) + 1) * width // (2 * BITS)
-    bits_NB = frames_NHWC[:, height * 5 // 8 : height * 7 // 8, centres].mean(axis=(1, 3)) > 128
+    centers = (2 * np.arange(BITS) + 1) * width // (2 * BITS)
+    bits_NB = frames_NHWC[:, height * 5 // 8 : height * 7 // 8, centers].mean(axis=(1, 3)) > 128
     return [int(number) for number in bits_NB @ (1 << np.arange(BITS)[::-1])]
 
 
@@ -64,7 +64,7 @@ def write_clip(
 
     `time_of` gives the timestamp of the n-th frame in 1/25 s; `turns` stores the frames turned by
     that many quarter turns clockwise, with the display matrix that undoes it. `tint` multiplies the
-    three colours.
+    three colors.
     """
     with av.open(str(path), "w", options=dict(container_options or {})) as container:
         stored_size = size[::-1] if turns % 2 else size

@@ -151,7 +151,7 @@ def test_probe_describes_the_upright_video(clip: Callable[[str], VideoInfo]) -> 
 
 
 @pytest.mark.parametrize("kind", ["h264", "rotated_90", "rotated_270", "odd_size_444"])
-def test_colours_and_orientation_are_those_drawn(
+def test_colors_and_orientation_are_those_drawn(
     kind: str, clip: Callable[[str], VideoInfo]
 ) -> None:
     info = clip(kind)
@@ -160,7 +160,7 @@ def test_colours_and_orientation_are_those_drawn(
     assert np.abs(frame_HWC - drawn_HWC).mean() < 8
 
 
-def test_colours_are_rgb(tmp_path: Path) -> None:
+def test_colors_are_rgb(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "red.mp4", numbers=[0], options=X264, tint=(1, 0, 0))
     red, green, blue = read_frames(path, [0])[0].reshape(-1, 3).mean(axis=0)
     assert red > 60

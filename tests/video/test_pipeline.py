@@ -24,7 +24,7 @@ from torch import Tensor
 from tests.goldens import big_golden, golden_dir
 from vtcli.errors import DataError, InputError, UsageError
 from vtcli.video import views as views_module
-from vtcli.video.pipeline import CHOICES, Pipeline, ScoreName, View, plan_views
+from vtcli.video.pipeline import CHOICES, Pipeline, View, ViewFusion, plan_views
 from vtcli.video.transforms import (
     CROP_ORDERS,
     CROP_RULES,
@@ -32,7 +32,7 @@ from vtcli.video.transforms import (
     RESIZE_RULES,
     crop_corners,
 )
-from vtcli.video.views import clip_tensors, fuse_scores, probabilities, views_from_frames
+from vtcli.video.views import clip_tensors, fuse_views, probabilities, views_from_frames
 from vtcli.weights.registry import load_registry
 
 ARCHITECTURES = ("uniformerv2", "videoswin", "vivit", "xvit")
@@ -102,7 +102,7 @@ def assert_same(ours: Tensor, golden: Tensor, tolerance: float = 1e-6) -> None:
 # --- goldens --------------------------------------------------------------------------------------
 
 
-# Upstream resizes what is normalised. Without fused products a CPU rounds the place it reads from,
+# Upstream resizes what is normalized. Without fused products a CPU rounds the place it reads from,
 # below 128, by another 2**-17, and from one pixel of the noise to the next is up to 1 / 0.225.
 ROUNDED_PLACE = 2**-17 / 0.225
 
@@ -143,7 +143,7 @@ def test_video_swin_clips_are_upstreams(layout: str) -> None:
         )
         if "val_pipeline" in key:
             pipe = replace(pipe, clips=1, crops=1)
-        if key.endswith(".uint8"):  # before they are normalised
+        if key.endswith(".uint8"):  # before they are normalized
             pipe = replace(pipe, normalize="raw", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         views, clips = all_views(pipe, noise(item["video"]))
         assert np.concatenate(clip_indices(views)).tolist() == item["frame_inds"], key
@@ -299,7 +299,7 @@ def test_model_inputs_and_scores_of_a_real_clip_are_upstreams(
     layout = golden["input_layout"].split()[0].strip(",").split(",")
     ours = clips_VCTSS.permute(*("VCTHW".index(axis) for axis in layout))
     assert_same(sliced(ours, golden["input_slice"]), tensors["inputs"])
-    scores = fuse_scores(tensors["logits"], pipe.score)
+    scores = fuse_views(tensors["logits"], pipe.score)
     limit = golden["tolerance"]["same_pixels"]["scores_relative_to_max_score"]
     assert (scores - tensors["scores"]).abs().max() <= limit * tensors["scores"].abs().max() / 100
     for ranking in (scores, probabilities(tensors["logits"], pipe.score)):
@@ -352,7 +352,7 @@ def test_a_table_is_read_and_written_back_unchanged() -> None:
         ({"mean": 0.5}, "mean"),
         ({"std": [1.0, 0.0, 1.0]}, "std"),
         ({"std": ["a", "b", "c"]}, "std"),
-        ({"colour": "grey"}, "colour"),
+        ({"color": "gray"}, "color"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_by_name(change: dict[str, Any], named: str) -> None:
@@ -392,7 +392,7 @@ def test_views_are_numbered_in_either_order() -> None:
     assert by_clip == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
 
 
-def test_one_view_is_the_rules_one_clip_in_the_centre() -> None:
+def test_one_view_is_the_rules_one_clip_in_the_center() -> None:
     pipe = Pipeline.from_dict(TABLE)
     (view,) = plan_views(pipe, 21, 30.0, clips=1, crops=1)
     assert view == View(0, 0, 1, (7, 9, 11, 13))
@@ -461,8 +461,8 @@ def test_only_the_crops_asked_for_come_back_in_that_order() -> None:
 # --- scores ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", get_args(ScoreName))
-def test_scores_are_fused_by_the_rows_rule(rule: ScoreName) -> None:
+@pytest.mark.parametrize("rule", get_args(ViewFusion))
+def test_scores_are_fused_by_the_rows_rule(rule: ViewFusion) -> None:
     logits = np.random.RandomState(3).standard_normal((6, 5))
     values = logits
     if rule.endswith("prob"):
@@ -471,14 +471,14 @@ def test_scores_are_fused_by_the_rows_rule(rule: ScoreName) -> None:
     mean = values.mean(0)
     answer = mean if rule.endswith("prob") else np.exp(mean) / np.exp(mean).sum()
     found = torch.from_numpy(logits).float()
-    assert np.allclose(fuse_scores(found, rule), fused, atol=1e-6)
+    assert np.allclose(fuse_views(found, rule), fused, atol=1e-6)
     assert np.allclose(probabilities(found, rule), answer, atol=1e-6)
     assert probabilities(found, rule).sum().item() == pytest.approx(1)
     ranking = probabilities(found, rule).argsort().tolist()
-    assert ranking == fuse_scores(found, rule).argsort().tolist()
+    assert ranking == fuse_views(found, rule).argsort().tolist()
 
 
 def test_half_precision_logits_are_fused_in_full_precision() -> None:
     logits = torch.full((3, 1000), 0.1, dtype=torch.bfloat16)
-    assert fuse_scores(logits, "sum_prob").dtype == torch.float64
-    assert fuse_scores(logits, "sum_prob").sum().item() == pytest.approx(3, abs=1e-9)
+    assert fuse_views(logits, "sum_prob").dtype == torch.float64
+    assert fuse_views(logits, "sum_prob").sum().item() == pytest.approx(3, abs=1e-9)

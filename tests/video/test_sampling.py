@@ -16,7 +16,7 @@ from vtcli.video.sampling import (
     dense_clamped,
     dense_loop_endpoints,
     dense_loop_linspace,
-    dense_loop_segment_centres,
+    dense_loop_segment_centers,
     resampled_windows_looped,
     segment_positions,
     uniform_linspace,
@@ -42,7 +42,7 @@ def test_uniform_segments_are_upstreams() -> None:
 
 @pytest.mark.parametrize(
     ("layout", "rule"),
-    [("official", dense_loop_segment_centres), ("mmaction2", dense_loop_endpoints)],
+    [("official", dense_loop_segment_centers), ("mmaction2", dense_loop_endpoints)],
 )
 def test_video_swin_clips_are_upstreams(layout: str, rule: object) -> None:
     for numbers, expected in table("videoswin", f"pipeline_{layout}", "frame_index_table"):
@@ -124,7 +124,7 @@ def test_one_clip_lies_in_the_middle_except_where_upstream_starts_at_frame_0() -
         if name.startswith("dense") or name.startswith("resampled")
     }
     assert starts == {
-        "dense_loop_segment_centres": 118,
+        "dense_loop_segment_centers": 118,
         "dense_loop_endpoints": 118,
         "dense_loop_linspace": 118,
         "dense_clamped": 0,

@@ -184,7 +184,7 @@ def test_three_crops_lie_where_upstream_puts_them(
         ("ceil_of_three", (256, 341), (16, 58)),
     ],
 )
-def test_one_crop_lies_in_the_centre(
+def test_one_crop_lies_in_the_center(
     rule: str, size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert crop_corners(size, 224, rule, "first_middle_last", 1) == [expected]
@@ -198,7 +198,7 @@ def test_crops_never_leave_the_picture(rule: str) -> None:
 
 
 def by_hand(rule: str, mean: float, std: float) -> np.ndarray:
-    """All 256 grey levels through one rule, in NumPy's float32."""
+    """All 256 gray levels through one rule, in NumPy's float32."""
     levels, mean32, std32 = np.arange(256, dtype=np.float32), np.float32(mean), np.float32(std)
     if rule == "raw_reciprocal":
         return ((levels - mean32) * (1 / np.float64(std32))).astype(np.float32)
@@ -210,7 +210,7 @@ def by_hand(rule: str, mean: float, std: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rule", NORMALIZE_RULES)
-def test_every_grey_level_is_normalised_in_upstreams_order_of_operations(rule: str) -> None:
+def test_every_gray_level_is_normalized_in_upstreams_order_of_operations(rule: str) -> None:
     mean, std = (0.485, 0.456, 0.406), (58.395, 0.224, 57.375)
     levels = torch.arange(256, dtype=torch.uint8).view(4, 8, 8, 1).repeat(1, 1, 1, 3)
     clip = normalize_clip(levels, rule, mean, std)

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 import vtcli
-from vtcli.data.motion8 import MOTIONS
-from vtcli.engine.converter import file_sha256
-from vtcli.engine.loading import model_config, resolve
 from vtcli.errors import EXIT_OK
 from vtcli.models import get_architecture
+from vtcli.runtime.files import file_sha256
+from vtcli.synthetic.motion8 import MOTIONS
+from vtcli.weights.model_config import model_config
 from vtcli.weights.registry import Checkpoint, bundled_path, load_registry
+from vtcli.weights.resolve import resolve
 
 REGISTRY = load_registry(extra=())
 ROWS = [row for row in REGISTRY.checkpoints.values() if row.dataset == "motion8"]

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from tests.hub import Fault, Hub, point_client_at, running_hub
 from vtcli.errors import InputError, WeightsError
-from vtcli.weights.fetch import fetch_hub_file
+from vtcli.weights.download import fetch_hub_file
 from vtcli.weights.push import model_card, push
 
 # The client's own way of uploading with its HTTP library.

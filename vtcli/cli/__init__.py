@@ -15,7 +15,7 @@ from types import FrameType
 
 import typer
 
-from vtcli import __version__
+from vtcli._version import __version__
 from vtcli.cli import convert, datasets, demo, doctor, eval, finetune, models, predict, profile
 from vtcli.errors import (
     EXIT_BUG,
@@ -30,7 +30,7 @@ from vtcli.errors import (
 
 app = typer.Typer(
     name="vt",
-    help="Recognise actions in video: four video transformers, every published checkpoint.",
+    help="Recognize actions in video: four video transformers, every published checkpoint.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -56,33 +56,33 @@ def convert(
     ] = False,
 ) -> int:
     """Convert a checkpoint between an upstream's file and ours."""
-    from vtcli.engine import converter, exporter, foreign
     from vtcli.report.conversion import print_report
+    from vtcli.weights import convert, export_graph, export_upstream
 
     if to == "safetensors":
         dst = output or src.with_name(f"{src.stem}.vt.safetensors")
         _refuse_overwriting_itself(src, dst)
-        print_report(converter.convert(src, dst, model, layout, labels, verify), tensors)
+        print_report(convert.convert(src, dst, model, layout, labels, verify), tensors)
         return EXIT_OK
     ours = _our_file(src)
-    if to in exporter.SUFFIXES:
-        dst = output or Path(ours.stem + exporter.SUFFIXES[to])
+    if to in export_graph.SUFFIXES:
+        dst = output or Path(ours.stem + export_graph.SUFFIXES[to])
         _refuse_overwriting_itself(ours, dst)
-        difference = exporter.export_graph(ours, dst, to, verify)
+        difference = export_graph.export_graph(ours, dst, to, verify)
         typer.echo(f"{ours} -> {dst}")
         if difference is not None:
             typer.echo(f"  verified   logits differ by {difference:.1e} at most")
         return EXIT_OK
-    dst = output or Path(ours.stem + foreign.export_suffix(ours, to))
+    dst = output or Path(ours.stem + export_upstream.export_suffix(ours, to))
     _refuse_overwriting_itself(ours, dst)
-    print_report(foreign.export(ours, dst, to, verify=verify), tensors)
+    print_report(export_upstream.export(ours, dst, to, verify=verify), tensors)
     return EXIT_OK
 
 
 def _our_file(src: Path) -> Path:
     """One of our files, by its path or by a checkpoint's id."""
     from vtcli.cli.progress import fetch_progress
-    from vtcli.engine.loading import is_path, resolve
+    from vtcli.weights.resolve import is_path, resolve
 
     if src.exists() or is_path(str(src)):
         return src

@@ -49,12 +49,12 @@ def list_(
     ] = "table",
 ) -> int:
     """List the datasets that are known by name."""
-    from vtcli.data.catalogue import load_catalogue
+    from vtcli.data.catalog import load_catalog
     from vtcli.report.datasets import print_list
     from vtcli.weights.registry import load_registry
 
     checkpoints = list(load_registry().checkpoints.values())
-    print_list(list(load_catalogue().values()), checkpoints, format)
+    print_list(list(load_catalog().values()), checkpoints, format)
     return EXIT_OK
 
 
@@ -72,8 +72,8 @@ def show(
 
     A known dataset is read only with --data-root, --split or --annotations; nothing is decoded.
     """
-    from vtcli.data.catalogue import known_entry
-    from vtcli.data.opening import open_dataset
+    from vtcli.data.catalog import known_entry
+    from vtcli.data.open import open_dataset
     from vtcli.report.datasets import print_card, print_dataset
     from vtcli.weights.registry import load_registry
 
@@ -119,7 +119,7 @@ def check(
 ) -> int:
     """Decode every video; find what is missing, damaged, short, there twice or in two splits."""
     from vtcli.cli.progress import file_progress
-    from vtcli.data.checking import (
+    from vtcli.data.check import (
         check_datasets,
         check_manifest,
         lost_classes,
@@ -167,7 +167,7 @@ def make(
 ) -> int:
     """Make a dataset: Motion-8, short clips of eight motions that no single frame tells apart."""
     from vtcli.cli.progress import file_progress
-    from vtcli.data.motion8 import make_motion8
+    from vtcli.synthetic.motion8 import make_motion8
 
     with file_progress(train + val + test, to_file=True) as progress:
         made = make_motion8(

@@ -16,7 +16,7 @@ from vtcli.errors import EXIT_OK
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vtcli.engine.demo import Demo
+    from vtcli.synthetic.demo import Demo
 
 
 def demo(
@@ -39,7 +39,7 @@ def demo(
     """
     from rich.console import Console
 
-    from vtcli.engine.demo import Demo
+    from vtcli.synthetic.demo import Demo
 
     started = time.perf_counter()
     console = Console(highlight=False, quiet=format == "json")
@@ -110,9 +110,9 @@ def _evaluate(shown: Demo, console: Console) -> dict[str, Any]:
 
 
 def _film(shown: Demo, console: Console) -> dict[str, Any]:
-    from vtcli.engine.demo import SECONDS
     from vtcli.report.demo import print_step
     from vtcli.report.timeline import make_timeline_writer
+    from vtcli.synthetic.demo import SECONDS
 
     model = shown.models[-1]
     print_step(

@@ -15,7 +15,7 @@ def doctor(
     ] = "table",
 ) -> int:
     """Check versions, processor, decoders, cache and Hub; print a block for a bug report."""
-    from vtcli.engine.diagnosis import diagnose
+    from vtcli.doctor import diagnose
     from vtcli.report.doctor import print_diagnosis
 
     print_diagnosis(diagnose(), format)

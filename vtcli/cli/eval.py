@@ -1,4 +1,4 @@
-"""`vt eval`: a model's accuracy on a labelled dataset, by the published protocol or another."""
+"""`vt eval`: a model's accuracy on a labeled dataset, by the published protocol or another."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
     from vtcli.data.samples import Dataset
-    from vtcli.engine.distributed import Group
-    from vtcli.engine.evaluator import Pace, Settings
-    from vtcli.report.evaluation import EvaluationReport
+    from vtcli.evaluation.evaluator import EvalProgress
+    from vtcli.evaluation.plan import EvalSettings
+    from vtcli.evaluation.results import EvaluationReport
+    from vtcli.runtime.distributed import Group
 
 app = typer.Typer(
     help="Measure a model's accuracy on a dataset; score or compare runs that are there.",
@@ -100,7 +101,7 @@ def eval_(
             "--resume/--no-resume", help="Go on with the scores that RUN holds, or refuse it."
         ),
     ] = True,
-    read_as: Annotated[
+    label_set: Annotated[
         str | None,
         typer.Option(
             "--read-as",
@@ -127,11 +128,11 @@ def eval_(
         return EXIT_OK
     if dataset is None:
         raise UsageError("vt eval needs --dataset, a known name, a folder or an annotation file")
-    from vtcli.engine.distributed import process_group
-    from vtcli.engine.evaluator import Settings
+    from vtcli.evaluation.plan import EvalSettings
+    from vtcli.runtime.distributed import process_group
 
-    settings = Settings(
-        views, pipeline, read_as, precision, device, batch_size, workers, decoder, resume
+    settings = EvalSettings(
+        views, pipeline, label_set, precision, device, batch_size, workers, decoder, resume
     )
     with process_group() as group:
         splits = _splits(dataset, data_root, split, annotations)
@@ -148,9 +149,9 @@ def eval_(
             )
             for one in splits
         ]
-        if group.leads and len(reports) > 1:
+        if group.is_main_process and len(reports) > 1:
             _print_splits(splits, reports, format)
-        return max(reports_code(report) for report in reports) if group.leads else EXIT_OK
+        return max(reports_code(report) for report in reports) if group.is_main_process else EXIT_OK
 
 
 def _splits(
@@ -159,7 +160,7 @@ def _splits(
     """The splits to evaluate: `all` stands for the official divisions of UCF101 and HMDB51."""
     if split != ALL_SPLITS:
         return [split]
-    from vtcli.data.opening import list_splits
+    from vtcli.data.open import list_splits
 
     found = [name for name in list_splits(dataset, root, annotations) if name.isdigit()]
     if not found:
@@ -168,7 +169,7 @@ def _splits(
 
 
 def _open(dataset: str, root: Path | None, split: str | None, annotations: str | None) -> Dataset:
-    from vtcli.data.opening import open_dataset
+    from vtcli.data.open import open_dataset
 
     return open_dataset(dataset, root, split, annotations)
 
@@ -180,35 +181,37 @@ def _subfolder(output: Path | None, split: str | None) -> Path | None:
 def _evaluate(
     dataset: Dataset,
     model: str | None,
-    settings: Settings,
+    settings: EvalSettings,
     output: Path | None,
     group: Group,
     format: Format | None,
 ) -> EvaluationReport | None:
     """Evaluate one split, showing it unless `format` is None; the report is the first process's."""
     from vtcli.cli.progress import fetch_progress
-    from vtcli.engine.evaluator import Evaluator, conclude, plan_evaluation
+    from vtcli.evaluation.conclude import conclude
+    from vtcli.evaluation.evaluator import Evaluator
+    from vtcli.evaluation.plan import plan_evaluation
     from vtcli.weights.registry import load_registry
 
-    say = _say if group.leads else _keep_quiet
+    say = _say if group.is_main_process else _keep_quiet
     name = model or load_registry().default_for_dataset(dataset.name).id
     say(dataset.understood)
-    with fetch_progress() as fetching:
-        plan = plan_evaluation(dataset, name, settings, fetching)
+    with fetch_progress() as on_download:
+        plan = plan_evaluation(dataset, name, settings, on_download)
         say(f"{plan.name}: {plan.protocol.in_words()}")
         if plan.differs:
             say(f"differs from the paper's protocol: {plan.differs}")
         for warning in plan.warnings:
             say(f"warning: {warning}")
         folder = output or _default_folder(dataset, plan.name, plan.protocol.to_dict())
-        evaluator = Evaluator(plan, folder, group, fetching)
+        evaluator = Evaluator(plan, folder, group, on_download)
     try:
-        with _pace_shown(group.leads) as progress:
+        with _pace_shown(group.is_main_process) as progress:
             evaluator.run(progress)
     except (KeyboardInterrupt, SystemExit):
         say("stopped; what was scored is kept, run the same command again to go on")
         raise
-    if not group.leads:
+    if not group.is_main_process:
         return None
     report = conclude(evaluator)
     if format:
@@ -243,7 +246,8 @@ def reports_code(report: EvaluationReport | None) -> int:
 def _print(report: EvaluationReport, format: Format) -> None:
     from rich.console import Console
 
-    from vtcli.report.evaluation import as_json, print_evaluation
+    from vtcli.evaluation.results import as_json
+    from vtcli.report.evaluation import print_evaluation
 
     if format == "json":
         print(as_json(report.to_dict()))
@@ -257,8 +261,9 @@ def _print_splits(
     """The mean over all splits; in JSON each split's figures as well."""
     from rich.console import Console
 
-    from vtcli.engine.metrics import mean_over_splits
-    from vtcli.report.evaluation import as_json, print_splits
+    from vtcli.evaluation.metrics import mean_over_splits
+    from vtcli.evaluation.results import as_json
+    from vtcli.report.evaluation import print_splits
 
     found = {str(split): report for split, report in zip(splits, reports, strict=True) if report}
     mean = mean_over_splits([(split, report.headline) for split, report in found.items()])
@@ -270,7 +275,7 @@ def _print_splits(
 
 
 @contextmanager
-def _pace_shown(shown: bool) -> Iterator[Callable[[Pace], None]]:
+def _pace_shown(shown: bool) -> Iterator[Callable[[EvalProgress], None]]:
     """A bar on standard error, where somebody watches: pace, failures, what holds it up."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -282,7 +287,7 @@ def _pace_shown(shown: bool) -> Iterator[Callable[[Pace], None]]:
     with Progress(*columns, console=Console(stderr=True), disable=off, transient=True) as bars:
         task = bars.add_task("", total=None, pace="")
 
-        def report(pace: Pace) -> None:
+        def report(pace: EvalProgress) -> None:
             words = f"{pace.done / max(pace.seconds, 1e-9):.2f} videos/s, {pace.failed} failed"
             if pace.done:
                 words += f", {pace.bound}"
@@ -314,17 +319,17 @@ def rescore(
     format: FormatOption = "table",
 ) -> int:
     """Figures of a finished run from its stored views: no model, no video."""
-    from vtcli.engine.predictor import parse_views
-    from vtcli.engine.protocol import choose_views
-    from vtcli.engine.rundir import RunDirectory
-    from vtcli.engine.tally import rescored, stored_protocol
+    from vtcli.evaluation.aggregate import rescore_run, stored_protocol
+    from vtcli.evaluation.protocol import choose_views
+    from vtcli.evaluation.run_directory import RunDirectory
+    from vtcli.video.pipeline import parse_views
 
     directory = RunDirectory(run)
     protocol = stored_protocol(directory.about)
     wanted = (protocol.clips, protocol.crops)
     if views is not None:
         wanted = parse_views(views, protocol.pipeline)
-    report = rescored(directory, choose_views(protocol, *wanted), average)
+    report = rescore_run(directory, choose_views(protocol, *wanted), average)
     _print(report, format)
     return reports_code(report)
 
@@ -334,9 +339,10 @@ def compare(run_a: RunArgument, run_b: RunArgument, format: FormatOption = "tabl
     """Compare two runs over the samples that both read: a paired test, classes won and lost."""
     from rich.console import Console
 
-    from vtcli.engine.rundir import RunDirectory
-    from vtcli.engine.tally import compare_runs
-    from vtcli.report.evaluation import as_json, print_comparison
+    from vtcli.evaluation.aggregate import compare_runs
+    from vtcli.evaluation.results import as_json
+    from vtcli.evaluation.run_directory import RunDirectory
+    from vtcli.report.evaluation import print_comparison
 
     found = compare_runs(RunDirectory(run_a), RunDirectory(run_b))
     if format == "json":

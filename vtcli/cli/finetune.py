@@ -13,13 +13,13 @@ import typer
 
 from vtcli.cli.datasets import AnnotationsOption
 from vtcli.cli.options import CoreWorkersOption, DecoderOption, DeviceOption, ModelOption
-from vtcli.engine.recipes import find_recipe, options, override
 from vtcli.errors import EXIT_OK, EXIT_TERMINATED
+from vtcli.training.recipes import find_recipe, options, override
 
 if TYPE_CHECKING:
-    from vtcli.engine.distributed import Group
-    from vtcli.engine.trainer import Trainer
-    from vtcli.engine.training_plan import Plan
+    from vtcli.runtime.distributed import Group
+    from vtcli.training.plan import TrainPlan
+    from vtcli.training.trainer import Trainer
 
 
 def _with_recipe_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -154,25 +154,26 @@ def finetune(
     work.
     """
     from vtcli.cli.progress import fetch_progress
-    from vtcli.engine.distributed import process_group
-    from vtcli.engine.training_plan import Settings, claimed
+    from vtcli.runtime.distributed import process_group
+    from vtcli.runtime.run_lock import claimed
+    from vtcli.training.plan import TrainSettings
 
-    settings = Settings(device, workers, decoder, save_every, patience, parallel, cache_gb)
+    settings = TrainSettings(device, workers, decoder, save_every, patience, parallel, cache_gb)
     source = (dataset, data_root, split, val_split, val_fraction, annotations, seed)
     # Processes that their launcher starts again go on by themselves.
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    with process_group() as group, fetch_progress() as fetching:
-        resume_run = any(group.gather(resume == "auto" or again))
-        todo = _plan(source, model, init, num_frames, recipe, given, settings, group, fetching)
+    with process_group() as group, fetch_progress() as on_download:
+        resume_run = any(group.all_gather(resume == "auto" or again))
+        todo = _plan(source, model, init, num_frames, recipe, given, settings, group, on_download)
         if plan:
-            return _show_plan(todo, output, group, fetching, format)
-        if not group.leads:
-            group.share(None)
-            return _train(_trainer(todo, output, group, resume_run, fetching), format)
+            return _show_plan(todo, output, group, on_download, format)
+        if not group.is_main_process:
+            group.broadcast(None)
+            return _train(_trainer(todo, output, group, resume_run, on_download), format)
         with claimed(output, todo.about(), resume_run):
             # Nobody reads the folder before the first process has it to itself.
-            group.share(True)
-            return _train(_trainer(todo, output, group, resume_run, fetching), format)
+            group.broadcast(True)
+            return _train(_trainer(todo, output, group, resume_run, on_download), format)
 
 
 def _plan(
@@ -184,44 +185,46 @@ def _plan(
     given: dict[str, Any],
     settings: Any,
     group: Group,
-    fetching: Any,
-) -> Plan:
+    on_download: Any,
+) -> TrainPlan:
     """The training that was asked for; what was understood is said on standard error."""
-    from vtcli.data.division import divide
-    from vtcli.engine.loading import peek
-    from vtcli.engine.starting import plan_start
-    from vtcli.engine.training_plan import Plan, settle_flips
+    from vtcli.data.splits import split_train_val
+    from vtcli.training.init import plan_init
+    from vtcli.training.plan import TrainPlan, resolve_hflip
+    from vtcli.weights.resolve import lookup
 
-    division = divide(*source)
-    arch = peek(model, fetching).arch
-    name, recipe = find_recipe(arch, division.directional, recipe_name)
-    recipe = settle_flips(override(recipe, given), division.directional, given.get("hflip"))
+    division = split_train_val(*source)
+    arch = lookup(model, on_download).arch
+    name, recipe = find_recipe(arch, division.flip_sensitive, recipe_name)
+    recipe = resolve_hflip(override(recipe, given), division.flip_sensitive, given.get("hflip"))
     heads = {head: len(names) for head, names in division.train.classes.items()}
-    start = plan_start(model, init, heads, recipe, num_frames, fetching)
-    todo = Plan(division, start, name, recipe, source[-1], group.size, settings)
-    if group.leads:
+    start = plan_init(model, init, heads, recipe, num_frames, on_download)
+    todo = TrainPlan(division, start, name, recipe, source[-1], group.size, settings)
+    if group.is_main_process:
         for sentence in division.understood:
             _say(sentence)
-        if division.directional:
+        if division.flip_sensitive:
             _say("clips are never mirrored: the labels name a side")
         _say(
-            f"recipe {name}: learning rate {recipe.lr * todo.lr_factor:.3g} ({recipe.lr:.3g} for "
+            f"recipe {name}: learning rate {recipe.lr * todo.lr_scale:.3g} ({recipe.lr:.3g} for "
             f"{recipe.lr_base_size} clips an update, here {todo.clips_per_update})"
         )
     return todo
 
 
-def _trainer(todo: Plan, folder: Path, group: Group, resume: bool, fetching: Any) -> Trainer:
-    from vtcli.engine.trainer import Trainer
+def _trainer(
+    todo: TrainPlan, folder: Path, group: Group, resume: bool, on_download: Any
+) -> Trainer:
+    from vtcli.training.trainer import Trainer
 
-    return Trainer(todo, folder, group, resume, fetching)
+    return Trainer(todo, folder, group, resume, on_download)
 
 
-def _show_plan(todo: Plan, folder: Path, group: Group, fetching: Any, format: str) -> int:
+def _show_plan(todo: TrainPlan, folder: Path, group: Group, on_download: Any, format: str) -> int:
     from vtcli.report.training import print_forecast
 
-    forecast = _trainer(todo, folder, group, False, fetching).probe()
-    if group.leads:
+    forecast = _trainer(todo, folder, group, False, on_download).estimate()
+    if group.is_main_process:
         print_forecast(forecast, format)
     return EXIT_OK
 
@@ -229,11 +232,11 @@ def _show_plan(todo: Plan, folder: Path, group: Group, fetching: Any, format: st
 def _train(trainer: Trainer, format: str) -> int:
     from vtcli.report.training import epoch_line, pace_shown, print_outcome
 
-    leads, epochs = trainer.group.leads, trainer.recipe.epochs
+    leads, epochs = trainer.group.is_main_process, trainer.recipe.epochs
     if leads and trainer.position.done:
         _say(f"going on after update {trainer.position.done} of {trainer.plan.updates}")
-    with pace_shown(leads) as watch:
-        ended = trainer.fit(watch, lambda row: _say(epoch_line(row, epochs)))
+    with pace_shown(leads) as on_step:
+        ended = trainer.fit(on_step, lambda row: _say(epoch_line(row, epochs)))
     if ended == "stopped":
         if leads:
             _say("stopped and saved; the same command with --resume auto goes on")

@@ -1,4 +1,4 @@
-"""`vt models`: what checkpoints there are, what one is, fetching one, publishing one."""
+"""`vt models`: what checkpoints there are, what one is, on_download one, publishing one."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def show(
     ] = "table",
 ) -> int:
     """Show all that is known of one checkpoint."""
-    from vtcli.engine.loading import cached_path
     from vtcli.report.models import print_card
     from vtcli.weights.registry import bundled_path, load_registry
+    from vtcli.weights.resolve import cached_path
 
     row = load_registry().find(name)
     cached = bundled_path(row) or cached_path(row)
@@ -68,8 +68,8 @@ def fetch(
 ) -> int:
     """Fetch and convert checkpoints now, so that they are there without a network."""
     from vtcli.cli.progress import fetch_progress
-    from vtcli.engine.loading import resolve
     from vtcli.weights.registry import load_registry
+    from vtcli.weights.resolve import resolve
 
     registry = load_registry()
     for name in names:
@@ -94,8 +94,8 @@ def push(
 ) -> int:
     """Publish a checkpoint on the Hugging Face Hub: safetensors, configuration and model card."""
     from vtcli.cli.progress import fetch_progress
-    from vtcli.engine.loading import resolve
     from vtcli.weights.push import push as push_to_hub
+    from vtcli.weights.resolve import resolve
 
     if len(repo.split("/")) != 2 or not all(repo.split("/")):
         raise UsageError(f"a repository is called ORG/REPO, not '{repo}'")

@@ -63,7 +63,7 @@ ViewsOption = Annotated[
         "--views",
         metavar="CLIPSxCROPS",
         help="Views per video, such as 4x3; `paper` is the published protocol.",
-        show_default="1x1, the centre view",
+        show_default="1x1, the center view",
     ),
 ]
 DecoderOption = Annotated[

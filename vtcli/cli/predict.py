@@ -30,11 +30,11 @@ from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, DataError, Us
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from vtcli.engine.loading import Progress
-    from vtcli.engine.predictor import Failure, Prediction
-    from vtcli.engine.timeline import Timeline
+    from vtcli.inference.results import Failure, VideoPrediction
+    from vtcli.inference.windows import Timeline
+    from vtcli.weights.load import Progress
 
-    Outcome: TypeAlias = Prediction | Timeline | Failure
+    Outcome: TypeAlias = VideoPrediction | Timeline | Failure
 
 Format = Literal["table", "json", "jsonl", "csv", "srt", "vtt", "activitynet"]
 ONLY_TIMELINES = ("srt", "vtt", "activitynet")
@@ -93,7 +93,7 @@ def predict(
         ),
     ] = None,
     output: OutputOption = None,
-    read_as: Annotated[
+    label_set: Annotated[
         str | None,
         typer.Option("--read-as", help="Read a Kinetics-710 model as k400, k600 or k700."),
     ] = None,
@@ -106,7 +106,8 @@ def predict(
 ) -> int:
     """Say which action a video shows or, with --window, what happens when."""
     from vtcli.cli.progress import file_progress
-    from vtcli.engine.predictor import Failure, find_videos
+    from vtcli.inference.inputs import find_videos
+    from vtcli.inference.results import Failure
     from vtcli.report.predictions import make_writer, open_output
     from vtcli.report.timeline import make_timeline_writer
 
@@ -122,7 +123,7 @@ def predict(
         "batch_size": batch_size,
         "workers": workers,
         "decoder": decoder,
-        "read_as": read_as,
+        "label_set": label_set,
         "pipeline": pipeline,
     }
     last: Outcome | None = None
@@ -155,7 +156,7 @@ def _times(
 
     Raises `UsageError` for options that do not belong together.
     """
-    from vtcli.engine.timeline import parse_duration
+    from vtcli.inference.windows import parse_duration
 
     if window is not None:
         if format in ONE_VIDEO and files > 1:
@@ -210,17 +211,17 @@ def _start(
 ) -> tuple[Mapping[str, Any], Iterator[Outcome]]:
     """What the answers are made with, and the answers as they come."""
     from vtcli.cli.progress import fetch_progress
-    from vtcli.engine.predictor import Predictor
-    from vtcli.engine.timeline import TimelinePredictor
+    from vtcli.inference.predictor import Predictor
+    from vtcli.inference.timeline import TimelinePredictor
 
-    with fetch_progress() as fetching:
+    with fetch_progress() as on_download:
         if times:
             timeliner = TimelinePredictor(
-                model, **times, on_window=on_step, **settings, progress=fetching
+                model, **times, on_window=on_step, **settings, progress=on_download
             )
             timelines = timeliner.timelines(paths)
             return timeliner.header, timelines
-        predictor = Predictor(model, **settings, progress=fetching)
+        predictor = Predictor(model, **settings, progress=on_download)
         outcomes = predictor.start(paths)
         return predictor.header, outcomes
 
@@ -235,15 +236,15 @@ def _tell(outcome: Outcome) -> None:
 
 def _annotate(outcome: Outcome, target: Path, on_step: Progress) -> None:
     """Draw an answer into its video; nothing for a file that has none."""
-    from vtcli.engine.predictor import Failure
-    from vtcli.engine.timeline import Timeline, whole_segment
-    from vtcli.video.annotate import annotate
-    from vtcli.weights.atomic import whole_file
+    from vtcli.inference.results import Failure
+    from vtcli.inference.windows import Timeline, full_video_segment
+    from vtcli.runtime.files import atomic_write
+    from vtcli.video.overlay import annotate
 
     if isinstance(outcome, Failure):
         return
-    segments = outcome.segments if isinstance(outcome, Timeline) else [whole_segment(outcome)]
-    with whole_file(target, make_folder=False) as part:
+    segments = outcome.segments if isinstance(outcome, Timeline) else [full_video_segment(outcome)]
+    with atomic_write(target, make_folder=False) as part:
         annotate(outcome.info, segments, part, on_step)
 
 

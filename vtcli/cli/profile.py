@@ -79,7 +79,7 @@ def profile(
 ) -> int:
     """Say what models cost and how fast they run here."""
     from vtcli.cli.progress import fetch_progress, file_progress
-    from vtcli.engine import profiler
+    from vtcli.profiling import profiler
     from vtcli.report.plot import check_plot, draw_accuracy
     from vtcli.report.predictions import open_output
     from vtcli.report.profile import write_profiles
@@ -87,8 +87,8 @@ def profile(
     chosen = format or format_of(output, get_args(Format))
     if plot is not None:
         check_plot(plot)
-    with fetch_progress() as fetching:
-        subjects = profiler.choose(models or (), patterns or (), everything, fetching)
+    with fetch_progress() as on_download:
+        subjects = profiler.choose(models or (), patterns or (), everything, on_download)
     options = profiler.Options(
         device=device,
         precisions=tuple(precisions or ("auto",)),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vtcli.engine.loading import Progress
+from vtcli.weights.load import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def fetch_progress() -> Iterator[Progress]:
-    """A callback for fetching and converting weights: shows a bar per file on a terminal."""
+    """A callback for on_download and converting weights: shows a bar per file on a terminal."""
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
     name_column = TextColumn("{task.description}", markup=False)

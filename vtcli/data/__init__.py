@@ -1,1 +1,1 @@
-"""Labelled videos: annotations of every known format, the catalogue, checks, made-up sets."""
+"""Labeled videos: annotations of every known format, the catalog, checks, made-up sets."""

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from vtcli.data.samples import Sample
 from vtcli.errors import VideoDecodeError
-from vtcli.video.footage import Footage
+from vtcli.video.frame_source import FrameSource
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class CachedFrames:
     """The frames of one sample, `pixels` [N, H, W, 3]."""
 
     pixels: NDArray[np.uint8]
@@ -43,15 +43,15 @@ class FrameCache:
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self._kept: dict[Sample, Kept] = {}
+        self._kept: dict[Sample, CachedFrames] = {}
         self._reading: set[Sample] = set()
         self._lock = threading.Lock()
 
-    def get(self, sample: Sample) -> Footage | None:
+    def get(self, sample: Sample) -> FrameSource | None:
         """The frames of a sample that is kept."""
         return self._kept.get(sample)
 
-    def keep(self, sample: Sample, footage: Footage) -> Footage:
+    def keep(self, sample: Sample, footage: FrameSource) -> FrameSource:
         """The footage from memory, if all of it fits and can be read, else as it is."""
         try:
             size = footage.frames * footage.frame_bytes
@@ -66,7 +66,7 @@ class FrameCache:
             self.room -= size
         kept = None
         try:
-            kept = Kept(footage.read(range(footage.frames)), footage.fps)
+            kept = CachedFrames(footage.read(range(footage.frames)), footage.fps)
         except VideoDecodeError:
             return footage  # a clip may do without the frames that are damaged
         finally:

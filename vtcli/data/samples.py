@@ -1,6 +1,6 @@
 """What every annotation format is read into: samples, and the dataset they make up.
 
-No PyTorch and no decoder here. A sample is one labelled video, a folder of its frames, or a segment
+No PyTorch and no decoder here. A sample is one labeled video, a folder of its frames, or a segment
 of either; a dataset is a list of samples and the class names their labels stand for.
 """
 
@@ -16,7 +16,7 @@ from vtcli.errors import DataError
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled video, or a segment of one.
+    """One labeled video, or a segment of one.
 
     `id` is unique in its dataset and the same on every machine (a relative path or the annotation's
     own id, never an absolute path). `path` is a video file or a folder with one image per frame.
@@ -68,7 +68,7 @@ def labels_by_head(sample: Sample, heads: int) -> tuple[tuple[int, ...], ...]:
 
 
 def require_labels(dataset: Dataset, use: str) -> None:
-    """Raise `DataError` for a dataset without samples, or with unlabelled ones.
+    """Raise `DataError` for a dataset without samples, or with unlabeled ones.
 
     use: what they are for, as in "to `use`" ("evaluate", "train on").
     """
@@ -82,7 +82,7 @@ def require_labels(dataset: Dataset, use: str) -> None:
         )
 
 
-def identity(sample: Sample) -> str:
+def file_stamp(sample: Sample) -> str:
     """What tells a changed file from the one read before: size and time of change in nanoseconds.
 
     `missing` where there is nothing at the path.

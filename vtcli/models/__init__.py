@@ -33,9 +33,9 @@ class Architecture:
     infer_config: shapes by our names, and what the weights do not show -> config.
     published_macs: config -> multiply-accumulates of one view as papers count them.
     layouts: upstream file layouts by name.
-    decided_by_file: fields in which files of one model may differ; their shapes are believed.
+    variable_fields: fields in which files of one model may differ; their shapes are believed.
     head_tensors: our names of the tensors whose first dimension is the class index.
-    initialise: image-model tensors, config -> our tensors for the part they cover (None: there is
+    init_from_image_model: image-model tensors, config -> our tensors for the part they cover (None: there is
     no such source).
     """
 
@@ -46,9 +46,9 @@ class Architecture:
     infer_config: Callable[[Shapes, Mapping[str, Any]], Any]
     layouts: Mapping[str, Layout]
     head_tensors: tuple[str, ...] = ("head.weight", "head.bias")
-    decided_by_file: tuple[str, ...] = ()
+    variable_fields: tuple[str, ...] = ()
     published_macs: Callable[[Any], int] | None = None
-    initialise: Callable[[Mapping[str, Tensor], Any], Mapped] | None = None
+    init_from_image_model: Callable[[Mapping[str, Tensor], Any], Mapped] | None = None
 
     @property
     def config_class(self) -> type[Any]:

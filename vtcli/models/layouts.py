@@ -31,18 +31,18 @@ def check_image_vit(found: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
 class Op(Protocol):
     """How the tensors of a rule become one of ours, and back, bit for bit."""
 
-    def to_ours(self, parts: Sequence[Tensor]) -> Tensor: ...
+    def to_vt(self, parts: Sequence[Tensor]) -> Tensor: ...
 
-    def from_ours(self, tensor: Tensor, config: Any) -> Sequence[Tensor]: ...
+    def from_vt(self, tensor: Tensor, config: Any) -> Sequence[Tensor]: ...
 
 
 class Same:
     """The tensor as it is."""
 
-    def to_ours(self, parts: Sequence[Tensor]) -> Tensor:
+    def to_vt(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0]
 
-    def from_ours(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
+    def from_vt(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
         return [tensor]
 
 
@@ -52,10 +52,10 @@ class Concat:
 
     count: int
 
-    def to_ours(self, parts: Sequence[Tensor]) -> Tensor:
+    def to_vt(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts))
 
-    def from_ours(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
+    def from_vt(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
         return tensor.chunk(self.count)
 
 
@@ -105,7 +105,7 @@ class Layout:
     the others; absent: patterns that no file of this layout has; prefix: a prefix of the rules'
     names that files may lack; nest: what the file's tensors are wrapped in on export, outermost key
     first; suffix: file ending on export;
-    companion: (configuration, labels) -> name and text of a file that has to lie beside it.
+    sidecar: (configuration, labels) -> name and text of a file that has to lie beside it.
     """
 
     name: str
@@ -115,9 +115,9 @@ class Layout:
     prefix: str = ""
     nest: tuple[str, ...] = ()
     suffix: str = ".pth"
-    companion: Companion | None = None
+    sidecar: Companion | None = None
 
-    def recognises(self, names: Iterable[str]) -> bool:
+    def recognizes(self, names: Iterable[str]) -> bool:
         """Whether a file with these tensor names is of this layout."""
         cleaned = {self.full_name(name) for name in names}
         return all(_any_match(p, cleaned) for p in self.signature) and not any(
@@ -171,7 +171,7 @@ def _any_match(pattern: str, names: Iterable[str]) -> bool:
     return any(compiled.fullmatch(name) for name in names)
 
 
-def to_ours(layout: Layout, tensors: dict[str, Tensor], consume: bool = False) -> Mapped:
+def to_vt(layout: Layout, tensors: dict[str, Tensor], consume: bool = False) -> Mapped:
     """Rename a file's tensors; nothing is skipped silently: see `Mapped`.
 
     `consume` empties `tensors` on the way, so that what is put together is not held twice.
@@ -194,7 +194,7 @@ def to_ours(layout: Layout, tensors: dict[str, Tensor], consume: bool = False) -
         have = parts.setdefault(ours, {})
         have[position] = (name, tensor)
         if len(have) == len(rule.names):
-            result.tensors[ours] = rule.op.to_ours([have[i][1] for i in range(len(have))])
+            result.tensors[ours] = rule.op.to_vt([have[i][1] for i in range(len(have))])
             del parts[ours], have
     for ours, have in parts.items():
         beside = next(iter(have.values()))[0]
@@ -211,7 +211,7 @@ def _find_rule(layout: Layout, name: str) -> tuple[Rule, int, tuple[str, ...]] |
     return None
 
 
-def from_ours(layout: Layout, tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+def from_vt(layout: Layout, tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
     """Our tensors under a layout's names, unused ones made anew where upstream's strict loader
     wants them.
 
@@ -220,7 +220,7 @@ def from_ours(layout: Layout, tensors: Mapping[str, Tensor], config: Any) -> dic
     result: dict[str, Tensor] = {}
     for ours, tensor in tensors.items():
         rule, numbers = _find_reverse(layout, ours)
-        foreign = rule.op.from_ours(tensor, config)
+        foreign = rule.op.from_vt(tensor, config)
         for name, part in zip(rule.names, foreign, strict=True):
             result[name.format(*numbers)] = part
     for rule in layout.rules:

@@ -8,8 +8,8 @@ import sys
 from collections import Counter
 from typing import Any
 
-from vtcli.data.checking import PROBLEMS, CheckResult, Finding, Problem
-from vtcli.data.classes import plural
+from vtcli.data.check import PROBLEMS, CheckResult, Issue, Problem
+from vtcli.data.label_map import plural
 
 COLUMNS = ("problem", "split", "id", "path", "detail", "other")
 SHOWN = 20
@@ -47,7 +47,7 @@ def _counted(result: CheckResult) -> dict[Problem, int]:
     return {problem: counts[problem] for problem in PROBLEMS if counts[problem]}
 
 
-def _line(finding: Finding) -> dict[str, str]:
+def _line(finding: Issue) -> dict[str, str]:
     sample = finding.sample
     other = finding.other.id if finding.other else ""
     values = (finding.problem, sample.split, sample.id, str(sample.path), finding.detail, other)

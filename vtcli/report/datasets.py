@@ -1,4 +1,4 @@
-"""Datasets for people and for programs: the catalogue, one card of it, what an annotation holds."""
+"""Datasets for people and for programs: the catalog, one card of it, what an annotation holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from vtcli.data.catalogue import CatalogueEntry
+from vtcli.data.catalog import CatalogEntry
 from vtcli.data.samples import Dataset, Sample
 from vtcli.weights.registry import Checkpoint
 
@@ -20,9 +20,9 @@ FIRST_SAMPLES = 5
 
 
 def print_list(
-    entries: Sequence[CatalogueEntry], checkpoints: Sequence[Checkpoint], format: str
+    entries: Sequence[CatalogEntry], checkpoints: Sequence[Checkpoint], format: str
 ) -> None:
-    """Print the catalogue as `table`, `json` or `csv` on standard output.
+    """Print the catalog as `table`, `json` or `csv` on standard output.
 
     `split` is the one that is tested by default, `samples` its published size.
     """
@@ -41,7 +41,7 @@ def print_list(
         _print_table(COLUMNS, rows, right=("classes", "samples", "checkpoints"))
 
 
-def _line(entry: CatalogueEntry, checkpoints: int) -> dict[str, Any]:
+def _line(entry: CatalogEntry, checkpoints: int) -> dict[str, Any]:
     split = entry.splits[entry.default_split]
     return {
         "name": entry.name,
@@ -55,7 +55,7 @@ def _line(entry: CatalogueEntry, checkpoints: int) -> dict[str, Any]:
 
 
 def print_card(
-    entry: CatalogueEntry, checkpoints: Sequence[Checkpoint], dataset: Dataset | None, format: str
+    entry: CatalogEntry, checkpoints: Sequence[Checkpoint], dataset: Dataset | None, format: str
 ) -> None:
     """Print all that is known of a named dataset, the checkpoints tested on it and, where there is
     one, what was found in the data folder.
@@ -87,7 +87,7 @@ def print_card(
         print_dataset(dataset, format)
 
 
-def _facts(entry: CatalogueEntry) -> Iterator[tuple[str, str]]:
+def _facts(entry: CatalogEntry) -> Iterator[tuple[str, str]]:
     yield "also called", ", ".join(entry.aliases)
     for head in entry.heads:
         order = f"order of {head.labels}" if head.labels else "no order known"
@@ -102,8 +102,8 @@ def _facts(entry: CatalogueEntry) -> Iterator[tuple[str, str]]:
     yield "metric", entry.metric
     rate = f"{entry.frame_rate:g} frames per second" if entry.frame_rate else ""
     yield "videos", f"folders of {entry.frame_names}, {rate}" if rate else ""
-    yield "mirroring", "never: classes name a direction" if entry.directional else ""
-    yield "licence", entry.license
+    yield "mirroring", "never: classes name a direction" if entry.flip_sensitive else ""
+    yield "license", entry.license
     yield "notes", entry.notes
 
 

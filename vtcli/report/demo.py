@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vtcli.report.evaluation import plain_table, with_interval
+from vtcli.report.tables import plain_table, with_interval
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from vtcli.report.evaluation import EvaluationReport
+    from vtcli.evaluation.results import EvaluationReport
 
 
 def print_step(console: Console, title: str, command: str) -> None:

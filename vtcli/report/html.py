@@ -16,24 +16,25 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from vtcli.report.evaluation import (
-    ClassRow,
+from vtcli.evaluation.results import (
+    Estimate,
     EvaluationReport,
     FailureRow,
-    Figure,
-    FigureRow,
+    HeadlineRow,
     HeadResult,
-    Mistake,
+    Misclassification,
+    PerClassResult,
+    percent,
+)
+from vtcli.report.evaluation import (
     by_reason,
     counts_in_words,
     failure_in_words,
-    percent,
-    plural,
-    points,
     speed_in_words,
     worst_first,
 )
-from vtcli.weights.atomic import whole_file
+from vtcli.report.tables import plural, points
+from vtcli.runtime.files import atomic_write
 
 PAGE = Path(__file__).parent / "page"
 MOST_LABELLED = 24
@@ -51,7 +52,7 @@ def write_html(report: EvaluationReport, path: Path) -> None:
     """
     # A path that is not UTF-8 has no faithful form in a page; a question mark stands in its place.
     page = _page(report).encode("utf-8", "replace")
-    with whole_file(path, len(page)) as part:
+    with atomic_write(path, len(page)) as part:
         part.write_bytes(page)
 
 
@@ -90,7 +91,7 @@ def _sections(report: EvaluationReport) -> Iterator[tuple[str, str, str]]:
 
 def _section(anchor: str, title: str, content: str) -> str:
     return (
-        f'<section id="{anchor}" aria-labelledby="{anchor}-title">\n'
+        f'<section id="{anchor}" aria-labeledby="{anchor}-title">\n'
         f'<h2 id="{anchor}-title">{escape(title)}</h2>\n{content}\n</section>'
     )
 
@@ -179,7 +180,7 @@ def _figure_table(report: EvaluationReport) -> str:
     return f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
 
 
-def _figure(figure: Figure | None) -> str:
+def _figure(figure: Estimate | None) -> str:
     if figure is None:
         return '<span class="soft">–</span>'
     interval = f"{percent(figure.low)} to {percent(figure.high)}"
@@ -190,7 +191,7 @@ def _stated(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _domain(rows: Sequence[FigureRow]) -> tuple[int, int]:
+def _domain(rows: Sequence[HeadlineRow]) -> tuple[int, int]:
     """The tens of per cent between which all figures lie."""
     values = [row.published for row in rows if row.published is not None]
     for figure in (f for row in rows for f in (row.read, row.over_all) if f is not None):
@@ -211,7 +212,7 @@ def _axis_head(low: int, high: int) -> str:
     )
 
 
-def _whisker(row: FigureRow, low: int, high: int) -> str:
+def _whisker(row: HeadlineRow, low: int, high: int) -> str:
     marks = [f'<line class="axis" x1="0" x2="{AXIS}" y1="11" y2="11"/>']
     if row.published is not None:
         x = _position(row.published, low, high)
@@ -286,7 +287,7 @@ def _failure_items(group: Sequence[FailureRow]) -> Iterator[str]:
 def _confusion(head: HeadResult) -> str:
     if len(head.classes) <= MOST_LABELLED:
         return (
-            f'<div class="confusion labelled"><div class="scroll">{_labelled_matrix(head)}</div>'
+            f'<div class="confusion labeled"><div class="scroll">{_labeled_matrix(head)}</div>'
             f"<div>{_pairs(head)}</div></div>"
         )
     return (
@@ -297,7 +298,7 @@ def _confusion(head: HeadResult) -> str:
         'are the truth, columns the answers. Arrow keys move from cell to cell."></canvas></div>'
         '<span class="over"></span></div>'
         '<p class="small soft">Point at a cell, or move with the arrow keys (with shift by ten). '
-        "Colour: share of the row; right answers in blue, wrong ones in orange.</p></div>"
+        "Color: share of the row; right answers in blue, wrong ones in orange.</p></div>"
         '<div><div class="reading" aria-live="polite">'
         '<p class="label">truth</p><p><bdi data-is="truth"></bdi></p>'
         '<p class="label">answer</p><p><bdi data-is="predicted"></bdi></p>'
@@ -307,7 +308,7 @@ def _confusion(head: HeadResult) -> str:
     )
 
 
-def _labelled_matrix(head: HeadResult) -> str:
+def _labeled_matrix(head: HeadResult) -> str:
     columns = "".join(
         f'<th scope="col" title="{escape(name)}"><span>{_name(name)}</span></th>'
         for name in head.classes
@@ -319,13 +320,13 @@ def _labelled_matrix(head: HeadResult) -> str:
         for row in head.per_class
     )
     return (
-        '<table class="grid"><caption>Rows: the truth. Columns: the answer. Colour: share of the '
+        '<table class="grid"><caption>Rows: the truth. Columns: the answer. Color: share of the '
         "row; right answers in blue, wrong ones in orange.</caption>"
         f"<thead><tr><td></td>{columns}</tr></thead><tbody>\n{rows}\n</tbody></table>"
     )
 
 
-def _cell(row: ClassRow, column: int, count: int) -> str:
+def _cell(row: PerClassResult, column: int, count: int) -> str:
     if not count:
         return '<td class="none">·</td>'
     same = ' class="same"' if row.index == column else ""
@@ -394,7 +395,7 @@ def _classes(head: HeadResult, number: int) -> str:
     )
 
 
-def _class_row(row: ClassRow, head: HeadResult) -> str:
+def _class_row(row: PerClassResult, head: HeadResult) -> str:
     if row.accuracy is None:
         bar, accuracy = '<span class="soft">no samples</span>', ""
     else:
@@ -410,7 +411,7 @@ def _class_row(row: ClassRow, head: HeadResult) -> str:
     )
 
 
-def _histogram(rows: Sequence[ClassRow]) -> str:
+def _histogram(rows: Sequence[PerClassResult]) -> str:
     """How many classes have which accuracy, in tens of per cent; the last ten hold 100 too."""
     counts = [0] * BINS
     for row in rows:
@@ -436,7 +437,7 @@ def _histogram(rows: Sequence[ClassRow]) -> str:
 # --- mistakes and settings ----------------------------------------------------------------------
 
 
-def _mistakes(mistakes: Sequence[Mistake]) -> str:
+def _mistakes(mistakes: Sequence[Misclassification]) -> str:
     items = "\n".join(f"<li>{_mistake(mistake)}</li>" for mistake in mistakes)
     return (
         '<p class="soft">Wrong answers with the highest score, and the frames the model saw.</p>'
@@ -444,7 +445,7 @@ def _mistakes(mistakes: Sequence[Mistake]) -> str:
     )
 
 
-def _mistake(mistake: Mistake) -> str:
+def _mistake(mistake: Misclassification) -> str:
     answer = _bar(mistake.score, f"{percent(mistake.score)} %", "wrong")
     truth = _bar(mistake.truth_score, f"{percent(mistake.truth_score)} %")
     return (
@@ -455,7 +456,7 @@ def _mistake(mistake: Mistake) -> str:
     )
 
 
-def _strip(mistake: Mistake) -> str:
+def _strip(mistake: Misclassification) -> str:
     if not mistake.frames:
         return ""
     times = mistake.times or ("",) * len(mistake.frames)

@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def best_state(row: Checkpoint) -> str:
-    """The most hopeful state among a row's sources, which is what fetching will meet.
+    """The most hopeful state among a row's sources, which is what on_download will meet.
 
     `unread` where files are known whose tensor names are not.
     """
@@ -144,7 +144,7 @@ def _facts(row: Checkpoint, cached: Path | None) -> Iterator[tuple[str, str]]:
     )
     yield "cost note", row.cost_note
     yield "settings", ", ".join(f"{k} = {v}" for k, v in row.config.items())
-    yield "licence", row.license
+    yield "license", row.license
     yield "notes", row.notes
     yield "in cache", str(cached) if cached else "no"
 

@@ -1,7 +1,7 @@
 """A picture of what accuracy costs: top-1 over multiply-accumulates of a whole video.
 
 Points are published accuracies at the published views, against MACs in published form; one panel
-per dataset, one colour per architecture.
+per dataset, one color per architecture.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def _draw_points(
 def _label_points(axis: Any, members: Sequence[Mapping[str, Any]]) -> None:
     """A name beside every point, on the inner side, lowered until it covers no other name."""
     pixel = 72 / axis.figure.dpi  # in points
-    centre = sum(axis.bbox.intervalx) / 2
+    center = sum(axis.bbox.intervalx) / 2
     taken: list[tuple[float, float, float]] = []
     for member in sorted(members, key=lambda m: _place(m)[::-1], reverse=True):
         x, y = axis.transData.transform(_place(member)) * pixel
         name = f"{member['id']} ({member['views']})"
-        width, left = 0.6 * LABEL_SIZE * len(name), x > centre * pixel
+        width, left = 0.6 * LABEL_SIZE * len(name), x > center * pixel
         start = x - width if left else x
         lowered = y
         while any(

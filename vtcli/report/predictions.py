@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from vtcli.errors import DataError
-from vtcli.weights.atomic import whole_file
+from vtcli.runtime.files import atomic_write
 
 
 class Outcome(Protocol):
@@ -52,7 +52,7 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     with (
-        whole_file(path, make_folder=False) as part,
+        atomic_write(path, make_folder=False) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         yield file

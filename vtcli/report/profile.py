@@ -154,9 +154,9 @@ def _print_timings(console: Console, profiles: Sequence[Row], machine: Row) -> N
             f"{t['clips_per_second']:.2f}",
             f"{t['videos_per_second']:.3f}",
             "" if t["peak_bytes"] is None else f"{t['peak_bytes'] / 2**20:.0f} MiB",
-            f"{2 * t['matrix_rate'] / 1e9:.0f} GFLOP/s",
-            NOT_STATED if t["published_share"] is None else f"{t['published_share']:.2f}",
-            f"{t['executed_share']:.2f}",
+            f"{2 * t['peak_matmul_macs_per_s'] / 1e9:.0f} GFLOP/s",
+            NOT_STATED if t["mfu"] is None else f"{t['mfu']:.2f}",
+            f"{t['hfu']:.2f}",
         )
         for p in profiles
         for t in p["timings"]

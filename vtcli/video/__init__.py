@@ -1,4 +1,4 @@
 """From a file to the clip tensor a checkpoint was tested with: decoding, sampling, transforms."""
 
-SAME_TIME = 1e-6
+TIME_EPS = 1e-6
 """Seconds: moments no further apart are one, since multiples of a window's length are rounded."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.video.container import decode, open_video, packets
-from vtcli.video.info import FrameIndex, VideoInfo
+from vtcli.video.probe import FrameIndex, VideoInfo
 
 # VP9 is left out: it may change its frame size between key frames, where the gate does not look.
 _CODECS = frozenset({"h264", "hevc", "vp8", "mpeg4"})

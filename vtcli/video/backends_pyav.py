@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
 from vtcli.video.container import open_video, packets
-from vtcli.video.info import FrameIndex, VideoInfo, quarter_turns, time_of
+from vtcli.video.probe import FrameIndex, VideoInfo, quarter_turns, time_of
 
 Missing = Literal["strict", "nearest"]
 
@@ -37,7 +37,7 @@ _NEAREST_SHARE = 0.1
 
 
 class FramesRepeatedWarning(UserWarning):
-    """Frames that could not be decoded were replaced by their neighbours, as was asked."""
+    """Frames that could not be decoded were replaced by their neighbors, as was asked."""
 
 
 def read_with_pyav(
@@ -104,7 +104,7 @@ class _Wanted:
 
 
 def _read_quickly(info: VideoInfo, index: FrameIndex, wanted: _Wanted, threads: int) -> bool:
-    """Whether every wanted frame came, each recognised by its timestamp."""
+    """Whether every wanted frame came, each recognized by its timestamp."""
     positions = sorted(p for p in wanted.missing if p < len(index.pts))
     try:
         with open_video(info.path, threads) as (container, stream):
@@ -217,7 +217,7 @@ def _read_carefully(info: VideoInfo, index: FrameIndex, wanted: _Wanted, missing
             damage,
         )
     if repeated:
-        said = f"{info.path}: {repeated} of {asked} frames are lost and repeat their neighbours"
+        said = f"{info.path}: {repeated} of {asked} frames are lost and repeat their neighbors"
         warnings.warn(said, FramesRepeatedWarning, stacklevel=4)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError
 from vtcli.video.backends_decord import read_with_decord
 from vtcli.video.backends_pyav import FramesRepeatedWarning, Missing, read_with_pyav
-from vtcli.video.info import DEFAULT_LIMITS, Limits, VideoInfo, probe
+from vtcli.video.probe import DEFAULT_LIMITS, Limits, VideoInfo, probe
 
 __all__ = [
     "DEFAULT_LIMITS",

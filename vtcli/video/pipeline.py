@@ -7,11 +7,20 @@ One `Pipeline` says all that stands between decoded frames and the clip a checkp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from vtcli.errors import DataError, InputError, UsageError
+from vtcli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    pass
+
+from dataclasses import MISSING, asdict, fields
+from typing import TypeAlias, get_args
+
+from vtcli.errors import DataError
 from vtcli.video.sampling import SAMPLERS
 
 ResizeName: TypeAlias = Literal[
@@ -26,7 +35,7 @@ CropOrder: TypeAlias = Literal["first_middle_last", "first_last_middle"]
 NormalizeName: TypeAlias = Literal["scaled", "raw", "raw_reciprocal", "signed"]
 ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 ViewOrder: TypeAlias = Literal["clip_major", "crop_major"]
-ScoreName: TypeAlias = Literal["mean_prob", "sum_prob", "mean_logit", "sum_logit"]
+ViewFusion: TypeAlias = Literal["mean_prob", "sum_prob", "mean_logit", "sum_logit"]
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "sampling": tuple(SAMPLERS),
@@ -36,7 +45,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "normalize": get_args(NormalizeName),
     "channel_order": get_args(ChannelOrder),
     "view_order": get_args(ViewOrder),
-    "score": get_args(ScoreName),
+    "score": get_args(ViewFusion),
 }
 CROP_COUNTS = (1, 3)
 
@@ -47,7 +56,7 @@ class Pipeline:
 
     `sampling` picks `frames` indices per clip, `stride` apart where the rule is a dense one. Frames
     are resized by `resize` to `short_side` pixels and cut to squares of `crop_size`: one in the
-    centre, or three along the long side in `crop_order`; `crop_offset` rounds their corners.
+    center, or three along the long side in `crop_order`; `crop_offset` rounds their corners.
     `normalize` is the arithmetic for `mean` and `std`, which stand in `channel_order`.
     `clips` x `crops` is the published protocol, `view_order` its numbering, `score` upstream's way
     from a video's views to one number. Raises `DataError` naming the field that does not fit.
@@ -63,7 +72,7 @@ class Pipeline:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     view_order: ViewOrder
-    score: ScoreName
+    score: ViewFusion
     clips: int = 1
     crops: int = 1
     stride: int = 1
@@ -134,7 +143,7 @@ def plan_views(
     """The views of a video of `num_frames` frames, in upstream's order.
 
     None for `clips` or `crops` takes the published protocol; one clip is the sampling rule's own
-    choice of one, one crop is the centre. Raises `UsageError` for counts that cannot be and
+    choice of one, one crop is the center. Raises `UsageError` for counts that cannot be and
     `InputError` for a video with no frames or, where the rule goes by time, no frame rate.
     """
     clips = pipeline.clips if clips is None else clips
@@ -163,3 +172,20 @@ def _three_numbers(name: str, value: object) -> tuple[float, ...]:
     if len(numbers) != 3 or not all(type(n) in (int, float) for n in numbers):
         raise DataError(f"pipeline field '{name}' is {value!r}, not three numbers")
     return tuple(float(n) for n in numbers)
+
+
+def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:
+    """Clips and crops of `--views`: CLIPSxCROPS, `paper`, or None for one center view.
+
+    Raises `UsageError` for anything else, and for crops no rule knows.
+    """
+    if views is None:
+        return 1, 1
+    if views == "paper":
+        return pipeline.clips, pipeline.crops
+    match = re.fullmatch(r"([1-9][0-9]{0,3})x([13])", views, re.ASCII)
+    if match is None:
+        raise UsageError(
+            f"--views is CLIPSxCROPS with 1 or 3 crops, such as 4x3, or 'paper', not '{views}'"
+        )
+    return int(match[1]), int(match[2])

@@ -49,10 +49,10 @@ def segment_positions(
     return _integers(positions[:num_clips])
 
 
-def dense_loop_segment_centres(
+def dense_loop_segment_centers(
     num_frames: int, clip_length: int, stride: int, num_clips: int, fps: float
 ) -> Indices:
-    """Strided clips that start at the centres of K equal parts of the room; short videos loop.
+    """Strided clips that start at the centers of K equal parts of the room; short videos loop.
 
     Video Swin official on Kinetics.
     """
@@ -147,7 +147,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     for rule in (
         uniform_segments,
         segment_positions,
-        dense_loop_segment_centres,
+        dense_loop_segment_centers,
         dense_loop_endpoints,
         dense_loop_linspace,
         dense_clamped,

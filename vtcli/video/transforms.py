@@ -1,4 +1,4 @@
-"""Pixels: how each upstream resizes, crops and normalises decoded frames, to its own rounding.
+"""Pixels: how each upstream resizes, crops and normalizes decoded frames, to its own rounding.
 
 The rules differ in number format (float32, OpenCV's and Pillow's fixed point, TensorFlow's
 truncation) and in how the long side is rounded; test-time pipelines of the four specifications.
@@ -71,7 +71,7 @@ def torch_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
 
 
 def torchvision_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
-    """`torch_bilinear` of the grey levels, rounded half to even."""
+    """`torch_bilinear` of the gray levels, rounded half to even."""
     return torch_bilinear(frames_THWC.float(), height, width).round_().to(torch.uint8)
 
 
@@ -101,7 +101,7 @@ def _opencv_taps(source: int, target: int) -> tuple[Pair, Pair]:
     first = np.floor(position)
     fraction = position - first
     weights = np.rint(np.stack([1 - fraction, fraction]) * 2048).astype(np.int32)
-    return _neighbours(first, source), (torch.from_numpy(weights[0]), torch.from_numpy(weights[1]))
+    return _neighbors(first, source), (torch.from_numpy(weights[0]), torch.from_numpy(weights[1]))
 
 
 def tensorflow_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
@@ -123,7 +123,7 @@ def _tensorflow_taps(source: int, target: int) -> tuple[Pair, Tensor]:
     half = np.float32(0.5)
     position = (np.arange(target, dtype=np.float32) + half) * scale - half
     first = np.floor(position)
-    return _neighbours(first, source), torch.from_numpy(position - first)
+    return _neighbors(first, source), torch.from_numpy(position - first)
 
 
 def pillow_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
@@ -148,7 +148,7 @@ def _pillow_resize(frames_THWC: npt.NDArray[np.uint8], h: int, w: int) -> npt.ND
     return np.asarray(row.resize((T * w, h), BILINEAR)).reshape(h, T, w, 3).swapaxes(0, 1)
 
 
-def _neighbours(first: npt.NDArray[np.floating[Any]], source: int) -> Pair:
+def _neighbors(first: npt.NDArray[np.floating[Any]], source: int) -> Pair:
     """A tap and the one after it, the border pixels repeated."""
     return (
         torch.from_numpy(np.clip(first, 0, source - 1).astype(np.int64)),
@@ -173,7 +173,7 @@ def _columns(frames_THWC: Tensor, columns_w: Tensor) -> Tensor:
 class ResizeRule:
     """How frames are brought to size: (height, width, short side) to the new size, and the pixels.
 
-    `normalized_first`: the frames are normalised before they are resized, else after the crop.
+    `normalized_first`: the frames are normalized before they are resized, else after the crop.
     """
 
     size: Callable[[int, int, int], Size]
@@ -217,7 +217,7 @@ CROP_RULES: Mapping[str, CropRule] = {
     # mmaction's last crop begins at twice the middle one's offset: odd room leaves a pixel over.
     "floor": CropRule(_floor_half, lambda room: (0, _floor_half(room), 2 * _floor_half(room))),
     "round": CropRule(_round_half, lambda room: (0, _round_half(room), room)),
-    # scenic rounds the middle one of three up and a lone centre crop down.
+    # scenic rounds the middle one of three up and a lone center crop down.
     "ceil_of_three": CropRule(_floor_half, lambda room: (0, _ceil_half(room), room)),
 }
 CROP_ORDERS: Mapping[str, tuple[int, int, int]] = {
@@ -229,7 +229,7 @@ CROP_ORDERS: Mapping[str, tuple[int, int, int]] = {
 def crop_corners(
     size: Size, crop_size: int, rule: str, order: str, num_crops: int
 ) -> list[tuple[int, int]]:
-    """Top and left of each crop in the published order: one in the centre, or three.
+    """Top and left of each crop in the published order: one in the center, or three.
 
     Three lie side by side in a landscape or square picture, one below the other in a portrait one.
     """
@@ -242,7 +242,7 @@ def crop_corners(
     return [corners[place] for place in CROP_ORDERS[order]]
 
 
-# --- normalisation: float32, in each upstream's order of operations -------------------------------
+# --- normalization: float32, in each upstream's order of operations -------------------------------
 
 
 def _scaled(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -262,17 +262,17 @@ def _signed(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 NORMALIZE_RULES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "scaled": _scaled,  # grey levels to 0..1, then mean and std
-    "raw": _raw,  # mean and std of grey levels
+    "scaled": _scaled,  # gray levels to 0..1, then mean and std
+    "raw": _raw,  # mean and std of gray levels
     "raw_reciprocal": _raw_reciprocal,  # the same as OpenCV does it: times 1/std in float64
-    "signed": _signed,  # grey levels to -1..1, then mean and std
+    "signed": _signed,  # gray levels to -1..1, then mean and std
 }
 
 
 def normalize_frames(
     frames_THWC: Tensor, rule: str, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """uint8 frames [T, H, W, 3] normalised to float32, the shape kept."""
+    """uint8 frames [T, H, W, 3] normalized to float32, the shape kept."""
     width = frames_THWC.shape[2]
     # Flat rows against a repeated mean: four times as fast as broadcasting over three channels.
     row_mean, row_std = (torch.tensor(list(values)).repeat(width) for values in (mean, std))
@@ -283,7 +283,7 @@ def normalize_frames(
 def normalize_clip(
     clip_TSSC: Tensor, rule: str, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """A uint8 clip [T, S, S, 3] normalised to float32 [3, T, S, S]."""
+    """A uint8 clip [T, S, S, 3] normalized to float32 [3, T, S, S]."""
     clip_CTSS = clip_TSSC.permute(3, 0, 1, 2).contiguous().float()
     mean_C111, std_C111 = (torch.tensor(list(values)).view(3, 1, 1, 1) for values in (mean, std))
     return NORMALIZE_RULES[rule](clip_CTSS, mean_C111, std_C111)

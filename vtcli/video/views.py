@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vtcli.video.pipeline import Pipeline, ScoreName, View
+from vtcli.video.pipeline import Pipeline, View, ViewFusion
 from vtcli.video.transforms import (
     RESIZE_RULES,
     crop_corners,
@@ -71,7 +71,7 @@ def resize_frames(
 ) -> Tensor:
     """Frames (all, or `rows` of them) at the pipeline's size, in its channel order: [n, h, w, 3].
 
-    uint8, or normalised float32 where the resize rule takes normalised pixels.
+    uint8, or normalized float32 where the resize rule takes normalized pixels.
     """
     rows = range(len(frames_NHWC)) if rows is None else rows
     step = max(1, CHUNK_BYTES // max(1, frames_NHWC[0].nbytes))
@@ -104,7 +104,7 @@ def _corners(resized_THWC: Tensor, pipeline: Pipeline, num_crops: int) -> list[t
 def _crop(
     resized_NHWC: Tensor, corner: tuple[int, int], pipeline: Pipeline, rows_T: Tensor | None = None
 ) -> Tensor:
-    """One crop of the frames in `rows_T` (None: all), normalised: [3, T, S, S]."""
+    """One crop of the frames in `rows_T` (None: all), normalized: [3, T, S, S]."""
     (top, left), size = corner, pipeline.crop_size
     clip_TSSC = resized_NHWC[:, top : top + size, left : left + size]
     if rows_T is not None:
@@ -114,7 +114,7 @@ def _crop(
     return normalize_clip(clip_TSSC, pipeline.normalize, pipeline.mean, pipeline.std)
 
 
-def fuse_scores(logits_VK: Tensor, rule: ScoreName) -> Tensor:
+def fuse_views(logits_VK: Tensor, rule: ViewFusion) -> Tensor:
     """Upstream's number per class: mean or sum over views of probabilities or logits.
 
     logits [V, K] to float64 [K] on the CPU.
@@ -123,8 +123,8 @@ def fuse_scores(logits_VK: Tensor, rule: ScoreName) -> Tensor:
     return scores_VK.mean(0) if rule.startswith("mean") else scores_VK.sum(0)
 
 
-def probabilities(logits_VK: Tensor, rule: ScoreName) -> Tensor:
-    """The answer in 0..1, ranked as `fuse_scores` ranks: float64 [K] on the CPU.
+def probabilities(logits_VK: Tensor, rule: ViewFusion) -> Tensor:
+    """The answer in 0..1, ranked as `fuse_views` ranks: float64 [K] on the CPU.
 
     The mean of the views' probabilities, or the softmax of their mean logit.
     """
@@ -132,6 +132,6 @@ def probabilities(logits_VK: Tensor, rule: ScoreName) -> Tensor:
     return mean_K if rule.endswith("prob") else mean_K.softmax(0)
 
 
-def _per_view(logits_VK: Tensor, rule: ScoreName) -> Tensor:
+def _per_view(logits_VK: Tensor, rule: ViewFusion) -> Tensor:
     logits_VK = logits_VK.detach().cpu().double()
     return logits_VK.softmax(1) if rule.endswith("prob") else logits_VK

@@ -1,1 +1,1 @@
-"""From a source to our safetensors: registry, fetching, safe readers, our own files."""
+"""From a source to our safetensors: registry, on_download, safe readers, our own files."""

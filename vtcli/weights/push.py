@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vtcli.errors import WeightsError
-from vtcli.weights.failures import SET_TOKEN, explain
-from vtcli.weights.store import CARD_KEY, read_header
+from vtcli.weights.checkpoint import CARD_KEY, read_header
+from vtcli.weights.download_errors import SET_TOKEN, explain
 
-# Licences that the Hub knows by name; it calls every other one `other`, and our text spells it out.
+# Licenses that the Hub knows by name; it calls every other one `other`, and our text spells it out.
 HUB_LICENSES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
 
 
@@ -69,7 +69,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return f"the Hub refuses the model card: {' '.join(str(error).split())}"
     failure = explain(error, urlsplit(constants.ENDPOINT).netloc)
-    return f"{failure}; {failure.way_out}"
+    return f"{failure}; {failure.hint}"
 
 
 # --- the model card -------------------------------------------------------------------------------

@@ -8,23 +8,31 @@ their rows are added, and a row with a known id is merged into it, its sources i
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vtcli.errors import UsageError
+from vtcli.video.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    pass
+
+import difflib
+import fnmatch
+import tomllib
+from dataclasses import MISSING, fields
 from functools import cache
 from importlib.resources import files
 from itertools import chain
-from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TypeVar, get_args, get_origin, get_type_hints
 
 from vtcli.errors import DataError, UnknownModelError
 from vtcli.labels import list_label_files, load_labels, unverified_labels
-from vtcli.video.pipeline import Pipeline
 
 T = TypeVar("T")
 REGISTRY_NAME = "weights_registry.toml"
@@ -456,3 +464,15 @@ def _require_type(what: str, name: str, value: Any, hint: Any) -> None:
     if not (number or isinstance(value, allowed)):
         wanted = VALUE_WORDS.get(hint, "a table")
         raise DataError(f"'{name}' of {what} is {value!r}; write {wanted}")
+
+
+def named_pipeline(name: str | None, own: Pipeline) -> Pipeline:
+    """A pipeline of the registry for a checkpoint's frames and size, or the checkpoint's own."""
+    if name is None:
+        return own
+    pipelines = load_registry().pipelines
+    if name not in pipelines:
+        raise UsageError(f"there is no pipeline '{name}'; known are {', '.join(pipelines)}")
+    chosen = pipelines[name]
+    short_side = round(chosen.short_side * own.crop_size / chosen.crop_size)
+    return replace(chosen, frames=own.frames, crop_size=own.crop_size, short_side=short_side)

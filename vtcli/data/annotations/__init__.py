@@ -1,6 +1,6 @@
 """Every annotation format that is read, one small module per family: from a file or folder to rows.
 
-A reader looks at nothing but its own file and class lists beside it; `vtcli.data.opening` finds
+A reader looks at nothing but its own file and class lists beside it; `vtcli.data.open` finds
 the videos and turns labels into indices.
 """
 
@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from vtcli.data.annotations.databases import read_activitynet
-from vtcli.data.annotations.diving import read_diving48
-from vtcli.data.annotations.divisions import read_hmdb51, read_ucf101
+from vtcli.data.annotations.activitynet import read_activitynet
+from vtcli.data.annotations.base import Annotation
+from vtcli.data.annotations.diving48 import read_diving48
 from vtcli.data.annotations.epic import read_epic
 from vtcli.data.annotations.folders import read_class_folders, read_videofolder
-from vtcli.data.annotations.framelist import read_frame_list
 from vtcli.data.annotations.kinetics import read_kinetics
 from vtcli.data.annotations.lists import FORMS, read_list, read_pyslowfast
 from vtcli.data.annotations.manifest import read_manifest, read_metadata
 from vtcli.data.annotations.moments import read_moments
-from vtcli.data.annotations.rows import Annotation
-from vtcli.data.annotations.something import read_id_label, read_something_json
+from vtcli.data.annotations.pyslowfast_frames import read_frame_list
+from vtcli.data.annotations.something_something import read_id_label, read_something_json
+from vtcli.data.annotations.ucf_hmdb import read_hmdb51, read_ucf101
 from vtcli.errors import DataError, UsageError
 
 FOLDER_FORMATS = ("class-folders", "huggingface")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vtcli.data.annotations.rows import (
+from vtcli.data.annotations.base import (
     Annotation,
     Row,
     beside,
@@ -24,8 +24,8 @@ def read_epic(path: Path) -> Annotation:
     Raises `DataError` naming a line with a time or a class that is none.
     """
     records = read_records(path, COLUMNS)
-    labelled = "verb_class" in records[0][1]
-    rows = [_row(path, line, record, labelled) for line, record in records]
+    labeled = "verb_class" in records[0][1]
+    rows = [_row(path, line, record, labeled) for line, record in records]
     classes = {}
     for head in HEADS:
         source = beside(path, f"EPIC_100_{head}_classes.csv")
@@ -36,10 +36,10 @@ def read_epic(path: Path) -> Annotation:
     return Annotation(path, described, rows, HEADS, classes, 0, True)
 
 
-def _row(path: Path, line: int, record: dict[str, str], labelled: bool) -> Row:
+def _row(path: Path, line: int, record: dict[str, str], labeled: bool) -> Row:
     person, video = record["participant_id"].strip(), record["video_id"].strip()
     start, end = (_seconds(path, line, record[name]) for name in COLUMNS[3:])
-    numbers = [record.get(f"{head}_class", "").strip() for head in HEADS] if labelled else []
+    numbers = [record.get(f"{head}_class", "").strip() for head in HEADS] if labeled else []
     for number in numbers:
         if not number.isdecimal():
             raise problem(path, line, f"'{number}' is no class number; write a whole number")

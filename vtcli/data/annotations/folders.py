@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from vtcli.data.annotations.base import Annotation, Row
 from vtcli.data.annotations.manifest import metadata_file, read_metadata
-from vtcli.data.annotations.rows import Annotation, Row
-from vtcli.data.catalogue import canonical_split
+from vtcli.data.catalog import canonical_split
 from vtcli.errors import DataError
-from vtcli.video.suffixes import IMAGE_SUFFIXES, has_video_suffix
+from vtcli.video.extensions import IMAGE_SUFFIXES, has_video_suffix
 
 _STANDARD = ("train", "validation", "test")
 
@@ -37,7 +37,7 @@ def sniff_folder(folder: Path) -> str | None:
 
 
 def read_class_folders(folder: Path) -> Annotation:
-    """One row per video, labelled by the folder it lies in.
+    """One row per video, labeled by the folder it lies in.
 
     Raises `DataError` where there is none.
     """

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vtcli.data.annotations.rows import Annotation, Row, problem, read_records
+from vtcli.data.annotations.base import Annotation, Row, problem, read_records
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
 
 
 def read_kinetics(path: Path) -> Annotation:
-    """One row per clip, labelled by class name.
+    """One row per clip, labeled by class name.
 
     Raises `DataError` naming a line without an id, with a time that is no number or, where other
     lines have one, without a label.
     """
     records = read_records(path, COLUMNS)
-    labelled = any(record.get("label", "").strip() for _, record in records)
-    rows = [_row(path, line, record, labelled) for line, record in records]
-    return Annotation(path, "Kinetics csv", rows, found_anywhere=True)
+    labeled = any(record.get("label", "").strip() for _, record in records)
+    rows = [_row(path, line, record, labeled) for line, record in records]
+    return Annotation(path, "Kinetics csv", rows, unique_filenames=True)
 
 
-def _row(path: Path, line: int, record: dict[str, str], labelled: bool) -> Row:
+def _row(path: Path, line: int, record: dict[str, str], labeled: bool) -> Row:
     video, label = record["youtube_id"].strip(), record.get("label", "").strip().strip('"')
-    if not video or (labelled and not label):
+    if not video or (labeled and not label):
         raise problem(path, line, f"has no {'label' if video else 'youtube_id'}; mend the row")
     try:
         start, end = (int(float(record[name])) for name in COLUMNS[1:])

@@ -14,14 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vtcli.data.annotations.rows import (
-    Annotation,
-    Row,
-    problem,
-    read_lines,
-)
+from vtcli.data.annotations.base import Annotation, Row, problem, read_lines
 from vtcli.errors import DataError
-from vtcli.video.suffixes import has_video_suffix
+from vtcli.video.extensions import has_video_suffix
 
 SEPARATORS = (",", "\t", ";", "|")
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")

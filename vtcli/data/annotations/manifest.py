@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vtcli.data.annotations.rows import (
+from vtcli.data.annotations.base import (
     Annotation,
     Label,
     Row,

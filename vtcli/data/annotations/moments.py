@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vtcli.data.annotations.rows import (
+from vtcli.data.annotations.base import (
     Annotation,
     Row,
     beside,
@@ -15,11 +15,11 @@ from vtcli.data.annotations.rows import (
     problem,
     read_lines,
 )
-from vtcli.video.suffixes import has_video_suffix
+from vtcli.video.extensions import has_video_suffix
 
 
 def read_moments(path: Path) -> Annotation:
-    """One row per video, labelled by class name.
+    """One row per video, labeled by class name.
 
     Raises `DataError` naming a line without a label.
     """

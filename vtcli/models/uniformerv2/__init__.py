@@ -3,7 +3,7 @@
 """
 
 from vtcli.models import Architecture
-from vtcli.models.uniformerv2.checkpoints import LAYOUTS, initialise
+from vtcli.models.uniformerv2.checkpoints import LAYOUTS, init_from_image_model
 from vtcli.models.uniformerv2.configs import PRESETS, infer_config, published_macs
 from vtcli.models.uniformerv2.model import UniFormerV2
 
@@ -15,5 +15,5 @@ ARCHITECTURE = Architecture(
     infer_config=infer_config,
     published_macs=published_macs,
     layouts=LAYOUTS,
-    initialise=initialise,
+    init_from_image_model=init_from_image_model,
 )

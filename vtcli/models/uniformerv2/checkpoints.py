@@ -1,4 +1,4 @@
-"""UniFormerV2 checkpoints: the official and the mmaction2 key names, and initialisation from CLIP.
+"""UniFormerV2 checkpoints: the official and the mmaction2 key names, and initialization from CLIP.
 
 Both upstreams store the same tensors; they differ in the names of the last norm and the classifier.
 CLIP comes in OpenAI's names (also open_clip's and timm's) and in those of transformers.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vtcli.errors import LayoutError
-from vtcli.models.layouts import Concat, Layout, Mapped, Rule, pairs, to_ours, unused
+from vtcli.models.layouts import Concat, Layout, Mapped, Rule, pairs, to_vt, unused
 from vtcli.models.uniformerv2.configs import UniFormerV2Config
 
 _BLOCK = "backbone.transformer.resblocks.{}."
@@ -155,7 +155,7 @@ _CLIP_LAYOUTS = (
 )
 
 
-def initialise(tensors: Mapping[str, Tensor], config: UniFormerV2Config) -> Mapped:
+def init_from_image_model(tensors: Mapping[str, Tensor], config: UniFormerV2Config) -> Mapped:
     """CLIP's image tower as the part of a UniFormerV2 model that it covers (appendix A).
 
     The patch kernel goes to the middle frame of the temporal kernel, zeros elsewhere; fp16 becomes
@@ -163,22 +163,22 @@ def initialise(tensors: Mapping[str, Tensor], config: UniFormerV2Config) -> Mapp
     where the tensors are not CLIP's.
     """
     file_names = _image_tower(tensors)
-    layout = next((x for x in _CLIP_LAYOUTS if x.recognises(file_names)), None)
+    layout = next((x for x in _CLIP_LAYOUTS if x.recognizes(file_names)), None)
     if layout is None:
         raise LayoutError(
             "this is no CLIP image transformer in OpenAI's, open_clip's or transformers' key names"
         )
     tower = {name: tensors[full].float() for name, full in file_names.items()}
-    mapped = to_ours(layout, tower)
+    mapped = to_vt(layout, tower)
     mapped.renamed = [(file_names[name], ours) for name, ours in mapped.renamed]
     mapped.dropped = [(file_names[name], why) for name, why in mapped.dropped]
     mapped.dropped += [(n, _TEXT) for n in tensors.keys() - set(file_names.values())]
     kernel = mapped.tensors["patch_embed.weight"]
-    mapped.tensors["patch_embed.weight"] = inflate_centre(kernel, config.temporal_kernel)
+    mapped.tensors["patch_embed.weight"] = inflate_center(kernel, config.temporal_kernel)
     return mapped
 
 
-def inflate_centre(kernel_C3HW: Tensor, frames: int) -> Tensor:
+def inflate_center(kernel_C3HW: Tensor, frames: int) -> Tensor:
     """An image kernel as a video kernel that sees only its middle frame: -> [C,3,frames,H,W]."""
     inflated = kernel_C3HW.new_zeros(*kernel_C3HW.shape[:2], frames, *kernel_C3HW.shape[2:])
     inflated[:, :, frames // 2] = kernel_C3HW

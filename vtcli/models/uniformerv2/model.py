@@ -1,7 +1,7 @@
 """UniFormerV2 (Li et al., arXiv 2211.09552): a CLIP image transformer armed with local and global
 UniFormer blocks.
 
-The image transformer runs frame by frame. Local blocks mix neighbouring frames before attention
+The image transformer runs frame by frame. Local blocks mix neighboring frames before attention
 (and before the MLP); after the last layers a global block lets one learned video query read all
 tokens of the clip. The query is blended with the mean of the frames' class tokens and classified.
 
@@ -49,7 +49,7 @@ class PatchEmbed(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of tokens [M,C]; unlike PyTorch's it keeps no step counter, which nothing
+    """Batch normalization of tokens [M,C]; unlike PyTorch's it keeps no step counter, which nothing
     reads.
     """
 
@@ -188,7 +188,7 @@ def split_grid(x_BTNC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class UniFormerV2(nn.Module):
-    """Clip [B,3,T,H,W], normalised -> logits [B,K]."""
+    """Clip [B,3,T,H,W], normalized -> logits [B,K]."""
 
     def __init__(self, config: UniFormerV2Config) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class UniFormerV2(nn.Module):
         return self.head(F.dropout(self.features(clip_BCTHW), self.config.dropout, self.training))
 
     def features(self, clip_BCTHW: Tensor) -> Tensor:
-        """The normalised clip representation [B,C] that the classifier reads."""
+        """The normalized clip representation [B,C] that the classifier reads."""
         self._check(clip_BCTHW)
         x_BTNC = self._embed(clip_BCTHW)
         q_BC = self.query.view(1, -1).expand(x_BTNC.shape[0], -1)

@@ -1,7 +1,7 @@
 """Video Swin Transformer: attention in shifted space-time windows (arXiv 2106.13230)."""
 
 from vtcli.models import Architecture
-from vtcli.models.videoswin.checkpoints import LAYOUTS, initialise
+from vtcli.models.videoswin.checkpoints import LAYOUTS, init_from_image_model
 from vtcli.models.videoswin.configs import PRESETS, infer_config, published_macs
 from vtcli.models.videoswin.model import VideoSwin
 
@@ -13,5 +13,5 @@ ARCHITECTURE = Architecture(
     infer_config=infer_config,
     published_macs=published_macs,
     layouts=LAYOUTS,
-    initialise=initialise,
+    init_from_image_model=init_from_image_model,
 )

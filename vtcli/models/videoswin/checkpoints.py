@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vtcli.errors import LayoutError
-from vtcli.models.layouts import Layout, Mapped, Rule, pairs, to_ours, unused
+from vtcli.models.layouts import Layout, Mapped, Rule, pairs, to_vt, unused
 from vtcli.models.videoswin.configs import VideoSwinConfig, stage_depths
 from vtcli.models.videoswin.model import relative_position
 
@@ -142,17 +142,17 @@ _IMAGE_LAYOUTS = (
 )
 
 
-def initialise(tensors: Mapping[str, Tensor], config: VideoSwinConfig) -> Mapped:
+def init_from_image_model(tensors: Mapping[str, Tensor], config: VideoSwinConfig) -> Mapped:
     """An image Swin as all of a Video Swin but its classifier (section 3.3).
 
     Every offset in time gets the image's position bias, and every frame under a patch the same
     share of the image's kernel. Raises `LayoutError` where the tensors are not an image Swin's, or
     one's of another depth.
     """
-    layout = next((layout for layout in _IMAGE_LAYOUTS if layout.recognises(tensors)), None)
+    layout = next((layout for layout in _IMAGE_LAYOUTS if layout.recognizes(tensors)), None)
     if layout is None:
         raise LayoutError("this is no image Swin Transformer in Microsoft's or timm's key names")
-    mapped = to_ours(layout, {name: tensor.float() for name, tensor in tensors.items()})
+    mapped = to_vt(layout, {name: tensor.float() for name, tensor in tensors.items()})
     depths = stage_depths(mapped.tensors)
     if depths != config.depths:
         raise LayoutError(

@@ -1,7 +1,7 @@
 """Video Swin Transformer (Liu et al., arXiv 2106.13230): attention in shifted space-time windows.
 
 Tokens attend only within windows of 8x7x7; every second block shifts the windows by half their size
-so that neighbours meet (section 3.2). Between stages 2x2 tokens of a frame merge into one. On the
+so that neighbors meet (section 3.2). Between stages 2x2 tokens of a frame merge into one. On the
 CPU a block takes a few windows at a time, so that what it computes stays in the cache.
 
 Shapes: B clips, T,H,W tokens along time, height, width, M rows of any tokens, W windows of N
@@ -287,7 +287,7 @@ class Block(nn.Module):
         return branch_BTHWC.add_(x_BTHWC)
 
     def _attend(self, x_BTHWC: Tensor) -> Tensor:
-        """Normalise, cut into windows, attend in each, and put back in order: -> [M,C]."""
+        """Normalize, cut into windows, attend in each, and put back in order: -> [M,C]."""
         B, *grid, _ = x_BTHWC.shape
         sizes = list(zip(grid, self.window_size, strict=True))
         window = tuple(min(size, step) for size, step in sizes)
@@ -326,7 +326,7 @@ class PatchMerging(nn.Module):
         *_, H, W, _ = x_BTHWC.shape
         if H % 2 or W % 2:
             x_BTHWC = F.pad(x_BTHWC, (0, 0, 0, W % 2, 0, H % 2))
-        # Of four neighbours the one below comes before the one to the right.
+        # Of four neighbors the one below comes before the one to the right.
         x_BTHWC = rearrange(x_BTHWC, "b t (h i) (w j) c -> b t h w (j i c)", i=2, j=2)
         return self.reduction(self.norm(x_BTHWC))
 
@@ -366,7 +366,7 @@ class PatchEmbed(nn.Module):
 
 
 class VideoSwin(nn.Module):
-    """Clip [B,3,T,H,W] of any size, normalised -> logits [B,K]."""
+    """Clip [B,3,T,H,W] of any size, normalized -> logits [B,K]."""
 
     def __init__(self, config: VideoSwinConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""ViViT checkpoints: scenic's Flax and transformers' key names, and initialising from an image ViT.
+"""ViViT checkpoints: scenic's Flax and transformers' key names, and initializing from an image ViT.
 
 Flax stores a linear layer's kernel as [inputs, outputs], with the outputs (or inputs) of attention
 split into heads. Image transformers come from the same code base (also in older numbering, as flat
@@ -27,7 +27,7 @@ from vtcli.models.layouts import (
     Rule,
     check_image_vit,
     pairs,
-    to_ours,
+    to_vt,
     unused,
 )
 from vtcli.models.vivit.configs import ViViTConfig
@@ -37,50 +37,50 @@ from vtcli.models.vivit.model import POSITION_STD
 class Transposed:
     """A linear layer's kernel [inputs, outputs]; a view, so that weights are not held twice."""
 
-    def to_ours(self, parts: Sequence[Tensor]) -> Tensor:
+    def to_vt(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0].t()
 
-    def from_ours(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
+    def from_vt(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
         return [tensor.t()]
 
 
 class InputHeads:
     """The kernel [H,D,C] of the layer after attention."""
 
-    def to_ours(self, parts: Sequence[Tensor]) -> Tensor:
+    def to_vt(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0].flatten(0, 1).t()
 
-    def from_ours(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
+    def from_vt(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
         return [tensor.t().unflatten(0, (config.num_heads, -1))]
 
 
 class OutputHeads:
     """Kernels [C,H,D] or biases [H,D] of query, key and value, to be packed."""
 
-    def to_ours(self, parts: Sequence[Tensor]) -> Tensor:
+    def to_vt(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([part.flatten(-2).t() for part in parts])
 
-    def from_ours(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
+    def from_vt(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
         return [part.t().unflatten(-1, (config.num_heads, -1)) for part in tensor.chunk(3)]
 
 
 class PatchKernel:
     """A convolution's kernel, its channels last: [kt,kh,kw,3,C] or [kh,kw,3,C]."""
 
-    def to_ours(self, parts: Sequence[Tensor]) -> Tensor:
+    def to_vt(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0].movedim((-1, -2), (0, 1)).contiguous()
 
-    def from_ours(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
+    def from_vt(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
         return [tensor.movedim((0, 1), (-1, -2))]
 
 
 class JointOnly:
     """The tensor as it is, but written only for the one model that transformers has."""
 
-    def to_ours(self, parts: Sequence[Tensor]) -> Tensor:
+    def to_vt(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0]
 
-    def from_ours(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
+    def from_vt(self, tensor: Tensor, config: Any) -> Sequence[Tensor]:
         if config.attention != "joint" or not config.class_token or config.sampled_frames:
             raise LayoutError(
                 "transformers knows ViViT only with joint attention over tubelets and a class "
@@ -250,7 +250,7 @@ _HF_LAYOUT = DialectLayout(
     signature=(f"{_HF}embeddings.cls_token", f"{_PATCHES}.weight"),
     prefix=_HF,
     suffix=".safetensors",
-    companion=hf_config,
+    sidecar=hf_config,
     # What a model's tensors are called in memory, and by torch.save, since transformers 5.
     dialect=(
         ("layers.", "encoder.layer."),
@@ -305,20 +305,20 @@ _IMAGE_LAYOUTS = (
 Inflation = Literal["central_frame", "average", "arp"]
 
 
-def initialise(
+def init_from_image_model(
     tensors: Mapping[str, Tensor], config: ViViTConfig, *, embedding: Inflation = "central_frame"
 ) -> Mapped:
     """An image ViT as the part of a video model that it covers (section 3.4).
 
     The patch kernel is spread over the tubelet as `embedding` says; positions are resized to the
-    frame and repeated over time; model 3 takes the attention for both axes. A factorised encoder
+    frame and repeated over time; model 3 takes the attention for both axes. A factorized encoder
     starts with class tokens of its own. What is not covered keeps the values of `init_weights`.
     Raises `LayoutError` where the tensors are not a ViT's or of another size.
     """
-    layout = next((x for x in _IMAGE_LAYOUTS if x.recognises(tensors)), None)
+    layout = next((x for x in _IMAGE_LAYOUTS if x.recognizes(tensors)), None)
     if layout is None:
         raise LayoutError("this is no image ViT in timm's or in Flax key names")
-    image = to_ours(layout, {name: tensor.float() for name, tensor in tensors.items()})
+    image = to_vt(layout, {name: tensor.float() for name, tensor in tensors.items()})
     _check_size(image.tensors, config)
     mapped = Mapped(dropped=image.dropped, left_over=image.left_over)
     for name, ours in image.renamed:
@@ -339,7 +339,7 @@ def initialise(
 
 def _encoder(config: ViViTConfig) -> str:
     """Our name of the transformer that an image model fills."""
-    return "spatial" if config.attention == "factorised_encoder" else "encoder"
+    return "spatial" if config.attention == "factorized_encoder" else "encoder"
 
 
 def _check_size(image: Mapping[str, Tensor], config: ViViTConfig) -> None:
@@ -369,7 +369,7 @@ def _targets(ours: str, config: ViViTConfig) -> tuple[list[str], str]:
         return [], "this model has no layer before its classifier"
     if first != "encoder":
         return [ours], ""
-    if config.attention == "factorised_self_attention" and rest.startswith("blocks."):
+    if config.attention == "factorized_self_attention" and rest.startswith("blocks."):
         blocks, number, part, end = rest.split(".", 3)
         return [f"encoder.{blocks}.{number}.{axial}.{end}" for axial in _AXIAL[part]], ""
     return [f"{_encoder(config)}.{rest}"], ""
@@ -413,7 +413,7 @@ def fit_positions(pos_1NC: Tensor, has_token: bool, config: ViViTConfig) -> Tens
         grid_1CHW = grid_1NC.transpose(1, 2).unflatten(2, (side, side))
         resized = F.interpolate(grid_1CHW, (rows, columns), mode="bilinear", align_corners=True)
         grid_1NC = resized.flatten(2).transpose(1, 2)
-    if config.attention != "factorised_encoder":
+    if config.attention != "factorized_encoder":
         grid_1NC = grid_1NC.repeat(1, steps, 1)
     if not config.class_token:
         return grid_1NC

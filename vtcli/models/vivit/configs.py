@@ -11,7 +11,7 @@ from vtcli.errors import LayoutError, UsageError
 from vtcli.models import Shapes, with_overrides
 
 Attention = Literal[
-    "joint", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"
+    "joint", "factorized_encoder", "factorized_self_attention", "factorized_dot_product"
 ]
 
 
@@ -24,7 +24,7 @@ class ViViTConfig:
     tubelet_size: (frames, height, width) under one token.
     sampled_frames: uniform frame sampling (section 3.2): so many frames are picked from the clip
         and cut into 2-D patches; 0: tubelets of all frames.
-    temporal_depth: layers of the factorised encoder's second transformer; 0 averages the frames.
+    temporal_depth: layers of the factorized encoder's second transformer; 0 averages the frames.
     class_token: read a class token; False averages all tokens.
     attention_order: which attention comes first in a block of model 3.
     representation_size: width of a tanh layer before the classifier; 0: none.
@@ -81,19 +81,19 @@ _NUM_HEADS = {size.width: size.num_heads for size in _SIZES.values()}
 
 
 def _model(attention: Attention, size: ViViTConfig, **changes: Any) -> ViViTConfig:
-    """A size in one of the factorised forms; only the encoder form has a class token."""
-    token = attention == "factorised_encoder"
+    """A size in one of the factorized forms; only the encoder form has a class token."""
+    token = attention == "factorized_encoder"
     return replace(size, attention=attention, class_token=token, **changes)
 
 
 PRESETS: dict[str, ViViTConfig] = {
     **{f"vivit-{name}": size for name, size in _SIZES.items()},
-    **{f"vivit-{name}-fe": _model("factorised_encoder", size) for name, size in _SIZES.items()},
+    **{f"vivit-{name}-fe": _model("factorized_encoder", size) for name, size in _SIZES.items()},
     # The published L files have as many temporal layers as spatial ones.
-    "vivit-l-fe": _model("factorised_encoder", _L, temporal_depth=24),
-    **{f"vivit-{n}-fsa": _model("factorised_self_attention", s) for n, s in _SIZES.items()},
-    **{f"vivit-{n}-fdp": _model("factorised_dot_product", s) for n, s in _SIZES.items()},
-    "vivit-b-fe-avg": _model("factorised_encoder", _B, temporal_depth=0),
+    "vivit-l-fe": _model("factorized_encoder", _L, temporal_depth=24),
+    **{f"vivit-{n}-fsa": _model("factorized_self_attention", s) for n, s in _SIZES.items()},
+    **{f"vivit-{n}-fdp": _model("factorized_dot_product", s) for n, s in _SIZES.items()},
+    "vivit-b-fe-avg": _model("factorized_encoder", _B, temporal_depth=0),
     "vivit-b-ufs8": replace(_B, tubelet_size=(1, 16, 16), sampled_frames=8),
     "vivit-nano": ViViTConfig(
         image_size=32,
@@ -120,13 +120,13 @@ def published_macs(config: ViViTConfig) -> int:
         linear = 4 * attentions * C * C + 2 * C * hidden
         return depth * tokens * (linear + 2 * seen * C)
 
-    if config.attention == "factorised_encoder":
+    if config.attention == "factorized_encoder":
         blocks = T * layers(config.depth, token + S, token + S)
         if config.temporal_depth:
             blocks += layers(config.temporal_depth, token + T, token + T)
     elif config.attention == "joint":
         blocks = layers(config.depth, token + T * S, token + T * S)
-    elif config.attention == "factorised_self_attention":
+    elif config.attention == "factorized_self_attention":
         blocks = layers(config.depth, T * S, T + S, attentions=2)
     else:
         blocks = layers(config.depth, T * S, (T + S) // 2)
@@ -176,10 +176,10 @@ def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> ViViTConfig:
 
 def _attention(shapes: Shapes, class_token: bool) -> Attention:
     if "spatial.pos_embed" in shapes:
-        return "factorised_encoder"
+        return "factorized_encoder"
     if _AXIAL_MLP in shapes:
-        return "factorised_self_attention"
-    return "joint" if class_token else "factorised_dot_product"
+        return "factorized_self_attention"
+    return "joint" if class_token else "factorized_dot_product"
 
 
 def _layers(shapes: Shapes, encoder: str) -> int:
@@ -192,7 +192,7 @@ def _clip(
     """The clip that `tokens` positions were made for; `steps` along time, 0 where none shows it."""
     frames = hints.get("num_frames", config.num_frames)
     kt, kh, _ = config.tubelet_size
-    one_table = config.attention != "factorised_encoder"
+    one_table = config.attention != "factorized_encoder"
     if steps <= 0:
         _, rows, columns = config.grid
         steps = tokens // (rows * columns) if sampled and one_table else frames // kt

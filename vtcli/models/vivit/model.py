@@ -135,7 +135,7 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """A layer that adds to its normalised input: x + layer(norm(x))."""
+    """A layer that adds to its normalized input: x + layer(norm(x))."""
 
     def __init__(self, width: int, layer: nn.Module) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Residual(nn.Module):
         return x_BTNC + self.layer(self.norm(x_BTNC))
 
 
-class FactorisedBlock(nn.Module):
+class FactorizedBlock(nn.Module):
     """One layer of model 3, with one attention in space and one in time: [B,T,N,C] -> [B,T,N,C]."""
 
     def __init__(self, config: ViViTConfig) -> None:
@@ -196,14 +196,14 @@ class Encoder(nn.Module):
 
 
 class ViViT(nn.Module):
-    """Clip [B,3,T',H',W'], normalised -> logits [B,K]; with several heads, name -> logits."""
+    """Clip [B,3,T',H',W'], normalized -> logits [B,K]; with several heads, name -> logits."""
 
     def __init__(self, config: ViViTConfig) -> None:
         super().__init__()
         self.config = config
         steps, rows, columns = config.grid
         self.patch_embed = PatchEmbed(config)
-        if config.attention == "factorised_encoder":
+        if config.attention == "factorized_encoder":
             self.spatial = Encoder(config, rows * columns, _blocks(config, config.depth))
             if config.temporal_depth:
                 self.temporal = Encoder(config, steps, _blocks(config, config.temporal_depth))
@@ -225,7 +225,7 @@ class ViViT(nn.Module):
         """The clip representation [B,C] that the classifier reads."""
         self._check(clip_BCTHW)
         x_BTNC = self.patch_embed(clip_BCTHW)
-        if self.config.attention == "factorised_encoder":
+        if self.config.attention == "factorized_encoder":
             x_BTC = self.spatial(x_BTNC)
             x_BC = (
                 self.temporal(x_BTC[:, None])[:, 0] if self.config.temporal_depth else x_BTC.mean(1)
@@ -277,9 +277,9 @@ class ViViT(nn.Module):
 
 
 def _blocks(config: ViViTConfig, depth: int) -> list[nn.Module]:
-    if config.attention == "factorised_self_attention":
-        return [FactorisedBlock(config) for _ in range(depth)]
-    axis: Axis = "both" if config.attention == "factorised_dot_product" else "space"
+    if config.attention == "factorized_self_attention":
+        return [FactorizedBlock(config) for _ in range(depth)]
+    axis: Axis = "both" if config.attention == "factorized_dot_product" else "space"
     rates = [config.drop_path * i / max(1, depth - 1) for i in range(depth)]
     return [Block(config, axis, rate) for rate in rates]
 

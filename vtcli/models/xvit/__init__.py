@@ -1,7 +1,7 @@
 """X-ViT: an image transformer with space-time mixing attention (arXiv 2106.05968)."""
 
 from vtcli.models import Architecture
-from vtcli.models.xvit.checkpoints import LAYOUTS, initialise
+from vtcli.models.xvit.checkpoints import LAYOUTS, init_from_image_model
 from vtcli.models.xvit.configs import PRESETS, infer_config, published_macs
 from vtcli.models.xvit.model import XViT
 
@@ -13,6 +13,6 @@ ARCHITECTURE = Architecture(
     infer_config=infer_config,
     published_macs=published_macs,
     layouts=LAYOUTS,
-    decided_by_file=("temporal_positions",),
-    initialise=initialise,
+    variable_fields=("temporal_positions",),
+    init_from_image_model=init_from_image_model,
 )

@@ -1,4 +1,4 @@
-"""X-ViT checkpoints: official key names, those of a retraining, and initialisation from ViT.
+"""X-ViT checkpoints: official key names, those of a retraining, and initialization from ViT.
 
 A released file also holds a classifier of single frames, `new_fc`, which nothing reads unless
 frames are averaged: then it is the classifier, and the file has no temporal transformer. These two
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vtcli.errors import LayoutError
 from vtcli.models import count_layers
-from vtcli.models.layouts import Layout, Mapped, Rule, check_image_vit, pairs, to_ours, unused
+from vtcli.models.layouts import Layout, Mapped, Rule, check_image_vit, pairs, to_vt, unused
 from vtcli.models.xvit.configs import XViTConfig
 
 _BASE = "base_model."
@@ -127,16 +127,16 @@ _VIT = Layout(
 )
 
 
-def initialise(tensors: Mapping[str, Tensor], config: XViTConfig) -> Mapped:
+def init_from_image_model(tensors: Mapping[str, Tensor], config: XViTConfig) -> Mapped:
     """timm's ViT as the part of an X-ViT that it covers: the image transformer as it is.
 
     Positions of another grid are resized. All other tensors keep the values of `init_weights`; the
     temporal embedding is zero there. Raises `LayoutError` where the tensors are not a ViT's, or
     those of one of another size.
     """
-    if not _VIT.recognises(tensors):
+    if not _VIT.recognizes(tensors):
         raise LayoutError("this is no vision transformer in timm's key names")
-    mapped = to_ours(_VIT, {name: tensor.float() for name, tensor in tensors.items()})
+    mapped = to_vt(_VIT, {name: tensor.float() for name, tensor in tensors.items()})
     # timm once embedded patches with a Linear: its weight is the kernel, dimensions merged.
     kernel = mapped.tensors["patch_embed.weight"]
     size = config.patch_size

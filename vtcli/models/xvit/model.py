@@ -1,7 +1,7 @@
 """X-ViT (Bulat et al., arXiv 2106.05968): an image transformer with space-time mixing attention.
 
 Every frame attends to its own tokens, but some channels of its keys and values come from the
-neighbouring frames (section 3.2), which costs no multiplication. A small transformer over the
+neighboring frames (section 3.2), which costs no multiplication. A small transformer over the
 frames' class tokens (section 3.3) or their mean gives the answer. Two parts of the paper that no
 released code or file has are options, off by default and built from its text: summary tokens, and
 the two classifiers of EPIC-Kitchens.
@@ -65,7 +65,7 @@ class Mixing:
 
 
 class SpaceTimeAttention(nn.Module):
-    """Self-attention within every frame, whose keys and values may mix in neighbouring frames.
+    """Self-attention within every frame, whose keys and values may mix in neighboring frames.
 
     With summary tokens (section 3.3, one per frame) every frame's keys and values also hold the
     means of all frames' patch tokens. The mean of keys is the key of the mean.
@@ -192,7 +192,7 @@ class TemporalMean(nn.Module):
 
 
 class XViT(nn.Module):
-    """Clip [B,3,T,H,W], normalised -> logits [B,K]; by name where `config.heads` names several.
+    """Clip [B,3,T,H,W], normalized -> logits [B,K]; by name where `config.heads` names several.
 
     Raises `ShapeError` for an image size that the position table cannot be resized to.
     """
@@ -239,7 +239,7 @@ class XViT(nn.Module):
         return self.temporal(F.dropout(f_BTC, self.config.dropout, self.training))
 
     def frame_features(self, clip_BCTHW: Tensor) -> Tensor:
-        """The normalised class token of every frame: [B,T,C]."""
+        """The normalized class token of every frame: [B,T,C]."""
         self._check(clip_BCTHW)
         return self.norm(run_for_first_token(self.blocks, self._embed(clip_BCTHW)))
 

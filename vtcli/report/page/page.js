@@ -82,8 +82,8 @@ function startClasses() {
 
 const LENS = 21; // cells across the enlarged part
 
-// Calls paint(truth, predicted, colour) for each of the cells.
-// Colour: right answers and wrong ones in two hues, the stronger the larger the share of the row.
+// Calls paint(truth, predicted, color) for each of the cells.
+// Color: right answers and wrong ones in two hues, the stronger the larger the share of the row.
 function paintCells(cells, n, paint) {
   const style = getComputedStyle(document.documentElement);
   const [right, wrong] = ["--right", "--wrong"].map((name) => style.getPropertyValue(name));
@@ -111,8 +111,8 @@ function startMatrix(part) {
     const pen = big.getContext("2d");
     const step = big.width / size;
     const side = Math.max(step, 2.5 * devicePixelRatio);
-    paintCells(data.cells, data.n, (truth, predicted, colour) => {
-      pen.fillStyle = colour;
+    paintCells(data.cells, data.n, (truth, predicted, color) => {
+      pen.fillStyle = color;
       pen.fillRect((predicted + 0.5) * step - side / 2, (truth + 0.5) * step - side / 2, side, side);
     });
     point();
@@ -127,8 +127,8 @@ function startMatrix(part) {
         Math.abs(truth - at[0]) < LENS / 2 && Math.abs(predicted - at[1]) < LENS / 2,
     );
     pen.clearRect(0, 0, lens.width, lens.height);
-    paintCells(near, data.n, (truth, predicted, colour) => {
-      pen.fillStyle = colour;
+    paintCells(near, data.n, (truth, predicted, color) => {
+      pen.fillStyle = color;
       pen.fillRect((predicted - corner[1]) * step, (truth - corner[0]) * step, step - 1, step - 1);
     });
     pen.strokeStyle = getComputedStyle(big).color;

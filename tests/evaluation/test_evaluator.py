@@ -1,0 +1,603 @@
+"""An evaluation is honest, goes on after a kill with the same numbers, and needs no neighbors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from tests.data import layouts
+from tests.evaluation.harness import (
+    CLASSES,
+    ROOT,
+    class_folders,
+    environment,
+    model_file,
+    scores_of,
+    vt,
+    vt_here,
+)
+from vtcli.data.clip_loader import Loader, Request
+from vtcli.data.open import open_dataset
+from vtcli.data.samples import Sample
+from vtcli.errors import DataError, OutOfMemoryError, UsageError, VideoDecodeError
+from vtcli.evaluation.aggregate import load_run_scores
+from vtcli.evaluation.batching import make_units, slots_per_batch
+from vtcli.evaluation.conclude import conclude
+from vtcli.evaluation.evaluator import Evaluator
+from vtcli.evaluation.plan import EvalSettings, plan_evaluation
+from vtcli.evaluation.results import EvaluationReport
+from vtcli.evaluation.run_directory import RunDirectory, sample_key
+from vtcli.inference.predictor import predict
+from vtcli.labels import load_labels
+from vtcli.runtime.distributed import Group
+from vtcli.video import frame_source
+from vtcli.weights.load import load_model
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_file(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_folders(tmp_path_factory.mktemp("data") / "videos")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, model: Path, videos: Path) -> Path:
+    """A run that nothing happened to, a video to each batch."""
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    done = vt_here("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def evaluate(dataset: Path | str, model: Path, run: Path, **options: object) -> EvaluationReport:
+    root = options.pop("root", None)
+    found = open_dataset(dataset, root)  # type: ignore[arg-type]
+    plan = plan_evaluation(found, model, EvalSettings(**{"device": "cpu", **options}))  # type: ignore[arg-type]
+    evaluator = Evaluator(plan, run, Group())
+    evaluator.run()
+    return conclude(evaluator)
+
+
+def test_scores_are_those_of_vt_predict(model: Path, videos: Path, unbroken: Path) -> None:
+    found = load_run_scores(RunDirectory(unbroken))
+    for row, sample in list(enumerate(found.read))[::7]:
+        answer = predict(sample.path, model=model, views="paper", topk=8, precision="fp32")
+        expected = {a.index: a.raw for a in answer.predictions}
+        for index, raw in expected.items():
+            assert found.scores["action"][row, index] == pytest.approx(raw, abs=1e-5)
+
+
+def test_accuracy_is_what_the_stored_scores_say(unbroken: Path, videos: Path) -> None:
+    found = load_run_scores(RunDirectory(unbroken))
+    names = [sample.id.split("/")[0].replace("_", " ") for sample in found.read]
+    answers = [CLASSES[i] for i in found.scores["action"].argmax(1)]
+    summary = json.loads((unbroken / "summary.json").read_text())
+    right = sum(a == b for a, b in zip(names, answers, strict=True))
+    assert summary["heads"][0]["top1_read"]["value"] == pytest.approx(right / len(names))
+    assert (summary["expected"], summary["read"], summary["failed"]) == (24, 24, 0)
+
+
+def kill_at(count: int, run: Path, command: list[str]) -> None:
+    """Start the command and kill it as soon as so many views have been written down."""
+    process = subprocess.Popen(
+        command,
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if len(scores_of(run)) >= count:
+            break
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("batch_size", ["1", "5"])
+def test_a_run_killed_at_random_ends_with_the_same_scores(
+    batch_size: str, model: Path, videos: Path, tmp_path: Path
+) -> None:
+    run, whole = tmp_path / "killed", tmp_path / "whole"
+    words = ["eval", "--dataset", str(videos), "-m", str(model), "-b", batch_size, "-o"]
+    chance = random.Random(int(batch_size))
+    for count in sorted(chance.sample(range(1, 40), 2)):
+        kill_at(count, run, [sys.executable, "-m", "vtcli", *words, str(run)])
+    assert vt_here(*words, run).returncode == 0
+    assert vt_here(*words, whole).returncode == 0
+    assert scores_of(run) == scores_of(whole)
+    assert len(scores_of(run)) == 48
+    for name in ("predictions.csv", "failures.csv"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_no_view_is_scored_twice(model: Path, videos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["eval", "--dataset", str(videos), "-m", str(model), "-b", "1", "-o", str(run)]
+    kill_at(20, run, [sys.executable, "-m", "vtcli", *words])
+    assert vt_here(*words).returncode == 0
+    lines = [json.loads(line) for f in (run / "scores").iterdir() for line in whole_lines(f)]
+    assert set(Counter((line["id"], line["view"]) for line in lines).values()) == {1}
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_says_how_to_go_on(
+    sent: signal.Signals, code: int, model: Path, videos: Path, tmp_path: Path
+) -> None:
+    words = ["eval", "--dataset", str(videos), "-m", str(model), "-b", "1", "-o", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vtcli", *words],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not scores_of(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, "")
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+
+
+def whole_lines(file: Path) -> Iterator[str]:
+    for line in file.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield line
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_work_and_give_the_same_scores(
+    processes: int, model: Path, videos: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    words = ("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", tmp_path / "run")
+    done = torchrun(processes, *words)
+    assert done.returncode == 0, done.stderr
+    assert scores_of(tmp_path / "run") == scores_of(unbroken)
+    assert len(list((tmp_path / "run" / "scores").iterdir())) == processes
+    predictions = (tmp_path / "run" / "predictions.csv").read_bytes()
+    assert predictions == (unbroken / "predictions.csv").read_bytes()
+
+
+def torchrun(processes: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        torchrun_command(processes, *words),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=120,
+    )
+
+
+def torchrun_command(processes: int, *words: str | Path) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, f"--nproc-per-node={processes}", "-m", "vtcli", *map(str, words)]
+
+
+def test_a_process_that_dies_loses_nothing(
+    model: Path, videos: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    """Rank 0 is killed; another number of processes goes on."""
+    run = tmp_path / "run"
+    words = ("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", run)
+    process = subprocess.Popen(
+        torchrun_command(2, *words),
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (started := list(run.glob("scores/*-rank0.jsonl"))):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(int(started[0].name.split("-")[2]), signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    kept = scores_of(run)
+    assert vt_here(*words).returncode == 0
+    after = scores_of(run)
+    assert kept.items() <= after.items()
+    assert after == scores_of(unbroken)
+
+
+def test_corrupt_videos_are_counted_and_never_replaced(
+    model: Path, videos: Path, tmp_path: Path
+) -> None:
+    """Ten per cent of a dataset: cut off, empty, text, missing."""
+    data = tmp_path / "videos"
+    shutil.copytree(videos, data)
+    files = sorted(p for p in data.rglob("*.mp4"))
+    extra = data / CLASSES[0].replace(" ", "_") / "more.mp4"
+    shutil.copy(files[0], extra)
+    files[3].write_bytes(files[3].read_bytes()[:700])
+    files[11].write_bytes(b"")
+    files[17].write_text("not a video at all")
+    run = tmp_path / "run"
+    done = vt_here("eval", "--dataset", data, "-m", model, "-o", run)
+    assert done.returncode == 3, done.stderr
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["expected"], summary["read"], summary["failed"]) == (25, 22, 3)
+    head = summary["heads"][0]
+    right = head["top1_read"]["value"] * 22
+    assert head["top1_all"]["value"] == pytest.approx(right / 25)
+    failed = {row["id"]: row["reason"] for row in summary["failures"]}
+    assert len(failed) == 3
+    assert all(files[n].name in {Path(i).name for i in failed} for n in (3, 11, 17))
+    assert "25 expected, 22 read, 3 failed" in done.stdout
+    again = vt_here("eval", "--dataset", data, "-m", model, "-o", run)
+    assert again.returncode == 3
+    assert len(list((run / "scores").iterdir())) == 1  # nothing was done twice
+
+
+def test_a_mended_file_is_read_when_the_run_goes_on(
+    model: Path, videos: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "videos"
+    shutil.copytree(videos, data)
+    broken = sorted(data.rglob("*.mp4"))[5]
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    assert evaluate(data, model, tmp_path / "run").failed == 1
+    broken.write_bytes(whole)
+    report = evaluate(data, model, tmp_path / "run")
+    assert (report.read, report.failed) == (24, 0)
+
+
+def test_a_file_that_may_be_read_again_is_read_when_the_run_goes_on(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = open_dataset(videos).samples[0]
+    readable = sample_key(sample)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: False)
+        assert sample_key(sample) != readable
+    assert sample_key(sample) == readable
+
+
+def test_names_of_any_bytes_are_evaluated_and_written_down(tmp_path: Path) -> None:
+    names = ["line\u2028separator", "next\x85line", "new\nline", "latin\udce9", "<b>&#\"';,"]
+    for label in "ab":
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for number, name in enumerate(names):
+            tiny.video(tmp_path / "plain.mp4", 12, (48, 40), number)
+            (tmp_path / "plain.mp4").rename(tmp_path / "videos" / label / f"{name}.mp4")
+        (tmp_path / "videos" / label / f"broken {names[3]}.mp4").write_bytes(b"no video")
+    model = model_file(tmp_path / "m.safetensors", {"action": ("a", "b")})
+    run = tmp_path / "run"
+    report = evaluate(tmp_path / "videos", model, run)
+    assert (report.read, report.failed) == (10, 2)
+    assert {sample.id for sample in load_run_scores(RunDirectory(run)).read} == {
+        f"{label}/{name}.mp4" for label in "ab" for name in names
+    }
+    summary = json.loads((run / "summary.json").read_bytes())
+    assert {Path(f["path"]).name for f in summary["failures"]} == {f"broken {names[3]}.mp4"}
+    with (run / "predictions.csv").open(
+        encoding="utf-8", errors="surrogateescape", newline=""
+    ) as file:
+        assert {row["id"] for row in csv.DictReader(file)} == {
+            f"{label}/{name}.mp4" for label in "ab" for name in names
+        }
+
+
+def test_videos_behind_links_to_folders_count(model: Path, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos" / "abseiling").mkdir(parents=True)
+    (tmp_path / "videos" / "abseiling" / "more").symlink_to(videos / "abseiling")
+    (tmp_path / "videos" / "abseiling" / "back").symlink_to(tmp_path / "videos")
+    assert evaluate(tmp_path / "videos", model, tmp_path / "run").read == 3
+
+
+def test_a_class_folder_that_cannot_be_opened_stops_before_any_work(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("archery"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"archery cannot be opened \(Permission denied\)"):
+        open_dataset(videos)
+
+
+def test_a_folder_of_frames_that_cannot_be_opened_is_a_failure_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.jester(tmp_path / "jester")
+    model = model_file(tmp_path / "m.safetensors", {"action": load_labels("jester")}, "jester")
+    iterdir = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder.name == "35":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    report = evaluate("jester", model, tmp_path / "run", root=tmp_path / "jester")
+    assert (report.read, report.failed) == (2, 1)
+    assert report.failures[0].reason == "not_found"
+
+
+def test_a_segment_in_seconds_of_a_video_without_a_rate_is_not_made_up(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = next(videos.rglob("*.mp4"))
+    rateless = replace(frame_source.probe(clip), fps=0.0)
+    monkeypatch.setattr(frame_source, "probe", lambda path: rateless)
+    assert frame_source.open_footage(clip).frames == rateless.frames
+    with pytest.raises(VideoDecodeError, match="does not say its frame rate"):
+        frame_source.open_footage(clip, seconds=(0.0, 0.5))
+
+
+def test_the_next_group_is_read_while_the_model_works_on_a_large_one(videos: Path) -> None:
+    samples = open_dataset(videos).samples
+    begun = threading.Event()
+
+    class Reader:
+        def read(self, sample: Sample, wanted: object) -> Iterator[torch.Tensor]:
+            if sample is samples[8]:
+                begun.set()
+            return iter(())
+
+    groups = ([Request(sample, (0,)) for sample in samples[i : i + 8]] for i in (0, 8))
+    loader = iter(Loader(Reader(), groups, workers=2))  # type: ignore[arg-type]
+    next(loader)
+    assert begun.wait(5)
+    loader.close()  # type: ignore[attr-defined]
+
+
+def test_nothing_read_is_exit_4(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos" / CLASSES[0]
+    folder.mkdir(parents=True)
+    (folder / "a.mp4").write_bytes(b"")
+    done = vt_here("eval", "--dataset", folder.parent, "-m", model, "-o", tmp_path / "run")
+    assert done.returncode == 4
+    assert "1 expected, 0 read, 1 failed" in done.stdout
+
+
+SETS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "ssv2": (layouts.ssv2, "ssv2"),
+    "k400": (layouts.kinetics, "k400"),
+    "ucf101": (layouts.ucf101, "ucf101"),
+    "hmdb51": (layouts.hmdb51, "hmdb51"),
+    "mit": (layouts.moments, "mit"),
+    "jester": (layouts.jester, "jester"),
+    "ssv1": (layouts.ssv1, "ssv1"),
+    "activitynet": (layouts.activitynet, "activitynet"),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_an_official_download_is_evaluated_as_it_lies(name: str, tmp_path: Path) -> None:
+    write, stem = SETS[name]
+    root = write(tmp_path / name)
+    model = model_file(tmp_path / "m.safetensors", {"action": load_labels(stem)}, name, (1, 1))
+    report = evaluate(name, model, tmp_path / "run", root=root)
+    assert report.failed == 0
+    assert report.read == report.expected == len(open_dataset(name, root).samples) > 0
+    assert report.dataset == name
+
+
+def test_two_heads_are_scored_apart_and_in_pairs(tmp_path: Path) -> None:
+    root = layouts.epic100(tmp_path / "epic")
+    (video,) = root.rglob("P01_11.MP4")
+    video.unlink()
+    tiny.video(video.with_suffix(".mp4"), 60).rename(video)
+    heads = {head: load_labels(f"epic100_{head}") for head in ("noun", "verb")}
+    model = model_file(tmp_path / "m.safetensors", heads, "epic100", (1, 1))
+    report = evaluate("epic100", model, tmp_path / "run", root=root)
+    assert [head.name for head in report.heads] == ["noun", "verb"]
+    assert report.action is not None
+    assert report.action.n_expected == 2
+    # The second segment begins at one minute, in a clip of two seconds.
+    assert [f.reason for f in report.failures] == ["missing_frames"]
+
+
+def test_units_hold_every_view_once_and_no_sample_is_in_two() -> None:
+    for samples, views, batch in ((7, 12, 8), (7, 12, 1), (7, 1, 4), (7, 3, 8), (1, 30, 64)):
+        units = make_units(samples, views, batch)
+        slots = [slot for unit in units for b in unit.batches for slot in b]
+        assert sorted(slots) == [(s, v) for s in range(samples) for v in range(views)]
+        assert [s for unit in units for s in unit.samples] == list(range(samples))
+        most = max(len(b) for unit in units for b in unit.batches)
+        assert most <= slots_per_batch(views, batch) <= max(batch, 1)
+
+
+@pytest.mark.parametrize("arch", ["uniformerv2", "xvit"])
+def test_a_score_does_not_depend_on_its_neighbors(arch: str, tmp_path: Path) -> None:
+    heads = {"action": CLASSES} if arch == "uniformerv2" else {"noun": CLASSES, "verb": CLASSES}
+    net = load_model(model_file(tmp_path / "m.safetensors", heads))
+    frames = net.config.num_frames
+    clips = torch.randn(6, 3, frames, 32, 32)
+    others = torch.randn(6, 3, frames, 32, 32)
+    others[3] = clips[3]
+    alone = torch.zeros(6, 3, frames, 32, 32)
+    alone[3] = clips[3]
+    with torch.inference_mode():
+        answers = [net(batch) for batch in (clips, others, alone)]
+    for answer in answers[1:]:
+        for head, logits in by_head(answer).items():
+            assert torch.equal(logits[3], by_head(answers[0])[head][3])
+
+
+def by_head(logits: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return logits if isinstance(logits, dict) else {"action": logits}
+
+
+def test_shuffled_class_names_are_caught(tmp_path: Path) -> None:
+    """A model that is right by number on classes whose names stand in another order."""
+    data = class_folders(tmp_path / "videos", per_class=4)
+    shuffled = [*CLASSES[3:], *CLASSES[:3]]
+    model = model_file(tmp_path / "m.safetensors", {"action": shuffled})
+    plan = plan_evaluation(open_dataset(data), model, EvalSettings(device="cpu"))
+    evaluator = Evaluator(plan, tmp_path / "run", Group())
+    evaluator.run()
+    _answer_as_if(tmp_path / "run", {name: n for n, name in enumerate(sorted(CLASSES))})
+    report = conclude(evaluator)
+    assert any("permuted class order" in warning for warning in report.warnings)
+
+
+def _answer_as_if(run: Path, row_of: dict[str, int]) -> None:
+    """Overwrite a run's scores: the row of each sample's folder gets the highest one."""
+    import base64
+
+    file = next((run / "scores").iterdir())
+    lines = []
+    for line in file.read_text().splitlines():
+        record = json.loads(line)
+        scores = np.zeros(len(row_of), "<f4")
+        scores[row_of[record["id"].split("/")[0].replace("_", " ")]] = 5.0
+        record["logits"] = {"action": base64.b64encode(scores.tobytes()).decode()}
+        lines.append(json.dumps(record))
+    file.write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_classes_the_model_does_not_have_stop_before_any_work(tmp_path: Path, model: Path) -> None:
+    data = class_folders(tmp_path / "videos", 1, ["abseiling", "juggling chainsaws"])
+    with pytest.raises(DataError, match=r"1 of the 2 classes .* 'juggling_chainsaws'"):
+        plan_evaluation(open_dataset(data), model, EvalSettings())
+
+
+def test_an_empty_dataset_is_refused(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label\n")
+    done = vt_here("eval", "--dataset", tmp_path / "list.csv", "-m", model, "-o", tmp_path / "run")
+    assert done.returncode == 7
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_outside_the_classes_is_refused(tmp_path: Path, model: Path) -> None:
+    layouts.video(tmp_path / "a.mp4")
+    (tmp_path / "list.txt").write_text("a.mp4 0\na.mp4 99\n")
+    done = vt_here("eval", "--dataset", tmp_path / "list.txt", "-m", model, "-o", tmp_path / "run")
+    assert done.returncode == 7, done.stderr
+    assert done.stderr.count("vt: error:") == 1
+
+
+def test_a_run_of_another_model_or_protocol_is_refused(
+    model: Path, videos: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    other = model_file(tmp_path / "other.safetensors", seed=1)
+    with pytest.raises(DataError, match="a run of another model"):
+        evaluate(videos, other, unbroken)
+    with pytest.raises(DataError, match=r"another protocol \(clips\): '2', not '1'"):
+        evaluate(videos, model, unbroken, views="1x1")
+    with pytest.raises(DataError, match="another decoder: 'pyav', not 'decord'"):
+        evaluate(videos, model, unbroken, decoder="decord")
+    with pytest.raises(DataError, match="holds a run already"):
+        evaluate(videos, model, unbroken, resume=False)
+
+
+def test_a_run_of_other_videos_under_the_same_name_is_refused(
+    model: Path, videos: Path, tmp_path: Path
+) -> None:
+    evaluate(videos, model, tmp_path / "run")
+    summary = (tmp_path / "run" / "summary.json").read_bytes()
+    other = class_folders(tmp_path / "videos", 1)
+    with pytest.raises(DataError, match="other videos"):
+        evaluate(other, model, tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").read_bytes() == summary
+    shutil.copytree(videos / "archery", other / "archery", dirs_exist_ok=True)  # with its times
+    assert evaluate(other, model, tmp_path / "run").read == 10
+
+
+def test_processes_that_see_different_videos_are_refused(
+    model: Path, videos: Path, tmp_path: Path
+) -> None:
+    class Two(Group):
+        def all_gather(self, value: T) -> list[T]:
+            told.append(value)
+            return told[-2:]  # type: ignore[return-value]
+
+    told: list[object] = []
+    data = shutil.copytree(videos, tmp_path / "videos")
+    plan = plan_evaluation(open_dataset(data), model, EvalSettings())
+    Evaluator(plan, tmp_path / "run", Two())
+    Evaluator(plan, tmp_path / "run", Two())
+    next(data.rglob("*.mp4")).unlink()
+    plan = plan_evaluation(open_dataset(data), model, EvalSettings())
+    with pytest.raises(DataError, match="do not see the same model and the same videos"):
+        Evaluator(plan, tmp_path / "run", Two())
+
+
+def test_two_runs_do_not_write_into_one_folder(model: Path, videos: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with run.claimed({}, {}, True):
+        done = vt("eval", "--dataset", videos, "-m", model, "-o", tmp_path / "run")
+    assert done.returncode == 7
+    assert "is being written by another run" in done.stderr
+
+
+def test_a_batch_too_large_for_memory_says_what_to_try(
+    model: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vtcli.evaluation.evaluator as evaluator
+
+    def too_large(net: object, batch: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(evaluator, "forward", too_large)
+    with pytest.raises(OutOfMemoryError, match="-b 4"):
+        evaluate(videos, model, tmp_path / "run", batch_size=8)
+
+
+def test_wrong_settings_are_usage_errors(model: Path, videos: Path) -> None:
+    for wrong in ({"views": "4"}, {"precision": "int8"}, {"pipeline": "none"}, {"label_set": "k8"}):
+        with pytest.raises(UsageError):
+            plan_evaluation(open_dataset(videos), model, EvalSettings(**wrong))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs to fill")
+def test_a_full_disk_stops_with_a_sentence_and_keeps_what_was_scored(
+    model: Path, videos: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(small)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        words = ("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", small / "run")
+        done = vt(*words)
+        assert done.returncode == 7, done.stderr
+        assert "the disk is full" in done.stderr
+        kept = scores_of(small / "run")
+        assert kept.items() <= scores_of(unbroken).items()
+        subprocess.run(["mount", "-o", "remount,size=20m", str(small)], check=True)
+        assert vt(*words).returncode == 0
+        assert scores_of(small / "run") == scores_of(unbroken)
+    finally:
+        subprocess.run(["umount", str(small)], check=False)

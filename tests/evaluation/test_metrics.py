@@ -1,0 +1,297 @@
+"""Figures of an evaluation against their formulas, worked by hand or by a slower way."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from vtcli.errors import DataError
+from vtcli.evaluation.class_order import detect_class_permutation
+from vtcli.evaluation.metrics import (
+    action_metrics,
+    head_metrics,
+    is_correct,
+    mean_over_splits,
+    wilson_interval,
+    worst_mistakes,
+)
+from vtcli.evaluation.results import Estimate
+
+NAMES = tuple("abcdefgh")
+
+
+def one_hot(predicted: list[int], classes: int) -> np.ndarray:
+    return np.eye(classes)[predicted]
+
+
+def counts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    return np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, -1)
+
+
+# --- accuracies ---------------------------------------------------------------------------------
+
+
+def test_wilsons_interval_solves_its_equation() -> None:
+    # Its bounds are the shares q for which the observed one is just 1.96 standard errors away.
+    for right, n in ((0, 7), (7, 7), (3, 10), (19_000, 24_777)):
+        figure = wilson_interval(right, n)
+        assert figure is not None
+        assert figure.value == right / n
+        assert 0 <= figure.low <= figure.value <= figure.high <= 1
+        for bound in (figure.low, figure.high):
+            if 0 < bound < 1:
+                away = abs(figure.value - bound) / math.sqrt(bound * (1 - bound) / n)
+                assert away == pytest.approx(1.959964, abs=1e-5)
+    assert wilson_interval(0, 0) is None
+
+
+def test_top_1_and_top_5_count_failed_samples_as_wrong_over_all() -> None:
+    scores = np.array([[8, 7, 6, 5, 4, 3, 2, 1.0]] * 4)
+    result = head_metrics("action", NAMES, scores, [0, 4, 5, 0], expected=10)
+    assert (result.n_read, result.n_expected) == (4, 10)
+    assert result.top1_read == wilson_interval(2, 4)
+    assert result.top1_all == wilson_interval(2, 10)
+    assert result.top5_read == wilson_interval(3, 4)
+    assert result.top5_all == wilson_interval(3, 10)
+
+
+def test_equal_scores_rank_by_index() -> None:
+    flat = np.zeros((8, 8))
+    result = head_metrics("action", NAMES, flat, list(range(8)), expected=8)
+    assert result.top1_read == wilson_interval(1, 8)
+    assert result.top5_read == wilson_interval(5, 8)
+    assert result.confusion[:, 0].tolist() == [1] * 8
+    tied = np.array([[0.1, 0.4, 0.4, 0.1]])
+    assert is_correct(tied, [1]).tolist() == [True]
+    assert is_correct(tied, [2]).tolist() == [False]
+
+
+def test_fewer_classes_than_five_are_all_among_the_best_five() -> None:
+    result = head_metrics("action", "abc", one_hot([0, 0], 3), [1, 2], expected=2)
+    assert result.top1_read == wilson_interval(0, 2)
+    assert result.top5_read == wilson_interval(2, 2)
+
+
+def test_any_of_several_right_labels_counts() -> None:
+    scores = one_hot([2, 3, 1], 4)
+    truth = [(0, 2), (0, 2), 1]
+    assert is_correct(scores, truth).tolist() == [True, False, True]
+    result = head_metrics("action", "abcd", scores, truth, expected=3)
+    # In the row of the answer where it is right, else of the first label.
+    assert sorted(zip(*map(list, result.confusion.nonzero()), strict=True)) == [
+        (0, 3),
+        (1, 1),
+        (2, 2),
+    ]
+    assert result.top1_read == wilson_interval(int(result.confusion.trace()), 3)
+
+
+def test_the_table_of_classes_names_what_each_is_taken_for() -> None:
+    truth = [0, 0, 0, 0, 1, 1, 3]
+    predicted = [0, 2, 1, 2, 1, 1, 0]
+    result = head_metrics("action", "abcd", one_hot(predicted, 4), truth, expected=7)
+    rows = [(r.n, r.right, r.accuracy, r.confused_with, r.confused) for r in result.per_class]
+    assert rows == [
+        (4, 1, 0.25, 2, 2),
+        (2, 2, 1.0, None, 0),
+        (0, 0, None, None, 0),
+        (1, 0, 0, 0, 1),
+    ]
+    assert [r.name for r in result.per_class] == list("abcd")
+    assert result.confusion.tolist() == [[1, 1, 2, 0], [0, 2, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
+    assert result.mean_class is not None
+    assert result.mean_class.value == pytest.approx((0.25 + 1 + 0) / 3)
+
+
+def test_the_interval_of_the_mean_class_accuracy_is_that_of_independent_classes() -> None:
+    # The variance of a mean of independent shares is known; with many samples it is normal.
+    rng = np.random.default_rng(3)
+    n, share = np.array([400, 900, 2500]), np.array([0.5, 0.8, 0.9])
+    truth = np.repeat(np.arange(3), n)
+    predicted = np.where(np.arange(n.sum()) % 10 < 10 * share[truth], truth, (truth + 1) % 3)
+    order = rng.permutation(len(truth))
+    result = head_metrics(
+        "action", "abc", one_hot(predicted[order], 3), truth[order].tolist(), len(truth)
+    )
+    mean = result.mean_class
+    assert mean is not None
+    deviation = math.sqrt((share * (1 - share) / n).sum()) / 3
+    assert mean.value == pytest.approx(share.mean())
+    assert mean.low == pytest.approx(mean.value - 1.96 * deviation, abs=0.1 * deviation)
+    assert mean.high == pytest.approx(mean.value + 1.96 * deviation, abs=0.1 * deviation)
+
+
+def test_a_mean_class_accuracy_that_cannot_vary_still_has_an_interval() -> None:
+    result = head_metrics("action", "abc", one_hot([0, 0, 1], 3), [0, 0, 1], expected=3)
+    assert result.mean_class == wilson_interval(3, 3)
+
+
+def test_a_run_that_read_nothing_has_no_accuracy_over_what_it_read() -> None:
+    result = head_metrics("action", NAMES, np.zeros((0, 8)), [], expected=3)
+    assert result.top1_read is None
+    assert result.mean_class is None
+    assert result.top1_all == Estimate(0, 0, pytest.approx(3.8415 / (3 + 3.8415), abs=1e-4))
+
+
+def test_a_label_outside_the_classes_or_none_and_nan_are_refused() -> None:
+    with pytest.raises(DataError, match="no label"):
+        head_metrics("action", NAMES, np.zeros((2, 8)), [0, ()], expected=2)
+    for label in (8, -1, (0, 8)):
+        with pytest.raises(DataError, match="outside the model's 8 classes"):
+            head_metrics("action", NAMES, np.zeros((1, 8)), [label], expected=1)
+    with pytest.raises(DataError, match="NaN"):
+        head_metrics("action", "ab", np.array([[0.0, np.nan]]), [0], expected=1)
+
+
+def test_the_worst_mistakes_are_the_surest_wrong_answers() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.8, 0.2]])
+    assert worst_mistakes(probabilities, [0, 0, 1, 1], 5) == [(1, 1), (3, 0), (2, 0)]
+    assert worst_mistakes(probabilities, [0, 0, 1, 1], 1) == [(1, 1)]
+
+
+# --- verbs and nouns ----------------------------------------------------------------------------
+
+
+def test_an_action_is_right_where_verb_and_noun_both_are() -> None:
+    rng = np.random.default_rng(5)
+    verb, noun = rng.dirichlet(np.ones(7), 150), rng.dirichlet(np.ones(9), 150)
+    pairs = rng.integers([7, 9], size=(150, 2))
+    pairs[:40] = np.stack([verb[:40].argmax(1), noun[:40].argmax(1)], 1)
+    truth = [(int(v), int(n)) for v, n in pairs]
+    result = action_metrics(verb, noun, truth, expected=200)
+    both = is_correct(verb, [v for v, _ in truth]) & is_correct(noun, [n for _, n in truth])
+    assert result.top1_read == wilson_interval(int(both.sum()), 150)
+    assert result.top1_all == wilson_interval(int(both.sum()), 200)
+    top5 = 0
+    for v, n, right in zip(verb, noun, truth, strict=True):
+        every = itertools.product(enumerate(v), enumerate(n))
+        best = sorted(((-p * q, (i, j)) for (i, p), (j, q) in every))[:5]
+        top5 += right in [pair for _, pair in best]
+    assert result.top5_read == wilson_interval(top5, 150)
+
+
+def test_an_action_with_several_nouns_is_right_with_any_of_them() -> None:
+    verb, noun = one_hot([1, 1], 3), one_hot([2, 2], 4)
+    result = action_metrics(verb, noun, [(1, (0, 2)), (1, (0, 3))], expected=2)
+    assert result.top1_read == wilson_interval(1, 2)
+
+
+def test_actions_of_a_run_that_read_nothing() -> None:
+    result = action_metrics(np.zeros((0, 3)), np.zeros((0, 4)), [], expected=2)
+    assert (result.n_read, result.top1_read, result.top5_read) == (0, None, None)
+
+
+# --- splits -------------------------------------------------------------------------------------
+
+
+def test_splits_have_a_mean_and_a_standard_deviation() -> None:
+    def split(right: int) -> object:
+        predicted = [0] * right + [1] * (10 - right)
+        return head_metrics("action", "ab", one_hot(predicted, 2), [0] * 10, expected=20)
+
+    found = mean_over_splits([(str(i), split(r)) for i, r in enumerate((7, 8, 9), 1)])
+    assert found.names == ("1", "2", "3")
+    assert found.read.mean == pytest.approx(0.8)
+    assert found.read.deviation == pytest.approx(0.1)
+    assert found.over_all.mean == pytest.approx(0.4)
+    assert found.over_all.deviation == pytest.approx(0.05)
+    assert mean_over_splits([("1", split(7))]).read.deviation is None
+
+
+def test_a_split_that_was_not_read_has_no_part_in_a_mean() -> None:
+    nothing = head_metrics("action", "ab", np.zeros((0, 2)), [], expected=4)
+    with pytest.raises(DataError, match="split 2"):
+        mean_over_splits([("2", nothing)])
+
+
+# --- permuted classes ---------------------------------------------------------------------------
+
+
+def answers(classes: int, each: int, accuracy: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and predictions of a model that is right this often and else wrong at random."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(classes), each)
+    other = (truth + rng.integers(1, classes, len(truth))) % classes
+    return truth, np.where(rng.random(len(truth)) < accuracy, truth, other)
+
+
+@pytest.mark.parametrize(("classes", "each"), [(8, 20), (174, 10), (400, 5), (710, 5)])
+def test_shuffled_classes_are_caught(classes: int, each: int) -> None:
+    truth, predicted = answers(classes, each, accuracy=0.75, seed=classes)
+    shuffle = np.roll(np.random.default_rng(0).permutation(classes), 1)
+    found = detect_class_permutation(counts(truth, shuffle[predicted], classes))
+    assert found is not None
+    assert found.classes == classes
+    assert found.plain < 2 / classes
+    assert found.renamed == pytest.approx(0.75, abs=0.1)
+    right = sum(int(shuffle[t]) == p for t, p in found.mapping.items())
+    assert right > 0.95 * classes
+    assert found.kept == pytest.approx((shuffle == np.arange(classes)).sum(), abs=2)
+    assert len(set(found.mapping.values())) == len(found.mapping)
+
+
+def test_the_warning_names_a_class_that_moved() -> None:
+    truth, predicted = answers(8, 40, accuracy=1.0, seed=0)
+    swapped = np.array([0, 2, 1, 4, 3, 6, 7, 5])
+    found = detect_class_permutation(counts(truth, swapped[predicted], 8))
+    assert found is not None
+    words = found.sentence(NAMES)
+    assert "'b' is answered as 'c'" in words
+    assert "1 of 8 keep their place" in words
+    assert "12.5 %, but 100.0 %" in words
+
+
+def test_classes_shifted_from_the_middle_on_are_caught() -> None:
+    truth, predicted = answers(100, 20, accuracy=0.8, seed=1)
+    shifted = np.where(predicted >= 30, (predicted - 30 + 1) % 70 + 30, predicted)
+    found = detect_class_permutation(counts(truth, shifted, 100))
+    assert found is not None
+    assert found.kept == 30
+
+
+def test_a_subset_of_the_classes_is_enough() -> None:
+    truth, predicted = answers(400, 20, accuracy=0.8, seed=2)
+    shuffle = np.random.default_rng(1).permutation(400)
+    some = truth % 20 == 0
+    found = detect_class_permutation(counts(truth[some], shuffle[predicted[some]], 400))
+    assert found is not None
+    assert found.classes == 20
+
+
+@pytest.mark.parametrize("classes", [2, 8, 174, 400])
+@pytest.mark.parametrize("each", [1, 3, 5, 20])
+def test_a_model_with_its_classes_in_place_is_not_suspected(classes: int, each: int) -> None:
+    for seed, accuracy in enumerate((1 / classes, 0.1, 0.4, 0.8, 1.0)):
+        truth, predicted = answers(classes, each, accuracy, seed)
+        assert detect_class_permutation(counts(truth, predicted, classes)) is None
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8, 174])
+@pytest.mark.parametrize("concentration", [0.02, 0.3, 5.0])
+def test_an_untrained_model_is_not_suspected(classes: int, concentration: float) -> None:
+    # Its answers do not depend on the truth, whether they spread over the classes or stick to a
+    # few, and whether or not the classes are of one size.
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        truth = np.repeat(np.arange(classes), rng.geometric(0.1, classes) + 3)
+        frequency = rng.dirichlet(np.full(classes, concentration))
+        predicted = rng.choice(classes, len(truth), p=frequency)
+        assert detect_class_permutation(counts(truth, predicted, classes)) is None
+
+
+def test_few_samples_prove_nothing() -> None:
+    shuffle = np.roll(np.arange(8), 1)
+    for each in (1, 2, 3):
+        truth = np.repeat(np.arange(8), each)
+        assert detect_class_permutation(counts(truth, shuffle[truth], 8)) is None
+    assert detect_class_permutation(np.zeros((8, 8), int)) is None
+    truth = np.repeat(np.arange(2), 4)
+    assert detect_class_permutation(counts(truth, 1 - truth, 2)) is None
+
+
+def test_classes_that_share_an_answer_are_no_permutation() -> None:
+    truth = np.repeat(np.arange(12), 40)
+    assert detect_class_permutation(counts(truth, (truth // 2 + 6) % 12, 12)) is None

@@ -1,0 +1,185 @@
+"""A video and a model's name give the answer that upstream's sampling, pixels and fusion give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import vtcli
+from tests import tiny
+from vtcli.errors import DataError, InputError, OutOfMemoryError, UsageError, VideoDecodeError
+from vtcli.inference import scoring
+from vtcli.inference.inputs import find_videos
+from vtcli.inference.predictor import Predictor
+from vtcli.inference.scoring import score_clips
+from vtcli.video.decode import read_frames
+from vtcli.video.pipeline import parse_views, plan_views
+from vtcli.video.views import clip_tensors
+from vtcli.weights.convert import convert
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a tiny checkpoint that lies on this disk."""
+    src = tiny.official_file(tmp_path / "tiny.pyth")
+    path = tiny.registry_file(tmp_path / "own.toml", tiny.local_source(src))
+    monkeypatch.setenv("VT_REGISTRY", str(path))
+    return "tiny.k400-8f"
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return tiny.video(tmp_path / "clip.mp4")
+
+
+def test_an_answer_is_the_fused_score_of_the_published_views(model: str, clip: Path) -> None:
+    result = vtcli.predict(clip, model=model, topk=400, views="paper", precision="fp32")
+    net = vtcli.load_model(model)
+    pipeline = net.card.pipeline
+    views = plan_views(pipeline, 20, 25.0)
+    with torch.inference_mode():
+        logits = torch.cat(
+            [
+                net(clip_tensors(read_frames(clip, v.frame_indices), pipeline, [v.crop]))
+                for v in views
+            ]
+        )
+    expected = logits.softmax(-1)
+    got = {a.label: a for a in result.predictions}
+    for index, label in enumerate(net.labels):
+        assert got[label].raw == pytest.approx(expected.sum(0)[index].item(), abs=1e-5)
+        assert got[label].score == pytest.approx(expected.mean(0)[index].item(), abs=1e-5)
+    scores = [a.raw for a in result.predictions]
+    assert scores == sorted(scores, reverse=True)
+    assert len(result.results[0].views) == 12
+
+
+def test_one_center_view_is_the_default(model: str, clip: Path) -> None:
+    result = vtcli.predict(clip, model=model)
+    assert result.to_dict()["views"] == "1x1"
+    assert len(result.predictions) == 5
+
+
+def test_the_result_is_json_and_says_how_it_was_made(model: str, clip: Path) -> None:
+    table = json.loads(json.dumps(vtcli.predict(clip, model=model, precision="fp32").to_dict()))
+    assert (table["model"], table["precision"], table["score_rule"]) == (model, "fp32", "sum_prob")
+    only = table["results"][0]
+    assert (only["frames"], only["fps"], only["width"], only["height"]) == (20, 25.0, 64, 48)
+    assert set(only["predictions"][0]) == {"index", "label", "score", "raw"}
+
+
+def test_the_batch_a_view_is_scored_in_changes_nothing(model: str, clip: Path) -> None:
+    alone, together = (
+        vtcli.predict(clip, model=model, views="4x3", precision="fp32", batch_size=size)
+        for size in (1, 12)
+    )
+    for a, b in zip(alone.predictions, together.predictions, strict=True):
+        assert a.label == b.label
+        assert a.raw == pytest.approx(b.raw, abs=1e-5)
+
+
+def test_a_file_that_fails_is_reported_and_the_rest_done(
+    model: str, clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.mp4").write_text("no video")
+    sources = [tmp_path / "missing.mp4", clip, tmp_path / "broken.mp4", clip]
+    result = vtcli.predict(sources, model=model)
+    assert [r.path for r in result.results] == [str(clip)] * 2
+    assert [f.error.reason for f in result.failures] == ["not_found", "not_video"]
+    with pytest.raises(VideoDecodeError, match="missing"):
+        vtcli.predict(tmp_path / "missing.mp4", model=model)
+
+
+def test_a_model_is_converted_once_and_found_in_the_cache(
+    model: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = vtcli.predict(clip, model=model).to_dict()
+    (tmp_path / "tiny.pyth").unlink()
+    second = vtcli.predict(clip, model=model).to_dict()
+    assert first["results"][0]["predictions"] == second["results"][0]["predictions"]
+    tiny.official_file(tmp_path / "tiny.pyth", seed=1)
+    third = vtcli.predict(clip, model=model).to_dict()
+    assert third["results"][0]["predictions"] != first["results"][0]["predictions"]
+
+
+def test_a_path_to_our_file_is_a_model(model: str, clip: Path, tmp_path: Path) -> None:
+    ours = tmp_path / "m.safetensors"
+    convert(tmp_path / "tiny.pyth", ours, model=model)
+    assert vtcli.predict(clip, model=ours).to_dict()["model"] == model
+    with pytest.raises(InputError, match="there is no file"):
+        vtcli.predict(clip, model=tmp_path / "none.safetensors")
+
+
+def test_folders_and_patterns_stand_for_their_videos(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("b.mp4", "a.mkv", "notes.txt", "deep/c.webm"):
+        (tmp_path / name).touch()
+    videos = [str(tmp_path / n) for n in ("a.mkv", "b.mp4", "deep/c.webm")]
+    assert find_videos([tmp_path]) == videos
+    assert find_videos([f"{tmp_path}/*.m??"]) == videos[:2]
+    assert find_videos(["gone.mp4"]) == ["gone.mp4"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "folder.mp4").mkdir()
+    (tmp_path / "empty" / "._hidden.mp4").touch()
+    assert find_videos([tmp_path / "empty"]) == [str(tmp_path / "empty")]
+
+
+def test_views_are_clips_times_crops(model: str) -> None:
+    pipeline = vtcli.load_model(model).card.pipeline
+    assert parse_views(None, pipeline) == (1, 1)
+    assert parse_views("paper", pipeline) == (4, 3)
+    assert parse_views("2x3", pipeline) == (2, 3)
+    for wrong in ("3", "4x2", "0x1", "x", "4x-3", "²x1", "all"):
+        with pytest.raises(UsageError, match="CLIPSxCROPS"):
+            parse_views(wrong, pipeline)
+
+
+def test_bad_settings_are_named(model: str, clip: Path) -> None:
+    with pytest.raises(UsageError, match="unknown precision 'int4'"):
+        vtcli.predict(clip, model=model, precision="int4")
+    with pytest.raises(UsageError, match="no device 'tpu'"):
+        vtcli.predict(clip, model=model, device="tpu")
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        vtcli.predict(clip, model=model, precision="fp16", device="cpu")
+
+
+def test_nan_is_an_error_and_no_answer(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = vtcli.load_model(model)
+    with pytest.raises(DataError, match="NaN"):
+        score_clips(net, [torch.full((3, 8, 32, 32), float("nan"))], None)
+
+
+def test_a_batch_too_large_is_halved_until_it_fits(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, forward, sizes = vtcli.load_model(model), scoring.forward, []
+
+    def small_device(net: object, clips: torch.Tensor) -> object:
+        sizes.append(len(clips))
+        if len(clips) > limit:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(net, clips)
+
+    monkeypatch.setattr(scoring, "forward", small_device)
+    clips = list(torch.randn(5, 3, 8, 32, 32))
+    limit = 1
+    assert score_clips(net, clips, 4)["action"].shape == (5, 400)
+    assert max(sizes) == 4
+    limit = 0
+    with pytest.raises(OutOfMemoryError, match="one view"):
+        score_clips(net, clips, 4)
+
+
+def test_another_pipeline_of_the_registry_can_be_taken(model: str, clip: Path) -> None:
+    own, other = (
+        Predictor(model, views="2x1", precision="fp32", pipeline=name)
+        for name in (None, "videoswin-kinetics")
+    )
+    (a,), (b,) = own.start([str(clip)]), other.start([str(clip)])
+    assert other.pipeline.frames == own.pipeline.frames
+    assert a.views != b.views
+    with pytest.raises(UsageError, match="known are uniformerv2-kinetics"):
+        Predictor(model, pipeline="none")

@@ -1,0 +1,62 @@
+"""The small models of the package see motion: on clips nobody has seen, backwards, and standing
+still.
+
+Figures over 800 clips of another seed stand in benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.nano import backwards, share_answered, standing_still
+from vtcli.cli import run
+from vtcli.data.open import open_dataset
+from vtcli.errors import EXIT_OK
+from vtcli.synthetic.motion8 import make_motion8
+
+MODELS = ("uniformerv2-nano", "videoswin-nano", "vivit-nano", "xvit-nano")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh test part."""
+    folder = tmp_path_factory.mktemp("made") / "motion8"
+    return make_motion8(folder, seed=4, train=0, val=0, test=160, workers=2)
+
+
+@pytest.fixture(scope="module")
+def reversed_clips(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("reversed")
+    return backwards(open_dataset("motion8", made, "test"), folder)
+
+
+@pytest.fixture(scope="module")
+def still_clips(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return standing_still(open_dataset("motion8", made, "test"), tmp_path_factory.mktemp("still"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nine_of_ten_unseen_clips_are_answered_rightly(
+    model: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["eval", "--dataset", "motion8", "--data-root", str(made), "-m", model]
+    assert run([*words, "-o", str(tmp_path / "run"), "--format", "json"]) == EXIT_OK
+    (head,) = json.loads(capsys.readouterr().out)["heads"]
+    assert head["n_read"] == 160
+    assert head["top1_read"]["value"] >= 0.9
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_clip_played_backwards_is_one_of_the_partner_class(
+    model: str, reversed_clips: dict[str, str]
+) -> None:
+    assert share_answered(model, reversed_clips) >= 0.85
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_single_frame_tells_nothing(model: str, still_clips: dict[str, str]) -> None:
+    assert share_answered(model, still_clips) <= 0.2

@@ -1,0 +1,554 @@
+"""A training ends with a file that stands alone, and stopping it anywhere changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import vtcli
+from tests.evaluation.harness import class_folders
+from tests.training.harness import (
+    STEADY,
+    TINY,
+    Killed,
+    bright_folders,
+    kill_after,
+    losses,
+    model_file,
+    plan_for,
+    recipe_of,
+    same,
+    trainer,
+    weights,
+)
+from vtcli.data.train_loader import ClipRequest, TrainClip
+from vtcli.errors import DataError, LayoutError, ShapeError, UsageError
+from vtcli.runtime.distributed import Group
+from vtcli.runtime.run_lock import claimed
+from vtcli.training.checkpoint import FILE, CheckpointSlot, find_state
+from vtcli.training.plan import resolve_hflip
+from vtcli.training.recipes import RECIPES, Recipe, find_recipe, override
+from vtcli.training.training_state import RunningTotals
+from vtcli.weights.checkpoint import read_card
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_folders(tmp_path_factory.mktemp("data") / "data", 5, ["a", "b", "c"])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_file(tmp_path_factory.mktemp("model") / "tiny.safetensors", "videoswin")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("arch", sorted(TINY))
+def test_each_architecture_is_trained_by_its_recipe(arch: str, data: Path, tmp_path: Path) -> None:
+    start = model_file(tmp_path / "start.safetensors", arch)
+    plan = plan_for(data, start, recipe_of(arch))
+    run = tmp_path / "run"
+    assert trainer(run, plan).fit() == "done"
+    card = read_card(run / "best.safetensors")
+    assert card.heads[0].labels == ("a", "b", "c")
+    assert card.pipeline == plan.start.pipeline
+    before, after = weights(start), weights(run / "best.safetensors")
+    assert after["head.weight"].shape[0] == 3
+    changed = [n for n in before if "head" not in n and not torch.equal(before[n], after[n])]
+    assert len(changed) > len(before) / 2
+
+
+def test_what_comes_out_predicts(data: Path, model: Path, tmp_path: Path) -> None:
+    trainer(tmp_path, plan_for(data, model)).fit()
+    video = next(data.rglob("*.mp4"))
+    answer = vtcli.predict(video, model=tmp_path / "best.safetensors").to_dict()
+    assert {found["label"] for found in answer["results"][0]["predictions"]} == {"a", "b", "c"}
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(math.isfinite(float(row["train_loss"])) for row in rows)
+
+
+def test_it_learns_what_can_be_learnt(model: Path, tmp_path: Path) -> None:
+    recipe = replace(STEADY, epochs=6, lr=5e-3, aa="")
+    data = bright_folders(tmp_path / "data")
+    maker = trainer(tmp_path / "run", plan_for(data, model, recipe))
+    maker.fit()
+    assert maker.position.history[-1]["val_top1"] == 1.0
+
+
+# --- stopping and going on ------------------------------------------------------------------------
+
+FULL = replace(
+    STEADY,
+    epochs=3,
+    mixup=0.3,
+    cutmix=0.5,
+    reprob=0.3,
+    smoothing=0.1,
+    drop=0.3,
+    drop_path=0.2,
+    model_ema=True,
+    clip_grad=1.0,
+    grad_accum_steps=2,
+    batch_size=2,
+)
+
+
+@pytest.mark.parametrize(("killed_after", "saved"), [(1, 0), (4, 3), (6, 4)])
+def test_a_killed_training_ends_with_the_same_weights(
+    killed_after: int, saved: int, data: Path, model: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(data, model, FULL, save_every=2)
+    whole = trainer(tmp_path / "whole", plan)
+    whole.fit()
+    broken = trainer(tmp_path / "broken", plan)
+    with pytest.raises(Killed):
+        broken.fit(kill_after(killed_after, broken))
+    resumed = trainer(tmp_path / "broken", plan, resume=True)
+    assert resumed.position.done == saved
+    resumed.fit()
+    for name in ("best.safetensors", "last.safetensors"):
+        ours, theirs = (weights(tmp_path / run / name) for run in ("whole", "broken"))
+        assert same(ours, theirs)
+    assert same(*(weights(tmp_path / run / FILE) for run in ("whole", "broken")))
+    kept = [find_state(tmp_path / run) for run in ("whole", "broken")]
+    assert kept[0]
+    assert kept[1]
+    timed = ("seconds", "data_seconds")
+    rows = [
+        [{k: v for k, v in r.items() if k not in timed} for r in k.position.history] for k in kept
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_stop_saves_and_going_on_is_as_if_nothing_had_been(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(data, model, FULL)
+    trainer(tmp_path / "whole", plan).fit()
+    stopped = trainer(tmp_path / "stopped", plan)
+
+    def terminate(pace: object) -> None:
+        if stopped.position.done == 4:
+            os.kill(os.getpid(), 15)
+
+    assert stopped.fit(terminate) == "stopped"
+    resumed = trainer(tmp_path / "stopped", plan, resume=True)
+    assert resumed.position.done == 5  # the update after the signal was finished
+    assert resumed.fit() == "done"
+    ours, theirs = (weights(tmp_path / r / "last.safetensors") for r in ("whole", "stopped"))
+    assert same(ours, theirs)
+
+
+def test_the_number_of_threads_changes_nothing(data: Path, model: Path, tmp_path: Path) -> None:
+    for workers in (1, 4):
+        plan = plan_for(data, model, replace(FULL, epochs=1), workers=workers)
+        trainer(tmp_path / str(workers), plan).fit()
+    one, four = (weights(tmp_path / n / "last.safetensors") for n in ("1", "4"))
+    assert same(one, four)
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(data, model, save_every=1)
+    trainer(tmp_path, plan).fit()
+    before = find_state(tmp_path)
+    CheckpointSlot(tmp_path, FILE).path.write_bytes(b"cut off")
+    after = find_state(tmp_path)
+    assert before
+    assert after
+    assert (before.position.epoch, after.position.epoch) == (2, 1)
+    CheckpointSlot(tmp_path, FILE).previous.write_bytes(b"cut off too")
+    with pytest.raises(DataError, match="is damaged; start again"):
+        find_state(tmp_path)
+
+
+def test_training_ends_where_no_epoch_is_better(data: Path, model: Path, tmp_path: Path) -> None:
+    recipe = replace(STEADY, epochs=9, lr=0.0, warmup_lr=0.0)
+    maker = trainer(tmp_path, plan_for(data, model, recipe, patience=2))
+    assert maker.fit() == "early"
+    assert len(maker.position.history) == 3
+
+
+# --- equalities -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["videoswin", "uniformerv2"])
+def test_accumulated_gradients_follow_whole_batches(arch: str, data: Path, tmp_path: Path) -> None:
+    start = model_file(tmp_path / "start.safetensors", arch)
+    whole = replace(STEADY, epochs=17, freeze_bn=True)
+    halves = replace(whole, batch_size=2, grad_accum_steps=2)
+    curves = [
+        losses(trainer(tmp_path / name, plan_for(data, start, recipe)))
+        for name, recipe in (("whole", whole), ("halves", halves))
+    ]
+    assert len(curves[0]) == 51
+    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-4
+
+
+@pytest.mark.parametrize("arch", ["videoswin", "uniformerv2"])
+def test_recomputed_blocks_give_the_same_weights(arch: str, data: Path, tmp_path: Path) -> None:
+    start = model_file(tmp_path / "start.safetensors", arch)
+    recipe = replace(STEADY, epochs=1, drop=0.3, drop_path=0.3)
+    plans = [plan_for(data, start, replace(recipe, grad_checkpointing=on)) for on in (False, True)]
+    makers = [trainer(tmp_path / str(n), plan) for n, plan in enumerate(plans)]
+    curves = [losses(maker) for maker in makers]
+    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-6
+    # BatchNorm's statistics, which UniFormerV2 has, see each batch once.
+    first, again = (maker.model.state_dict() for maker in makers)
+    assert max(float((first[name] - again[name]).abs().max()) for name in first) < 1e-6
+
+
+def test_a_step_without_clips_leaves_batch_statistics_alone(data: Path, tmp_path: Path) -> None:
+    start = model_file(tmp_path / "start.safetensors", "uniformerv2")
+    maker = trainer(tmp_path, plan_for(data, start))
+    maker.group = Group(size=2)  # the other one has clips
+    maker.model.train()
+    before = {name: buffer.clone() for name, buffer in maker.model.named_buffers()}
+    maker._step(0, [], [], RunningTotals())
+    assert any("running_mean" in name for name in before)
+    assert same(before, dict(maker.model.named_buffers()))
+    assert all(module.training for module in maker.model.modules())
+
+
+def test_cutmix_mixes_pixels_as_it_mixes_labels(data: Path, model: Path, tmp_path: Path) -> None:
+    maker = trainer(tmp_path, plan_for(data, model, replace(STEADY, cutmix=1.0, mixup=0.0)))
+    samples = maker.plan.division.train.samples
+    first = next(s for s in samples if s.labels == (0,))
+    second = next(s for s in samples if s.labels == (1,))
+    seen = set()
+    for seed in range(20):
+        read = [
+            (
+                ClipRequest(sample, number, 0),
+                TrainClip(torch.full((3, 4, 32, 32), float(number)), False),
+            )
+            for number, sample in enumerate((first, second))
+        ]
+        clips, target_BK = maker._inputs(read, seed)
+        assert float(clips[0].mean()) == pytest.approx(float(target_BK[0, 1]), abs=1e-3)
+        assert torch.equal(clips[0], clips[0][:, :1].expand_as(clips[0]))
+        seen.add(round(float(target_BK[0, 1]), 2))
+    assert len(seen) > 10
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def test_learning_rates_are_scaled_to_the_clips_of_an_update(data: Path, model: Path) -> None:
+    linear = plan_for(data, model, Recipe(batch_size=4, grad_accum_steps=4, lr_base_size=64))
+    assert linear.lr_scale == 16 / 64
+    root = replace(linear, recipe=replace(linear.recipe, lr_base_scale="sqrt"), processes=2)
+    assert root.lr_scale == math.sqrt(32 / 64)
+
+
+def test_the_learning_rate_rises_and_falls_as_a_cosine(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    recipe = replace(STEADY, epochs=4, warmup_epochs=1, warmup_lr=1e-4, min_lr=1e-5, lr=1e-2)
+    maker = trainer(tmp_path, plan_for(data, model, recipe))
+    seen = []
+    for update in range(12):
+        maker.schedule.step_update(update)
+        seen.append(maker._lr())
+    assert seen[:4] == pytest.approx([1e-4, 3.4e-3, 6.7e-3, 1e-2])
+    wave = [1e-5 + (1e-2 - 1e-5) * (1 + math.cos(math.pi * n / 9)) / 2 for n in range(9)]
+    assert seen[3:] == pytest.approx(wave)
+
+
+def test_layers_learn_slower_the_further_they_are_from_the_head(tmp_path: Path, data: Path) -> None:
+    start = model_file(tmp_path / "start.safetensors", "vivit")
+    maker = trainer(tmp_path, plan_for(data, start, replace(STEADY, layer_decay=0.5)))
+    factor = {}
+    groups = maker.optimizer.param_groups
+    places = iter(maker.names)
+    for group in groups:
+        for _ in group["params"]:
+            factor[next(places)] = group["lr_scale"]
+    assert factor["head.weight"] == factor["encoder.norm.weight"] == 1
+    assert factor["encoder.blocks.1.norm1.weight"] == 0.5
+    assert factor["encoder.blocks.0.norm1.weight"] == 0.25
+    assert factor["patch_embed.weight"] == factor["encoder.pos_embed"] == 0.125
+
+
+def test_video_swins_groups_are_upstreams(model: Path, data: Path, tmp_path: Path) -> None:
+    maker = trainer(tmp_path, plan_for(data, model, recipe_of("videoswin")))
+    places, found = iter(maker.names), {}
+    for group in maker.optimizer.param_groups:
+        for _ in group["params"]:
+            found[next(places)] = group["lr_scale"], group["weight_decay"]
+    assert found["head.weight"] == found["head.bias"] == (1.0, 0.05)
+    assert found["stages.0.blocks.0.mlp.fc1.bias"] == (0.1, 0.05)
+    assert found["stages.0.blocks.0.norm1.weight"] == (0.1, 0.0)
+    assert found["stages.0.blocks.0.attn.bias_table"] == (0.1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("train", "changed"),
+    [("head", {"head"}), ("last-1-blocks", {"head", "norm", "stages.1"})],
+)
+def test_only_what_is_to_be_trained_changes(
+    train: str, changed: set[str], data: Path, model: Path, tmp_path: Path
+) -> None:
+    recipe = replace(STEADY, epochs=1, train=train, weight_decay=0.1)
+    trainer(tmp_path, plan_for(data, model, recipe)).fit()
+    before, after = weights(model), weights(tmp_path / "last.safetensors")
+    names = [n for n in before if "head" in n or not torch.equal(before[n], after[n])]
+    parts = {n.split(".blocks")[0] if "stages" in n else n.split(".")[0] for n in names}
+    assert (
+        parts
+        - {"stages.0.merge.norm.weight", "stages.0.merge.norm.bias"}
+        - {"stages.0.merge.reduction.weight"}
+        == changed
+    )
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics(data: Path, tmp_path: Path) -> None:
+    start = model_file(tmp_path / "start.safetensors", "uniformerv2")
+    for frozen in (True, False):
+        recipe = replace(STEADY, epochs=1, freeze_bn=frozen)
+        trainer(tmp_path / str(frozen), plan_for(data, start, recipe)).fit()
+        kept = weights(tmp_path / str(frozen) / "last.safetensors")
+        means = [t for name, t in kept.items() if name.endswith("running_mean")]
+        assert means
+        assert all(bool((mean == 0).all()) is frozen for mean in means)
+
+
+def test_recipes_are_chosen_by_architecture_and_labels() -> None:
+    assert find_recipe("xvit", False) == ("xvit", RECIPES["xvit"])
+    assert find_recipe("xvit", True)[0] == "xvit-something"
+    assert find_recipe("xvit", True, "vivit")[0] == "vivit"
+    assert find_recipe("newcomer", True)[1] == Recipe()
+    with pytest.raises(UsageError, match="there is no recipe 'xvt'"):
+        find_recipe("xvit", False, "xvt")
+
+
+def test_fewer_epochs_have_a_shorter_rise() -> None:
+    assert override(RECIPES["xvit"], {"epochs": 6}).warmup_epochs == 1
+    assert override(RECIPES["xvit"], {"epochs": 6, "warmup_epochs": 2.0}).warmup_epochs == 2
+
+
+def test_recipes_for_labels_that_name_a_side_mirror_nothing() -> None:
+    assert all(r.hflip == 0 for name, r in RECIPES.items() if name.endswith("-something"))
+    assert resolve_hflip(Recipe(hflip=0.5), True, None).hflip == 0
+    with pytest.raises(UsageError, match=r"--hflip 0\.5 would turn left into right"):
+        resolve_hflip(Recipe(), True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 0}, "--epochs 0 is below 1"),
+        ({"lr": -1.0}, "--lr -1.0 is below 0"),
+        ({"smoothing": 1.5}, "--smoothing 1.5 is no share"),
+        ({"amp_dtype": "fp8"}, "--amp-dtype is one of off, bf16, fp16"),
+        ({"scale": (1.0, 0.5)}, "--scale 1.0 0.5 is no range"),
+        ({"aug_repeats": 3}, "--batch-size 8 is no multiple of --aug-repeats 3"),
+        ({"train": "last-blocks"}, "--train is full, head or last-N-blocks"),
+    ],
+)
+def test_impossible_recipes_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Recipe(**changes)  # type: ignore[arg-type]
+
+
+def test_repeated_augmentation_draws_several_clips_of_a_video(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    recipe = replace(STEADY, aug_repeats=2, epochs=1)
+    maker = trainer(tmp_path, plan_for(data, model, recipe))
+    first = next(maker._draws())
+    assert [(d.number == first[0].number, d.repeat) for d in first[:2]] == [(True, 0), (True, 1)]
+    maker.fit()
+    assert maker.position.history[0]["clips"] == 24
+
+
+# --- what does not fit ----------------------------------------------------------------------------
+
+
+def broken_data(data: Path, folder: Path, count: int) -> Path:
+    """A copy of the videos of which `count` per class cannot be read."""
+    shutil.copytree(data, folder)
+    for home in folder.iterdir():
+        for video in sorted(home.iterdir())[:count]:
+            video.write_bytes(b"no video at all")
+    return folder
+
+
+def test_unreadable_videos_are_counted_and_the_mean_is_over_the_others(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    root = broken_data(data, tmp_path / "data", 2)
+    maker = trainer(tmp_path / "run", plan_for(root, model))
+    maker.fit()
+    for row in maker.position.history:
+        assert row["unreadable"] + row["val_unreadable"] == 6
+        assert row["clips"] + row["unreadable"] == 12
+        assert 0.5 < row["train_loss"] < 2.5
+    named = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
+    assert len(named) == maker.position.history[0]["unreadable"]
+    assert all(str(root) in line for line in named)
+
+
+def test_an_epoch_without_a_readable_video_ends_the_training(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    root = broken_data(data, tmp_path / "data", 5)
+    plan = plan_for(root, model)
+    with pytest.raises(DataError, match="none of the 12 videos of epoch 1 could be read"):
+        trainer(tmp_path / "run", plan).fit()
+    # The videos are back.
+    shutil.copytree(data, root, dirs_exist_ok=True)
+    assert trainer(tmp_path / "run", plan, resume=True).fit() == "done"
+
+
+def test_a_loss_that_is_no_number_names_step_and_videos(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(data, model, save_every=1)
+    maker = trainer(tmp_path, plan)
+
+    def spoil(pace: object) -> None:
+        if maker.position.done == 4:
+            with torch.no_grad():
+                maker.model.head.weight.fill_(math.nan)  # type: ignore[union-attr, operator]
+
+    with pytest.raises(DataError, match=r"update 2 of epoch 2; .*\.mp4"):
+        maker.fit(spoil)
+    state = find_state(tmp_path)
+    assert state
+
+
+def test_fp16_that_always_overflows_is_not_taken_for_training(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    maker = trainer(tmp_path, plan_for(data, model))
+    maker.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-12)
+    next(maker.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(DataError, match=r"the loss is no number any more in update 3 of epoch 1"):
+        maker.fit()
+
+
+def test_a_full_disk_leaves_the_last_good_files(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for(data, model, replace(STEADY, epochs=3))
+    maker = trainer(tmp_path, plan)
+    usage = shutil.disk_usage(tmp_path)
+
+    def fill(pace: object) -> None:
+        if maker.position.epoch == 1:
+            monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+
+    with pytest.raises(DataError, match="the disk is full"):
+        maker.fit(fill)
+    monkeypatch.undo()
+    state = find_state(tmp_path)
+    assert state
+    assert state.position.epoch == 1
+    assert read_card(tmp_path / "best.safetensors").arch == "videoswin"
+    resumed = trainer(tmp_path, plan, resume=True)
+    assert resumed.fit() == "done"
+
+
+def test_a_run_directory_of_another_recipe_is_refused(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(data, model)
+    with claimed(tmp_path, plan.about(), False) as there:
+        assert not there
+    # Nothing was trained: the options were wrong, and now they are others.
+    with claimed(tmp_path, {**plan.about(), "seed": 99}, False) as there:
+        assert not there
+    with claimed(tmp_path, plan.about(), False) as there:
+        assert not there
+    (tmp_path / FILE).touch()
+    with claimed(tmp_path, plan.about(), True) as there:
+        assert there
+    with (
+        pytest.raises(DataError, match="holds a training already"),
+        claimed(tmp_path, plan.about(), False),
+    ):
+        pass
+    other = replace(plan, recipe=replace(plan.recipe, lr=0.5))
+    with (
+        pytest.raises(DataError, match=r"another recipe: lr \(0.001, not 0.5\)"),
+        claimed(tmp_path, other.about(), True),
+    ):
+        pass
+
+
+def test_what_a_killed_writer_left_is_removed(data: Path, model: Path, tmp_path: Path) -> None:
+    left = tmp_path / f".new.{FILE}.a1b2_c3d"
+    left.mkdir()
+    (left / FILE).write_bytes(b"half")
+    mine = tmp_path / ".notes"
+    mine.mkdir()
+    with claimed(tmp_path, plan_for(data, model).about(), False):
+        assert not left.exists()
+        assert mine.exists()
+
+
+@pytest.mark.parametrize("frozen", [{"backbone_lr": 0.0}, {"layer_decay": 0.0}])
+def test_a_backbone_at_rate_zero_stays_as_it_is(
+    frozen: dict[str, float], data: Path, model: Path, tmp_path: Path
+) -> None:
+    maker = trainer(tmp_path / "run", plan_for(data, model, replace(STEADY, **frozen)))
+    maker.fit()
+    before, after = weights(model), weights(tmp_path / "run" / "best.safetensors")
+    assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("stages.0."))
+    assert maker.position.history[0]["lr"] > 0
+
+
+def test_a_second_sigterm_at_once_does_not_spoil_the_first(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = trainer(tmp_path, plan_for(data, model))
+
+    def stop(pace: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    ended: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
+    try:
+        assert maker.fit(stop) == "stopped"
+        assert not ended
+        monkeypatch.setattr("vtcli.training.trainer.FORCE_QUIT_AFTER", -1.0)
+        trainer(tmp_path, maker.plan, resume=True).fit(stop)
+        assert ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_fewer_frames_than_the_network_needs_are_refused(data: Path, tmp_path: Path) -> None:
+    start = model_file(tmp_path / "x.safetensors", "xvit")
+    with pytest.raises(ShapeError, match="multiple of 4 frames, not 3"):
+        trainer(tmp_path / "run", plan_for(data, start, num_frames=3))
+    start = model_file(tmp_path / "v.safetensors", "vivit")
+    with pytest.raises(LayoutError, match="leave its size and frames"):
+        trainer(tmp_path / "run", plan_for(data, start, num_frames=2))
+
+
+def test_a_checkpoint_of_the_same_classes_keeps_its_classifier(data: Path, tmp_path: Path) -> None:
+    start = model_file(tmp_path / "x.safetensors", "videoswin", ("a", "b", "c"))
+    maker = trainer(tmp_path / "run", plan_for(data, start))
+    assert torch.equal(maker.model.state_dict()["head.weight"], weights(start)["head.weight"])

@@ -1,0 +1,240 @@
+"""Two processes with half the batch each train as one does, with copies and with shards, and go on
+from each other's states.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.evaluation.harness import ROOT, class_folders, environment, wait_for
+from tests.training.harness import STEADY, losses, model_file, plan_for, same, trainer, weights
+from vtcli.errors import DataError
+from vtcli.training.checkpoint import FILE, SHARDS, TEXT, CheckpointSlot, find_state
+
+pytestmark = pytest.mark.slow
+JOBS = [("uniformerv2", "ddp"), ("videoswin", "ddp"), ("videoswin", "fsdp")]
+STEPS: dict[str, Any] = {"epochs": 17, "freeze_bn": True, "model_ema": False}
+LIMIT = 200  # seconds
+SIX = {**STEPS, "epochs": 1, "batch_size": 3}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All trainings by two processes, in one start of them; a video of each class is broken."""
+    folder = tmp_path_factory.mktemp("together")
+    data = class_folders(folder / "data", 5, ["a", "b", "c"])
+    for home in data.iterdir():
+        min(home.iterdir()).write_bytes(b"no video at all")
+    jobs = []
+    for arch, parallel in JOBS:
+        model = model_file(folder / f"{arch}.safetensors", arch)
+        job = {"data": str(data), "model": str(model), "parallel": parallel}
+        name = f"{arch}-{parallel}"
+        jobs.append({**job, "name": name, "recipe": {**STEPS, "batch_size": 2}})
+    jobs.append({**jobs[-1], "name": "accumulated", "recipe": {**STEPS, "epochs": 2, **_halves()}})
+    half = {**jobs[2], "name": "half", "recipe": SIX, "save_every": 1, "killed_after": 2}
+    jobs += [half, *_broken(jobs[0]), *_other_kind(jobs[0])]
+    words = _command(folder, "unbroken")
+    jobs.append({"name": "command", "command": [*words, "--parallel", "fsdp"]})
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    done = subprocess.run(
+        [sys.executable, *command, "-m", "tests.training.harness", str(folder)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def _broken(like: dict[str, Any]) -> list[dict[str, Any]]:
+    """A training with shards, and the same one with whatever may happen to it on its way."""
+    recipe = {"epochs": 2, "batch_size": 3, "clip_grad": 1.0}
+    whole = {**like, "parallel": "fsdp", "recipe": recipe, "save_every": 1, "name": "whole"}
+    resumed = {**whole, "run": "broken", "resume": True}
+    return [
+        whole,
+        {**resumed, "name": "killed", "resume": False, "killed_after": 3},
+        {**resumed, "name": "no room", "full": "seen"},
+        {**resumed, "name": "no more room", "full": "unseen"},
+        {**resumed, "name": "killed again", "damaged": True, "killed_after": 4},
+        {**resumed, "name": "resumed"},
+    ]
+
+
+def _other_kind(like: dict[str, Any]) -> list[dict[str, Any]]:
+    """Shards of what copies of the network saved."""
+    one = {**like, "recipe": {**STEPS, "epochs": 1, "batch_size": 2}, "run": "both"}
+    return [
+        {**one, "name": "copies", "save_every": 1, "killed_after": 2},
+        {**one, "name": "shards", "parallel": "fsdp", "resume": True, "only_saved": True},
+    ]
+
+
+def _command(folder: Path, run: str) -> list[str]:
+    words = ["finetune", "--dataset", str(folder / "data"), "-o", str(folder / run)]
+    words += ["-m", str(folder / "videoswin.safetensors"), "--epochs", "2", "--batch-size", "2"]
+    return [*words, "--lr", "1e-3", "--device", "cpu", "-j", "1"]
+
+
+def _halves() -> dict[str, int]:
+    return {"batch_size": 1, "grad_accum_steps": 2}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def alone(folder: Path, arch: str, **changes: Any) -> list[float]:
+    plan = plan_for(
+        folder / "data", folder / f"{arch}.safetensors", replace(STEADY, **{**STEPS, **changes})
+    )
+    return losses(trainer(folder / f"alone-{arch}-{len(changes)}", plan))
+
+
+@pytest.mark.parametrize(("arch", "parallel"), JOBS)
+def test_two_processes_follow_the_losses_of_one(together: Path, arch: str, parallel: str) -> None:
+    theirs = json.loads((together / f"{arch}-{parallel}.json").read_text())
+    ours = alone(together, arch)
+    assert len(ours) == 51
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-4
+
+
+def test_shards_accumulate_gradients(together: Path) -> None:
+    theirs = json.loads((together / "accumulated.json").read_text())
+    ours = alone(together, "videoswin", epochs=2)
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-4
+
+
+def test_shards_end_as_one_file(together: Path) -> None:
+    sharded, whole = (
+        weights(together / f"videoswin-{parallel}" / "last.safetensors")
+        for parallel in ("fsdp", "ddp")
+    )
+    assert sharded.keys() == whole.keys()
+    assert all((sharded[name] - whole[name]).abs().max() < 1e-3 for name in whole)
+    assert not same(sharded, weights(together / "videoswin.safetensors"))
+
+
+def found(folder: Path, name: str) -> Any:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_shards_killed_on_their_way_end_with_the_same_weights(together: Path) -> None:
+    assert found(together, "killed") == [3]
+    assert found(together, "killed again") == [4]
+    assert (together / "broken" / SHARDS).is_dir()
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same(*(weights(together / run / name) for run in ("whole", "broken")))
+    ends = [find_state(together / run) for run in ("whole", "broken")]
+    assert ends[0]
+    assert ends[1]
+    rows = [[(r["val_loss"], r["train_loss"]) for r in s.position.history] for s in ends if s]
+    assert rows[0] == rows[1]
+
+
+def test_each_process_keeps_its_shards_and_no_more(together: Path) -> None:
+    sizes = [path.stat().st_size for path in (together / "whole" / SHARDS).glob("*.safetensors")]
+    assert len(sizes) == 2
+    assert max(sizes) < 0.7 * sum(sizes)
+
+
+@pytest.mark.parametrize(
+    ("job", "words"), [("no room", "the disk is full"), ("no more room", "File too large")]
+)
+def test_a_full_disk_is_a_sentence_in_every_process(together: Path, job: str, words: str) -> None:
+    sentences = found(together, job)
+    assert len(sentences) == 2
+    assert all(words in sentence for sentence in sentences)
+
+
+def test_copies_and_shards_go_on_from_each_other(together: Path, tmp_path: Path) -> None:
+    copies = weights(together / "both" / FILE)
+    shutil.copytree(together / "both" / SHARDS, tmp_path / SHARDS)
+    one = replace(STEADY, **{**STEPS, "epochs": 1})
+    plan = plan_for(together / "data", together / "uniformerv2.safetensors", one)
+    alone = trainer(tmp_path, plan, resume=True)
+    assert alone.position.done == 1
+    alone.save()
+    assert same(copies, weights(tmp_path / FILE))
+
+
+def test_one_process_goes_on_where_two_were_killed(together: Path, tmp_path: Path) -> None:
+    shutil.copytree(together / "half" / SHARDS, tmp_path / SHARDS)
+    recipe = replace(STEADY, **{**SIX, "batch_size": 6})
+    plan = plan_for(together / "data", together / "videoswin.safetensors", recipe)
+    one = trainer(tmp_path, plan, resume=True)
+    assert one.position.done == 1
+    one.fit()
+    whole = trainer(tmp_path / "whole", plan)
+    whole.fit()
+    ours, theirs = one.position.history, whole.position.history
+    for key in ("train_loss", "val_loss"):
+        assert [row[key] for row in ours] == pytest.approx([row[key] for row in theirs], abs=1e-4)
+
+
+def test_the_newest_state_counts_of_whatever_kind(together: Path, tmp_path: Path) -> None:
+    for name in (SHARDS, CheckpointSlot(tmp_path, SHARDS).previous.name):
+        shutil.copytree(together / "whole" / name, tmp_path / name)
+    shutil.copy(together / "both" / FILE, tmp_path)
+    newest = find_state(tmp_path)
+    shutil.rmtree(tmp_path / SHARDS)
+    before = find_state(tmp_path)
+    shutil.rmtree(CheckpointSlot(tmp_path, SHARDS).previous)
+    copies = find_state(tmp_path)
+    kept = [
+        (s.path.name, s.position.epoch, s.position.update) for s in (newest, before, copies) if s
+    ]
+    assert kept == [(SHARDS, 2, 0), ("state.previous.dcp", 1, 2), (FILE, 0, 1)]
+
+
+def test_a_folder_of_shards_that_is_not_whole_is_none(together: Path, tmp_path: Path) -> None:
+    fresh = CheckpointSlot(tmp_path, SHARDS).fresh
+    shutil.copytree(together / "whole" / SHARDS, fresh)
+    assert find_state(tmp_path)  # killed between two renamings
+    (fresh / TEXT).unlink()
+    assert find_state(tmp_path) is None  # killed while it was written
+    fresh.rename(tmp_path / SHARDS)
+    with pytest.raises(DataError, match="is damaged; start again"):
+        find_state(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in Linux' /proc")
+def test_started_again_by_torchrun_it_goes_on_by_itself(together: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command += ["--max-restarts=1", "-m", "vtcli", *_command(together, str(run))]
+    command += ["--parallel", "fsdp", "--save-every", "1"]
+    with (tmp_path / "said.txt").open("w") as said:
+        launcher = subprocess.Popen(
+            [sys.executable, *command], stderr=said, stdout=said, env=environment(), cwd=ROOT
+        )
+    try:
+        wait_for(CheckpointSlot(run, SHARDS).previous, launcher)
+        workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(min(map(int, workers)), signal.SIGKILL)  # the one that holds the folder
+        assert launcher.wait(LIMIT) == 0, (tmp_path / "said.txt").read_text()[-3000:]
+    finally:
+        launcher.terminate()
+    assert "going on after update" in (tmp_path / "said.txt").read_text()
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same(weights(together / "unbroken" / name), weights(run / name))

@@ -1,0 +1,105 @@
+"""A file of ours becomes a graph that gives the same logits for any batch and has its labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import tiny
+from vtcli.errors import UsageError
+from vtcli.models import get_architecture, with_overrides
+from vtcli.models.build import build_on_meta
+from vtcli.models.layouts import from_vt
+from vtcli.weights.convert import convert
+from vtcli.weights.export_graph import SUFFIXES, export_graph
+from vtcli.weights.formats.flax import write_flax
+
+
+@pytest.fixture
+def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    src = tiny.official_file(tmp_path / "tiny.pyth")
+    own = tiny.registry_file(tmp_path / "own.toml", tiny.local_source(src))
+    monkeypatch.setenv("VT_REGISTRY", str(own))
+    convert(src, tmp_path / "ours.safetensors", model="tiny.k400-8f")
+    return tmp_path / "ours.safetensors"
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_a_graph_gives_our_logits_for_any_batch(kind: str, ours: Path, capsys: object) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    dst = ours.with_suffix(SUFFIXES[kind])
+    difference = export_graph(ours, dst, kind, verify=True)
+    assert difference is not None
+    assert difference < 1e-4
+    assert not list(ours.parent.glob(".*part*"))
+
+
+def test_an_onnx_file_carries_its_card(ours: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    dst = ours.with_suffix(".onnx")
+    export_graph(ours, dst, "onnx")
+    props = {p.key: p.value for p in onnx.load(dst).metadata_props}
+    assert json.loads(props["vt"])["id"] == "tiny.k400-8f"
+
+
+def test_an_archive_carries_its_card(ours: Path) -> None:
+    dst = ours.with_suffix(".pt2")
+    export_graph(ours, dst, "torch-export")
+    extra = {"vt": ""}
+    torch.export.load(dst, extra_files=extra)
+    assert json.loads(extra["vt"])["id"] == "tiny.k400-8f"
+
+
+def test_missing_packages_are_named(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    pytest.importorskip("onnx")
+    with pytest.raises(UsageError, match=r"vtcli\[export\]"):
+        export_graph(ours, ours.with_suffix(".onnx"), "onnx")
+
+
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "videoswin": ("videoswin-t", {"width": 24, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 4, 8)}),
+    "vivit": ("vivit-b-fe", {"width": 64, "depth": 1, "num_heads": 1, "temporal_depth": 1}),
+    "xvit": ("xvit-b", {"width": 64, "depth": 1, "num_heads": 1, "temporal_heads": 1}),
+}
+
+
+def small_file(folder: Path, arch: str) -> Path:
+    """One of our files, of a small network with a published one's structure."""
+    preset, changes = SMALL[arch]
+    architecture = get_architecture(arch)
+    config = with_overrides(architecture.presets[preset], changes)
+    torch.manual_seed(0)
+    net = build_on_meta(architecture, config)
+    net.to_empty(device="cpu")
+    for tensor in net.state_dict().values():
+        tensor.normal_(std=0.1)
+    layout = next(iter(architecture.layouts.values()))
+    theirs = from_vt(layout, net.state_dict(), config)
+    if layout.suffix == ".msgpack":
+        write_flax(folder / "theirs", theirs)
+    else:
+        torch.save(theirs, folder / "theirs")
+    convert(folder / "theirs", folder / "ours.safetensors")
+    return folder / "ours.safetensors"
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+@pytest.mark.parametrize("arch", SMALL)
+def test_every_architecture_becomes_a_graph(arch: str, kind: str, tmp_path: Path) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    ours = small_file(tmp_path, arch)
+    difference = export_graph(ours, ours.with_suffix(SUFFIXES[kind]), kind, verify=True)
+    assert difference is not None
+    assert difference < 1e-4

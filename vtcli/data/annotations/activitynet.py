@@ -1,0 +1,42 @@
+"""ActivityNet and HACS: one JSON database with the subset, the duration and the labeled segments
+of every video. Whole videos are tested, so a video takes the labels of its segments.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vtcli.data.annotations.base import Annotation, Row, problem, read_json
+from vtcli.errors import DataError
+
+
+def read_activitynet(path: Path) -> Annotation:
+    """One row per video, labeled by class name, in the subset's split.
+
+    Videos of a labeled subset that have no segment are left out, and counted in the description.
+    Raises `DataError` naming a record without subset, or with a segment without label.
+    """
+    database = read_json(path)
+    database = database.get("database") if isinstance(database, dict) else None
+    if not isinstance(database, dict) or not database:
+        raise DataError(f"{path} has no 'database' with at least one video; give the official file")
+    rows = [_row(path, n, id_, entry) for n, (id_, entry) in enumerate(database.items(), 1)]
+    labeled = {row.split for row in rows if row.labels}
+    kept = [row for row in rows if row.labels or row.split not in labeled]
+    described = "ActivityNet json, whole videos with the labels of their segments"
+    if len(kept) < len(rows):
+        described += f", {len(rows) - len(kept):,} videos without a segment left out"
+    return Annotation(path, described, kept, unique_filenames=True, unit="record")
+
+
+def _row(path: Path, number: int, video: str, entry: Any) -> Row:
+    try:
+        split = str(entry["subset"])
+        labels = tuple(dict.fromkeys(str(a["label"]) for a in entry.get("annotations", ())))
+    except (KeyError, TypeError, AttributeError) as error:
+        text = f"video {video} has no usable subset and labels ({error}); give the official file"
+        raise problem(path, number, text, "record") from error
+    files = (f"v_{video}.mp4", f"{video}.mp4")
+    folders = tuple(f"{label.replace(' ', '_')}/{files[0]}" for label in labels)
+    return Row((*files, *folders), labels, number, video, split=split)

@@ -1,0 +1,142 @@
+"""From an annotation's rows to a dataset: one split, indices for labels, files for names, and the
+sentence that says what was understood.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from vtcli.data.annotations.base import Annotation, Row
+from vtcli.data.catalog import CatalogEntry, canonical_split
+from vtcli.data.find_files import Finder
+from vtcli.data.label_map import plural, resolve_labels
+from vtcli.data.samples import Dataset, Sample
+from vtcli.errors import DataError
+
+_TESTED_FIRST = ("validation", "test", "1")
+
+
+def splits_of(annotation: Annotation) -> tuple[str, ...]:
+    """The splits that the rows themselves name, in the order they come; none where they do not."""
+    return tuple(dict.fromkeys(canonical_split(row.split) for row in annotation.rows if row.split))
+
+
+def assemble(
+    annotation: Annotation,
+    name: str,
+    root: Path,
+    split: str | None,
+    entry: CatalogEntry | None,
+    known_split: str = "",
+) -> Dataset:
+    """The dataset of one split.
+
+    `split` None takes what the rows offer: their only one, else the one that is meant for testing.
+    `known_split` is the split of an annotation that is all of one and does not say so.
+    Raises `DataError` where the split is not there, a label is no class or an id comes twice.
+    """
+    chosen, rows = _choose(annotation, split, known_split)
+    resolved = resolve_labels(annotation, rows, entry)
+    finder = Finder(root, _folders(annotation, entry, chosen))
+    samples = [
+        Sample(
+            id=id_,
+            path=finder.find(row.places, annotation.unique_filenames),
+            labels=labels,
+            start=row.start,
+            end=row.end,
+            split=canonical_split(row.split) if row.split else chosen,
+        )
+        for id_, row, labels in zip(
+            _ids(annotation, rows, root), rows, resolved.labels, strict=True
+        )
+    ]
+    described = f"{annotation.path.absolute().name}: {annotation.described}"
+    described += f", split {chosen}" if chosen else ""
+    return Dataset(
+        name=name,
+        samples=tuple(samples),
+        classes=resolved.classes,
+        understood=f"{described}, {resolved.words}, {_counted(rows)}",
+        root=root,
+        split=chosen,
+        frame_rate=entry.frame_rate if entry else None,
+        metric=entry.metric if entry else "top-1",
+    )
+
+
+def _choose(
+    annotation: Annotation, split: str | None, known_split: str
+) -> tuple[str, Sequence[Row]]:
+    """The split and its rows."""
+    offered = splits_of(annotation)
+    if not offered:
+        if split is not None and canonical_split(split) != known_split:
+            raise DataError(f"{annotation.path} names no splits; leave the split out")
+        return known_split, annotation.rows
+    without = next((row for row in annotation.rows if not row.split), None)
+    if without is not None:
+        raise annotation.problem(without, "names no split where others do; write one")
+    if split is None and len(offered) > 1:
+        split = next((name for name in _TESTED_FIRST if name in offered), None)
+        if split is None:
+            raise DataError(f"{annotation.path} has the splits {', '.join(offered)}; name one")
+    chosen = canonical_split(split) if split else offered[0]
+    rows = [row for row in annotation.rows if canonical_split(row.split) == chosen]
+    if not rows:
+        raise DataError(f"{annotation.path} has no split '{split}'; it has {', '.join(offered)}")
+    return chosen, rows
+
+
+def _folders(annotation: Annotation, entry: CatalogEntry | None, split: str) -> tuple[str, ...]:
+    """Where videos may lie below the root: as a list has it first, else as the dataset comes."""
+    if entry is None:
+        return ("",)
+    own = entry.splits[split].folders if split in entry.splits else ()
+    known = (*own, *entry.folders)
+    return (*known, "") if annotation.unique_filenames else ("", *known)
+
+
+def _ids(annotation: Annotation, rows: Sequence[Row], root: Path) -> list[str]:
+    """One id per row, the same on every machine.
+
+    Raises `DataError` for an id that comes twice, naming both lines.
+    """
+    ids = [row.id or posixpath.normpath(row.places[0]) for row in rows]
+    if any(os.path.isabs(id_) for id_ in ids):
+        ids = _relative(ids, root)
+    shared = Counter(ids)
+    ids = [
+        f"{id_}:{row.start or 0:.3f}-{'' if row.end is None else f'{row.end:.3f}'}"
+        if shared[id_] > 1 and not row.id and (row.start is not None or row.end is not None)
+        else id_
+        for id_, row in zip(ids, rows, strict=True)
+    ]
+    first: dict[str, Row] = {}
+    for id_, row in zip(ids, rows, strict=True):
+        if id_ in first:
+            line = first[id_].line
+            before = f", first in {annotation.unit} {line}" if line else ""
+            raise annotation.problem(row, f"'{id_}' comes twice{before}; remove one")
+        first[id_] = row
+    return ids
+
+
+def _relative(ids: Sequence[str], root: Path) -> list[str]:
+    """Absolute paths made relative to the root, or else to the folder they have in common."""
+    absolute = [id_ for id_ in ids if os.path.isabs(id_)]
+    base = str(root.absolute())
+    if not all(PurePosixPath(id_).is_relative_to(base) for id_ in absolute):
+        base = os.path.commonpath([posixpath.dirname(id_) for id_ in absolute])
+    return [posixpath.relpath(id_, base) if os.path.isabs(id_) else id_ for id_ in ids]
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    count = plural(len(rows), "sample")
+    if any(row.start is not None or row.end is not None for row in rows):
+        count += f" from {plural(len({row.places for row in rows}), 'video')}"
+    return count

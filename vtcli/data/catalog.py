@@ -1,0 +1,162 @@
+"""The datasets that are known by name, read from catalog.toml beside this file.
+
+Everything that varies by dataset is data in a row there; this file only reads it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from vtcli.errors import UsageError
+from vtcli.labels import list_label_files, load_labels
+
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validate": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """One thing a label is given for, and its class list ("" where no order is known)."""
+
+    name: str
+    size: int
+    labels: str = ""
+
+    def class_names(self) -> tuple[str, ...]:
+        """The names in index order; empty where no list is known."""
+        return load_labels(self.labels) if self.labels else ()
+
+    def known_orders(self) -> Mapping[str, tuple[str, ...]]:
+        """Every class list of this dataset by name, the usual order first."""
+        if not self.labels:
+            return {}
+        dataset = self.labels.split(".")[0]
+        others = [s for s in list_label_files() if s.split(".")[0] == dataset and s != self.labels]
+        return {stem: load_labels(stem) for stem in (self.labels, *others)}
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a dataset: its size as `source` states it, its annotation files and folders.
+
+    `files` are names or shell patterns, the first that exists counts; `folders` are where this
+    part's videos may lie, below the data folder.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    size: int | None = None
+    source: str = ""
+    folders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One dataset. `name` is also what the checkpoints' registry calls it; see catalog.toml."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    annotations: str
+    default_split: str
+    heads: tuple[Head, ...]
+    splits: Mapping[str, Split]
+    layout: str
+    format: str = ""
+    folders: tuple[str, ...] = ()
+    metric: str = "top-1"
+    frame_rate: float | None = None
+    frame_names: str = ""
+    flip_sensitive: bool = False
+    official_splits: int = 1
+    license: str = ""
+    notes: str = ""
+
+
+@cache
+def load_catalog() -> Mapping[str, CatalogEntry]:
+    """All datasets by name, in the order of the file."""
+    text = (files(__package__) / "catalog.toml").read_text(encoding="utf-8")
+    entries = [_entry(table) for table in tomllib.loads(text)["dataset"]]
+    return {entry.name: entry for entry in entries}
+
+
+def _entry(table: dict[str, Any]) -> CatalogEntry:
+    heads = tuple(Head(**head) for head in table.pop("head"))
+    splits = [Split(**_tuples(split)) for split in table.pop("split")]
+    by_name = {split.name: split for split in splits}
+    table["layout"] = table["layout"].strip()
+    return CatalogEntry(heads=heads, splits=by_name, **_tuples(table))
+
+
+def _tuples(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
+
+
+def known_entry(name: str) -> CatalogEntry | None:
+    """The dataset of this name or alias in any spelling; None where there is none."""
+    return _by_spelling().get(_spelling(name))
+
+
+def find_entry(name: str) -> CatalogEntry:
+    """The dataset of this name or alias, in any spelling.
+
+    Raises `UsageError` naming the nearest names.
+    """
+    entry = known_entry(name)
+    if entry is None:
+        raise UsageError(f"unknown dataset '{name}'; {nearest(name)}")
+    return entry
+
+
+def nearest(name: str) -> str:
+    """What a name that is not known may have meant."""
+    spellings = {_spelling(word): word for e in load_catalog().values() for word in _words(e)}
+    near = difflib.get_close_matches(_spelling(name), spellings, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(spellings[word] for word in near)}?"
+    return "see `vt datasets list`"
+
+
+@cache
+def _by_spelling() -> Mapping[str, CatalogEntry]:
+    return {_spelling(word): e for e in load_catalog().values() for word in _words(e)}
+
+
+def _words(entry: CatalogEntry) -> tuple[str, ...]:
+    return (entry.name, *entry.aliases)
+
+
+def _spelling(name: str) -> str:
+    return re.sub(r"[-_. ]", "", name.casefold())
+
+
+def canonical_split(word: str) -> str:
+    """One word for each part of a dataset, whatever an annotation or a user calls it.
+
+    `train`, `validation` and `test`; for datasets divided several times `1` is what division 1
+    tests and `train1` what it trains; any other word stays.
+    """
+    plain = word.strip().casefold()
+    if plain in _SPLIT_WORDS:
+        return _SPLIT_WORDS[plain]
+    numbered = re.fullmatch(r"(train|test|split)?[ _-]*0*([1-9][0-9]*)", plain)
+    if numbered:
+        return ("train" if numbered[1] == "train" else "") + numbered[2]
+    return word.strip()

@@ -1,1 +1,0 @@
-"""One file per job: loading, predicting, converting, diagnosing."""

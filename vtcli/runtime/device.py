@@ -1,0 +1,87 @@
+"""What `--precision` and `--device` mean on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from vtcli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def cpu_features() -> list[str]:
+    """The instruction sets that matter for matrix products, as far as PyTorch knows them."""
+    import torch
+
+    tests = {
+        "avx2": "_is_avx2_supported",
+        "avx512": "_is_avx512_supported",
+        "avx512_vnni": "_is_avx512_vnni_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+        "amx_tile": "_is_amx_tile_supported",
+        "amx_fp16": "_is_amx_fp16_supported",
+    }
+    return [name for name, test in tests.items() if getattr(torch.cpu, test, lambda: False)()]
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device to run on; `auto` is the first of CUDA, Apple's MPS and the CPU that is there.
+
+    Raises `UsageError` for a device this machine does not have.
+    """
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"there is no device '{device}' here ({reason}); try --device cpu"
+        ) from error
+    return chosen
+
+
+def supports_bf16_matmul(device: torch.device) -> bool:
+    """Whether the hardware itself multiplies bf16, so that it is faster than fp32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and bool({"avx512_bf16", "amx_tile"} & set(cpu_features()))
+
+
+def check_precision(precision: str) -> None:
+    """Raise `UsageError` for a precision that there is not."""
+    known = get_args(Precision)
+    if precision not in known:
+        raise UsageError(f"unknown precision '{precision}'; it is one of {', '.join(known)}")
+
+
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type activations and matrices get; `auto` is bf16 where the hardware multiplies it, else
+    fp32.
+
+    Raises `UsageError` for fp16 on a CPU, whose products would be slower
+    and coarser.
+    """
+    import torch
+
+    check_precision(precision)
+    if precision == "auto":
+        return torch.bfloat16 if supports_bf16_matmul(device) else torch.float32
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 needs a GPU; on a CPU take bf16, fp32 or auto")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """fp32, bf16 or fp16."""
+    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[str(dtype).split(".")[-1]]

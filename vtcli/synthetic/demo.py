@@ -1,0 +1,194 @@
+"""Everything once, on made-up clips and with the models of this package: what `vt demo` shows.
+
+Each step is what a command does; the clips are a fresh test part of Motion-8 (`data.motion8`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vtcli.errors import DataError
+from vtcli.runtime.files import atomic_write
+from vtcli.synthetic.motion8 import (
+    FRAMES_PER_SECOND,
+    MOTIONS,
+    draw_scene,
+    encode,
+    make_motion8,
+    render,
+)
+from vtcli.weights.registry import bundled_path, load_registry
+
+if TYPE_CHECKING:
+    from vtcli.evaluation.results import EvaluationReport
+    from vtcli.inference.windows import Timeline
+    from vtcli.profiling.profiler import Report
+    from vtcli.weights.load import Progress
+
+CLIPS_PER_CLASS = 12
+FRAMES = 24
+FILM_SIDE = 240
+SECONDS = FRAMES / FRAMES_PER_SECOND
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One clip: what it shows, and each model's best class and its probability."""
+
+    path: str
+    truth: str
+    answers: Mapping[str, tuple[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        answers = {
+            model: {"label": label, "score": score, "right": label == self.truth}
+            for model, (label, score) in self.answers.items()
+        }
+        return {"path": self.path, "truth": self.truth, "answers": answers}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The steps of one demonstration in a folder of its own; every clip is a function of `seed`."""
+
+    folder: Path
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 1
+
+    @property
+    def models(self) -> list[str]:
+        """Ids of the models whose weights lie in this package."""
+        return [
+            row.id
+            for row in load_registry().checkpoints.values()
+            if bundled_path(row, last_resort=True)
+        ]
+
+    @property
+    def clips(self) -> int:
+        """How many clips there are, of all classes."""
+        return CLIPS_PER_CLASS * len(MOTIONS)
+
+    @property
+    def examples(self) -> list[tuple[str, Path]]:
+        """One clip of each class."""
+        return [(motion, self.dataset / "test" / motion / "0000.mp4") for motion in MOTIONS]
+
+    @property
+    def dataset(self) -> Path:
+        """The test clips, in a folder per class."""
+        return self.folder / "motion8"
+
+    @property
+    def film(self) -> Path:
+        """A video of all motions, one after the other."""
+        return self.folder / "film.mp4"
+
+    @property
+    def annotated(self) -> Path:
+        """The film with what was seen drawn into it."""
+        return self.folder / "film-annotated.mp4"
+
+    def make_clips(self, progress: Progress | None = None) -> None:
+        """Write the test clips.
+
+        Raises `DataError` where the folder holds something already or cannot be written.
+        """
+        folder = self.folder
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError(f"{folder} is not an empty folder; name another with -o")
+        make_motion8(
+            self.dataset,
+            seed=self.seed,
+            train=0,
+            val=0,
+            test=self.clips,
+            frames=FRAMES,
+            workers=self.workers,
+            progress=progress,
+        )
+
+    def predict(self) -> list[Seen]:
+        """What the models see in one clip of each class."""
+        from vtcli.inference.predictor import Predictor
+        from vtcli.inference.results import VideoPrediction
+
+        answers: dict[str, dict[str, tuple[str, float]]] = {
+            str(path): {} for _, path in self.examples
+        }
+        for model in self.models:
+            for outcome in Predictor(model, topk=1, device=self.device).start(list(answers)):
+                if not isinstance(outcome, VideoPrediction):
+                    raise outcome.error
+                best = outcome.predictions[0]
+                answers[outcome.path][model] = (best.label, best.score)
+        return [Seen(str(path), motion, answers[str(path)]) for motion, path in self.examples]
+
+    def profile(self) -> Report:
+        """What the models cost, and how long they take here."""
+        from vtcli.profiling.profiler import Options, choose, profile
+
+        return profile(choose(self.models), Options(device=self.device, timed=True))
+
+    def evaluate(self, model: str) -> EvaluationReport:
+        """A model's accuracy on all clips; its run directory has the report as a page."""
+        from vtcli.data.open import open_dataset
+        from vtcli.evaluation.conclude import conclude
+        from vtcli.evaluation.evaluator import Evaluator
+        from vtcli.evaluation.plan import EvalSettings, plan_evaluation
+        from vtcli.runtime.distributed import Group
+
+        dataset = open_dataset("motion8", self.dataset)
+        settings = EvalSettings(device=self.device, workers=self.workers)
+        evaluator = Evaluator(plan_evaluation(dataset, model, settings), self.run(model), Group())
+        evaluator.run()
+        return conclude(evaluator)
+
+    def run(self, model: str) -> Path:
+        """Where a model's evaluation lies."""
+        return self.folder / "runs" / model
+
+    def make_film(self) -> None:
+        """Write a video of all motions, one after the other, in other scenes than the clips'."""
+        frames_THWC = np.concatenate(list(self._scenes()))
+        film = encode(frames_THWC)
+        with atomic_write(self.film, len(film)) as part:
+            part.write_bytes(film)
+
+    def _scenes(self) -> Iterator[Any]:
+        for motion in MOTIONS:
+            yield render(
+                draw_scene(
+                    "test",
+                    motion,
+                    CLIPS_PER_CLASS,
+                    seed=self.seed,
+                    size=FILM_SIDE,
+                    frames=FRAMES,
+                )
+            )
+
+    def watch_film(self, model: str) -> tuple[Mapping[str, Any], Timeline]:
+        """What happens when in the film, drawn into a copy of it: how it was made, and what it
+        says.
+        """
+        from vtcli.inference.results import Failure
+        from vtcli.inference.timeline import TimelinePredictor
+        from vtcli.video.overlay import annotate
+
+        predictor = TimelinePredictor(
+            model, window=SECONDS, stride=SECONDS, topk=1, device=self.device
+        )
+        (timeline,) = predictor.timelines([str(self.film)])
+        if isinstance(timeline, Failure):
+            raise timeline.error
+        with atomic_write(self.annotated) as part:
+            annotate(timeline.info, timeline.segments, part)
+        return predictor.header, timeline

@@ -1,0 +1,366 @@
+"""Motion-8: a made-up dataset of eight motions that only time can tell apart.
+
+Two shapes move over a textured background, seen by a camera that shakes. The state of a shape is a
+point on a torus: place across, place down, size and angle each go round (what leaves on one side
+comes back on the other; what has grown to the largest size fades out while it fades in small). At
+any moment each of the four is uniform, whatever the class: a class only says which one moves, and
+which way. So a frame at any one time has the same distribution in all eight classes, and a clip
+played backwards is a clip of the partner class. Every frame is coded by itself with one quantizer,
+so that no frame carries traces of its neighbors.
+
+The splits have no family of shapes and no kind of texture in common (`vtcli.synthetic.shapes`).
+
+Shape legend: T frames, S height and width, N side of the background, E edges of a convex polygon.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from vtcli.errors import DataError, UsageError
+from vtcli.runtime.worker_pool import Heartbeat, WorkerFailure, imap_with_timeout
+from vtcli.synthetic.shapes import SHAPES, TEXTURES
+
+if TYPE_CHECKING:
+    from vtcli.weights.download import Progress
+
+Floats: TypeAlias = NDArray[np.float32]
+
+ACROSS, DOWN, SIZE, ANGLE = range(4)
+MOTIONS: Mapping[str, tuple[int, int]] = {
+    "left": (ACROSS, -1),
+    "right": (ACROSS, 1),
+    "up": (DOWN, -1),
+    "down": (DOWN, 1),
+    "approach": (SIZE, 1),
+    "recede": (SIZE, -1),
+    "clockwise": (ANGLE, 1),
+    "counter-clockwise": (ANGLE, -1),
+}
+"""Which coordinate of a shape's state a class moves, and which way."""
+
+PARTNERS: Mapping[str, str] = {
+    name: next(n for n, (c, s) in MOTIONS.items() if (c, s) == (coordinate, -sign))
+    for name, (coordinate, sign) in MOTIONS.items()
+}
+"""The class that a clip of each class belongs to when it is played backwards."""
+
+FRAMES_PER_SECOND = 15
+# How far a coordinate goes round in one clip. Turns are slower: many shapes look nearly the same
+# after half a turn, and every third frame has to show which way it goes.
+_ROUNDS = {ACROSS: (0.7, 1.2), DOWN: (0.7, 1.2), SIZE: (0.7, 1.2), ANGLE: (0.45, 0.8)}
+# Radius over the frame's side; the share of the way from one to the other spent on fading.
+_SMALLEST, _LARGEST, _FADING = 0.09, 0.42, 0.15
+_QUANTISER = 34
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape of one color, made of convex pieces.
+
+    `pieces`: for each, a row (x, y, d) per edge [E, 3]: the outward normal and its distance from
+    the shape's center, in units of the shape's radius. `color` is RGB, 0 to 255. `state` is the
+    point on the torus, in rounds, halfway through the clip.
+    """
+
+    pieces: tuple[Floats, ...]
+    color: Floats
+    state: tuple[float, float, float, float]
+    moves: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """All that a clip is made from; no chance is left.
+
+    `step` is in rounds per frame. `background` [N, N, 3] is wider than the frame by `margin` on
+    each side; `shakes` [T, 2] are camera offsets of at most that (down, across). `grain` [S, S],
+    in brightness levels, is rolled by `rolls` [T, 2] in each frame.
+    """
+
+    motion: str
+    step: float
+    shapes: tuple[Shape, ...]
+    background: Floats
+    margin: int
+    shakes: NDArray[np.int64]
+    grain: Floats
+    rolls: NDArray[np.int64]
+
+    def backwards(self) -> Scene:
+        """The scene whose clip is this one's played backwards."""
+        return replace(
+            self,
+            motion=PARTNERS[self.motion],
+            shakes=self.shakes[::-1],
+            rolls=self.rolls[::-1],
+        )
+
+
+def draw_scene(
+    split: str, motion: str, number: int, *, seed: int = 0, size: int = 80, frames: int = 24
+) -> Scene:
+    """The `number`-th scene of a class: a pure function of its arguments."""
+    place = list(TEXTURES).index(split), list(MOTIONS).index(motion)
+    rng = np.random.default_rng([seed, *place, number])
+    margin = max(1, round(size / 64))
+    background_NN3 = _background(rng, split, size + 2 * margin)
+    level = float(background_NN3.mean())
+    state = rng.random(4)
+    # Half a round apart, one of the two is always in full sight while the other fades.
+    opposite = (state + np.array([0.5, 0.5, 0.5, rng.random()])) % 1
+    shapes = [_shape(rng, split, level, s, moves=True) for s in (state, opposite)]
+    if rng.random() < 0.5:
+        still = rng.random(4) * (1, 1, 0.4, 1) + (0, 0, 0.3, 0)
+        shapes.insert(0, _shape(rng, split, level, still, moves=False))
+    slowest, fastest = _ROUNDS[MOTIONS[motion][0]]
+    return Scene(
+        motion,
+        float(rng.uniform(slowest, fastest)) / frames,
+        tuple(shapes),
+        background_NN3,
+        margin,
+        rng.integers(-margin, margin, (frames, 2), endpoint=True),
+        (rng.standard_normal((size, size)) * rng.uniform(1, 5)).astype(np.float32),
+        rng.integers(size, size=(frames, 2)),
+    )
+
+
+def render(scene: Scene) -> NDArray[np.uint8]:
+    """The clip as uint8 RGB [T, S, S, 3]."""
+    size = len(scene.grain)
+    picture_TSS3 = np.stack(
+        [
+            scene.background[down : down + size, across : across + size]
+            for down, across in scene.shakes + scene.margin
+        ]
+    )
+    for shape in scene.shapes:
+        picture_TSS3 += _cover(scene, shape)[..., None] * (shape.color - picture_TSS3)
+    for picture_SS3, roll in zip(picture_TSS3, scene.rolls, strict=True):
+        picture_SS3 += np.roll(scene.grain, tuple(roll), axis=(0, 1))[..., None]
+    return np.clip(picture_TSS3, 0, 255).astype(np.uint8)
+
+
+def states_of(scene: Scene, shape: Shape) -> NDArray[np.float64]:
+    """A shape's place across, place down, size and angle in every frame, in rounds [T, 4]."""
+    coordinate, sign = MOTIONS[scene.motion]
+    frames = len(scene.shakes)
+    states_T4 = np.tile(np.array(shape.state), (frames, 1))
+    if shape.moves:
+        # Counted from the middle, so that playing backwards is a change of sign and nothing else.
+        states_T4[:, coordinate] += sign * scene.step * (np.arange(frames) - (frames - 1) / 2)
+    return states_T4 % 1
+
+
+def _cover(scene: Scene, shape: Shape) -> Floats:
+    """How much of each pixel a shape hides, 0 to 1 [T, S, S]; edges are one pixel soft."""
+    size = len(scene.grain)
+    across_T, down_T, grown_T, angle_T = states_of(scene, shape).T
+    radius_T = size * _SMALLEST * (_LARGEST / _SMALLEST) ** grown_T
+    opacity_T = np.minimum(1, np.minimum(grown_T, 1 - grown_T) / _FADING)
+    cos_T, sin_T = np.cos(2 * np.pi * angle_T), np.sin(2 * np.pi * angle_T)
+    dx_TS = _offsets(across_T * size - scene.shakes[:, 1], size)
+    dy_TS = _offsets(down_T * size - scene.shakes[:, 0], size)
+
+    def beyond_edge(edge: Floats) -> Floats:
+        x, y, distance = edge.tolist()
+        from_dx_TS = (x * cos_T - y * sin_T)[:, None] * dx_TS - (distance * radius_T)[:, None]
+        from_dy_TS = (x * sin_T + y * cos_T)[:, None] * dy_TS
+        return from_dx_TS.astype(np.float32)[:, None] + from_dy_TS.astype(np.float32)[..., None]
+
+    # Pixels outside a convex piece: beyond any of its edges. Outside the shape: outside all pieces.
+    pieces = (reduce(np.maximum, map(beyond_edge, piece_E3)) for piece_E3 in shape.pieces)
+    cover_TSS = np.clip(0.5 - reduce(np.minimum, pieces), 0, 1)
+    return cover_TSS * opacity_T.astype(np.float32)[:, None, None]
+
+
+def _offsets(center_T: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """From a center to each pixel of a line that closes on itself [T, S]."""
+    return (np.arange(size) - center_T[:, None] + size / 2) % size - size / 2
+
+
+def _shape(
+    rng: Generator, split: str, level: float, state: NDArray[np.float64], moves: bool
+) -> Shape:
+    """A shape of the split's families, clearly darker or brighter than the background's level."""
+    families = SHAPES[split]
+    polygons = families[rng.integers(len(families))](rng)
+    points = np.array([point for polygon in polygons for point in polygon])
+    center = (points.min(axis=0) + points.max(axis=0)) / 2
+    scale = 1 / np.linalg.norm(points - center, axis=1).max()
+    mirrored = rng.choice([-1, 1])
+    pieces = tuple(
+        _edges((np.array(polygon) - center) * scale * (mirrored, 1)) for polygon in polygons
+    )
+    darkest, brightest, apart = 15.0, 240.0, 75.0
+    darker, brighter = max(0.0, level - apart - darkest), max(0.0, brightest - level - apart)
+    along = rng.uniform(-darker, brighter)
+    gray = level - apart + along if along < 0 else level + apart + along
+    tint = rng.uniform(-60, 60, 3)
+    color = np.clip(gray + tint - tint.mean(), 0, 255).astype(np.float32)
+    return Shape(pieces, color, tuple(state.tolist()), moves)
+
+
+def _edges(corners_E2: NDArray[np.float64]) -> Floats:
+    """The edges of a convex polygon around the origin's frame, as `Shape.pieces` has them."""
+    along_E2 = np.roll(corners_E2, -1, axis=0) - corners_E2
+    normal_E2 = np.stack([along_E2[:, 1], -along_E2[:, 0]], axis=1)
+    normal_E2 /= np.linalg.norm(normal_E2, axis=1, keepdims=True)
+    distance_E = (normal_E2 * corners_E2).sum(axis=1)
+    inwards_E = normal_E2 @ corners_E2.mean(axis=0) > distance_E
+    edges_E3 = np.concatenate([normal_E2, distance_E[:, None]], axis=1)
+    return np.where(inwards_E[:, None], -edges_E3, edges_E3).astype(np.float32)
+
+
+def _background(rng: Generator, split: str, side: int) -> Floats:
+    """A texture in shades of one color [N, N, 3], 0 to 255."""
+    kinds = TEXTURES[split]
+    texture_NN = kinds[rng.integers(len(kinds))](rng, side)
+    texture_NN = (texture_NN - texture_NN.mean()) / texture_NN.std()
+    color = rng.uniform(80, 175) + rng.uniform(-25, 25, 3)
+    contrast = rng.uniform(10, 24) * rng.uniform(0.7, 1.3, 3)
+    return (color + contrast * texture_NN[..., None]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One clip to write: the arguments of `draw_scene` and where."""
+
+    path: Path
+    split: str
+    motion: str
+    number: int
+    seed: int
+    size: int
+    frames: int
+
+
+def make_motion8(
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    train: int = 4000,
+    val: int = 400,
+    test: int = 800,
+    size: int = 80,
+    frames: int = 24,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the dataset to a new or empty folder, which appears when it is whole; returns it.
+
+    `train`, `val` and `test` count the clips of all classes together; 0 leaves the split out.
+    Clips lie at SPLIT/CLASS/NNNN.mp4 (H.264, `size` x `size` pixels, 15 frames per second), and
+    SPLIT.csv lists them as `path,label`. The same seed gives the same files, however many worker
+    processes write them, and a smaller set is a part of a larger one.
+    Raises `UsageError` for numbers that cannot be, `DataError` where the folder holds something or
+    cannot be written.
+    """
+    target = Path(os.path.realpath(folder))
+    counts = {"train": train, "val": val, "test": test}
+    _check(seed, counts, size, frames)
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise DataError(f"{folder} is not an empty folder; give a new one")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+            part = Path(temporary)
+            jobs = list(_plan(part, counts, seed, size, frames))
+            for number, job in enumerate(_written(jobs, workers), 1):
+                if progress:
+                    progress(str(job.path.relative_to(part)), number, len(jobs))
+            target.mkdir(exist_ok=True)  # one that is there is filled: somebody may be in it
+            for made in part.iterdir():
+                made.replace(target / made.name)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"cannot write {folder}: {reason}; give another folder") from error
+    return Path(folder)
+
+
+def _check(seed: int, counts: Mapping[str, int], size: int, frames: int) -> None:
+    for split, count in counts.items():
+        if count < 0 or count % len(MOTIONS):
+            raise UsageError(
+                f"{count} {split} clips cannot be shared out among {len(MOTIONS)} classes; "
+                f"take a multiple of {len(MOTIONS)}"
+            )
+    if not any(counts.values()):
+        raise UsageError("there is nothing to make; ask for some clips")
+    if seed < 0:
+        raise UsageError(f"the seed is {seed}; take 0 or more")
+    if size < 32 or size % 2:
+        raise UsageError(f"frames of {size}x{size} cannot be made; take an even size of 32 or more")
+    if frames < 2:
+        raise UsageError(f"{frames} frames show no motion; take 2 or more")
+
+
+def _plan(
+    folder: Path, counts: Mapping[str, int], seed: int, size: int, frames: int
+) -> Iterator[_Job]:
+    """Make the folders and lists; the clips that are to be written."""
+    for split, count in counts.items():
+        if not count:
+            continue
+        rows = []
+        for motion in MOTIONS:
+            (folder / split / motion).mkdir(parents=True)
+            for number in range(count // len(MOTIONS)):
+                name = f"{split}/{motion}/{number:04d}.mp4"
+                rows.append((name, motion))
+                yield _Job(folder / name, split, motion, number, seed, size, frames)
+        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("path", "label"), *rows])
+
+
+def _written(jobs: list[_Job], workers: int) -> Iterator[_Job]:
+    """The jobs as they are done, here or in worker processes."""
+    if workers == 1:
+        for job in jobs:
+            _write_clip(job)
+            yield job
+        return
+    with closing(imap_with_timeout(_write_clip, jobs, workers)) as outcomes:
+        for job, outcome in outcomes:
+            if isinstance(outcome, WorkerFailure):
+                raise DataError(f"cannot make clips: {outcome.detail}; take fewer workers")
+            yield job
+
+
+def _write_clip(job: _Job, heartbeat: Heartbeat | None = None) -> None:
+    scene = draw_scene(
+        job.split, job.motion, job.number, seed=job.seed, size=job.size, frames=job.frames
+    )
+    job.path.write_bytes(encode(render(scene)))
+
+
+def encode(frames_THWC: NDArray[np.uint8]) -> bytes:
+    """An MP4 file with these frames [T, H, W, 3], each coded by itself."""
+    # Not at module level: the command line lists the classes without a decoder.
+    import av
+
+    file = io.BytesIO()
+    options = {"preset": "veryfast", "qp": str(_QUANTISER), "g": "1", "x264-params": "log=-1"}
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame_HWC in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()

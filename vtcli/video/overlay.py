@@ -1,0 +1,314 @@
+"""A video with its segments' labels drawn into it, as MP4 with H.264.
+
+A label lies in a translucent box in the lower left corner, its score beside it and as a line below.
+A box is rendered once and blended in as brightness alone, so that the colors of the picture are
+not converted on the way.
+
+Shape legend: H height, W width of the picture; h, w of the box.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from vtcli.errors import DataError
+from vtcli.video import TIME_EPS
+from vtcli.video.backends_pyav import decode_all
+from vtcli.video.container import open_video, packets
+from vtcli.video.probe import VideoInfo, quarter_turns
+from vtcli.video.sequential import frame_times
+
+Planes: TypeAlias = list[NDArray[np.uint8]]
+"""Brightness [H, W] and two colors [H/2, W/2], as H.264 stores a picture (4:2:0, 16 to 235)."""
+
+_ENCODER = {"crf": "20", "preset": "veryfast"}
+# Sound that MP4 holds as it is.
+_SOUNDS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})
+_LEAST_MP3_RATE = 16_000
+# libav's numbers for colors that are RGB, and for brightness of 16 to 235.
+_RGB, _STUDIO_RANGE = 0, 1
+
+# Text is this share of the picture's short side, but never smaller than can be read.
+_TEXT_SHARE = 1 / 26
+_SMALLEST_TEXT = 14
+# Gray level and opacity, of 255 each.
+_BOX, _LABEL, _PERCENT, _LINE, _TRACK = (0, 165), (255, 255), (200, 255), (255, 230), (255, 60)
+# Pillow's own typeface has hardly more than ASCII; these have more, where one is installed.
+_OTHER_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "arial.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "Arial Unicode.ttf",
+    "msyh.ttc",
+)
+
+
+class Caption(Protocol):
+    """What is drawn: a label and its probability, from `start` to `end` in seconds."""
+
+    @property
+    def start(self) -> float: ...
+
+    @property
+    def end(self) -> float: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def score(self) -> float: ...
+
+
+def annotate(
+    info: VideoInfo,
+    captions: Sequence[Caption],
+    output: Path,
+    on_frame: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Write the video to `output`, upright, its size and frame times kept, its captions drawn.
+
+    A side with an odd number of pixels becomes one longer, as H.264 asks. The sound is copied where
+    MP4 can hold it. `on_frame` hears a name, the frames written and how many there are.
+    Raises VideoDecodeError where a frame cannot be decoded, OSError where the file cannot be
+    written and DataError where it cannot be encoded.
+    """
+    try:
+        with (
+            open_video(info.path) as (source, source_video),
+            _open_mp4(output) as target,
+        ):
+            for frames in _write(info, captions, source, source_video, target):
+                if on_frame:
+                    on_frame(str(output), frames, info.frames)
+    except OSError:
+        raise
+    except av.error.FFmpegError as error:
+        raise DataError(
+            f"{info.path}: cannot be written as MP4 ({error}); convert it to H.264 in MP4 first"
+        ) from error
+
+
+def _open_mp4(path: Path) -> OutputContainer:
+    # Absolute, so that no name is taken for one of libav's protocols; the index goes to the front,
+    # so that the file plays while it is fetched.
+    return av.open(os.path.abspath(path), "w", format="mp4", options={"movflags": "+faststart"})
+
+
+def _write(
+    info: VideoInfo,
+    captions: Sequence[Caption],
+    source: InputContainer,
+    source_video: VideoStream,
+    target: OutputContainer,
+) -> Iterator[int]:
+    """The frames written so far, after each."""
+    times_F, tick = frame_times(info), source_video.time_base
+    assert tick is not None
+    video = _add_video(info, source_video, target)
+    sound = _Sound(info, source, tick, target)
+    for position, decoded in decode_all(info):
+        seconds = float(times_F[position])
+        sound.copy_until(seconds)
+        planes = _upright_planes(decoded, video.width, video.height)
+        for caption in captions:
+            if caption.start - TIME_EPS <= seconds < caption.end - TIME_EPS:
+                _blend(planes, _box(caption.label, caption.score, video.width, video.height))
+        frame = _frame(planes)
+        frame.pts, frame.time_base = round(seconds / tick), tick
+        target.mux(video.encode(frame))
+        yield position + 1
+    target.mux(video.encode(None))
+    sound.copy_until(float("inf"))
+
+
+def _add_video(info: VideoInfo, source: VideoStream, target: OutputContainer) -> VideoStream:
+    rate = source.average_rate or source.guessed_rate
+    video = target.add_stream("libx264", rate=rate, options=dict(_ENCODER))
+    assert isinstance(video, VideoStream)
+    video.width, video.height = info.width + info.width % 2, info.height + info.height % 2
+    video.pix_fmt = "yuv420p"
+    assert source.time_base is not None
+    video.time_base = source.time_base
+    into, context = video.codec_context, source.codec_context
+    into.time_base = source.time_base
+    ratio = source.sample_aspect_ratio
+    if ratio:
+        into.sample_aspect_ratio = 1 / ratio if info.rotation % 180 else ratio
+    into.color_range = _STUDIO_RANGE
+    if context.colorspace != _RGB:
+        into.colorspace = context.colorspace
+        into.color_primaries, into.color_trc = context.color_primaries, context.color_trc
+    return video
+
+
+def _fits_mp4(context: Any) -> bool:
+    name = context.codec.canonical_name
+    # Below 16 kHz MP3 is of a later version, which libav does not put into MP4.
+    return name in _SOUNDS and not (name == "mp3" and context.sample_rate < _LEAST_MP3_RATE)
+
+
+class _Sound:
+    """The best sound of a file, copied piece by piece; nothing where MP4 cannot hold it."""
+
+    def __init__(
+        self, info: VideoInfo, source: InputContainer, tick: Fraction, target: OutputContainer
+    ) -> None:
+        index = info.index
+        assert index is not None
+        self._begin = int(index.pts[0]) * tick if len(index.pts) else Fraction(0)
+        self._target = target
+        self._packets: Iterator[Packet] = iter(())
+        stream: Any = source.streams.best("audio")
+        context = None if stream is None else stream.codec_context
+        if context is not None and _fits_mp4(context):
+            self._stream = target.add_stream_from_template(stream)
+            self._packets = packets(source, stream)
+        self._next = next(self._packets, None)
+
+    def copy_until(self, seconds: float) -> None:
+        """Copy what is heard up to this time after the first frame."""
+        while (packet := self._next) is not None and packet.dts is not None:
+            shift = round(self._begin / packet.time_base)
+            if (packet.dts - shift) * packet.time_base > seconds:
+                return
+            packet.dts -= shift
+            packet.pts = packet.dts if packet.pts is None else packet.pts - shift
+            packet.stream = self._stream
+            self._target.mux(packet)
+            self._next = next(self._packets, None)
+
+
+def _upright_planes(frame: VideoFrame, width: int, height: int) -> Planes:
+    """A decoded picture at this (even) size, turned upright."""
+    turns = quarter_turns(frame)
+    stored_w, stored_h = (height, width) if turns % 2 else (width, height)
+    picture = frame.reformat(stored_w, stored_h, "yuv420p", dst_color_range="MPEG")
+    flat = picture.to_ndarray().reshape(-1)
+    ends = [stored_w * stored_h, stored_w * stored_h * 5 // 4]
+    planes = np.split(flat, ends)
+    shapes = [(stored_h, stored_w), *[(stored_h // 2, stored_w // 2)] * 2]
+    return [
+        np.rot90(plane.reshape(shape), turns) for plane, shape in zip(planes, shapes, strict=True)
+    ]
+
+
+def _frame(planes: Planes) -> VideoFrame:
+    height, width = planes[0].shape
+    flat = np.concatenate([plane.reshape(-1) for plane in planes])
+    return VideoFrame.from_ndarray(flat.reshape(height * 3 // 2, width), format="yuv420p")
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A rendered label; at pixel `top`, `left`, both even as its sides are.
+
+    `gray_hw` is its brightness times its opacity, `through_hw` the share of the picture that shows
+    through.
+    """
+
+    top: int
+    left: int
+    gray_hw: NDArray[np.floating[Any]]
+    through_hw: NDArray[np.floating[Any]]
+
+
+def _blend(planes: Planes, box: _Box) -> None:
+    """Draw a box into a picture, in place."""
+    gray_hw, through_hw = box.gray_hw, box.through_hw
+    for plane, scale in zip(planes, (1, 2, 2), strict=True):
+        height, width = (side // scale for side in through_hw.shape)
+        top, left = box.top // scale, box.left // scale
+        part = plane[top : top + height, left : left + width]
+        if scale == 2:
+            # Gray, which is 128 in both planes of color.
+            share = through_hw.reshape(height, 2, width, 2).mean((1, 3))
+            part[:] = np.rint(128 + (part - 128.0) * share)
+        else:
+            part[:] = np.rint(gray_hw + part * through_hw)
+
+
+@lru_cache(maxsize=64)
+def _box(label: str, score: float, width: int, height: int) -> _Box:
+    """The box for a picture of this size."""
+    margin = round(0.03 * min(width, height))
+    text_size = max(_SMALLEST_TEXT, round(_TEXT_SHARE * min(width, height)))
+    image = _render(" ".join(label.split()) or "…", score, text_size, width - 2 * margin, height)
+    gray_hw, opacity_hw = np.moveaxis(np.asarray(image, dtype=np.float32) / 255, 2, 0)
+    return _Box(
+        top=max(0, height - margin - image.height) // 2 * 2,
+        left=margin // 2 * 2,
+        gray_hw=(16 + 219 * gray_hw) * opacity_hw,
+        through_hw=1 - opacity_hw,
+    )
+
+
+def _render(label: str, score: float, size: int, most_w: int, most_h: int) -> Image.Image:
+    """Gray and opacity of a box, its sides even and at most these; `size` is the text's.
+
+    A label that is too long is shortened, and in a narrow picture the percentage makes room for it.
+    """
+    font, percent = _font(label, size), f"{100 * score:.0f} %"
+    pad, gap, line = size // 2, size * 3 // 4, max(2, size // 10)
+    if most_w < 12 * size:
+        percent, gap = "", 0
+    percent_w = math.ceil(font.getlength(percent))
+    text = _shortened(label, font, most_w - 2 * pad - gap - percent_w)
+    width = pad + math.ceil(font.getlength(text)) + gap + percent_w + pad
+    height = pad + size + size // 3 + line + pad
+    image = Image.new("LA", (width, height), (0, 0))
+    draw = ImageDraw.Draw(image)
+    draw.rounded_rectangle((0, 0, width - 1, height - 1), radius=size // 4, fill=_BOX)
+    draw.text((pad, pad + size * 4 // 5), text, font=font, fill=_LABEL, anchor="ls")
+    draw.text((width - pad, pad + size * 4 // 5), percent, font=font, fill=_PERCENT, anchor="rs")
+    below, length = height - pad - line, width - 2 * pad
+    draw.rectangle((pad, below, width - pad - 1, below + line - 1), fill=_TRACK)
+    if round(score * length):
+        draw.rectangle((pad, below, pad + round(score * length) - 1, below + line - 1), fill=_LINE)
+    return image.crop((0, 0, min(width, most_w) // 2 * 2, min(height, most_h) // 2 * 2))
+
+
+def _shortened(text: str, font: Any, room: float) -> str:
+    """The text, or as much of its beginning as there is room for."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(f"{text}…") > room:
+        text = text[:-1].rstrip()
+    return f"{text}…"
+
+
+def _font(text: str, size: int) -> Any:
+    """The typeface that knows the most of these letters; an unknown one becomes an empty box."""
+
+    def known(font: Any) -> int:
+        unknown = bytes(font.getmask("\uffff"))
+        return sum(bytes(font.getmask(letter)) != unknown for letter in set(text))
+
+    return max([ImageFont.load_default(size), *_other_fonts(size)], key=known)
+
+
+@lru_cache(maxsize=8)
+def _other_fonts(size: int) -> list[Any]:
+    """Those of the typefaces that are installed."""
+    found = []
+    for name in _OTHER_FONTS:
+        with suppress(OSError):
+            found.append(ImageFont.truetype(name, size))
+    return found

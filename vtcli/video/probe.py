@@ -1,0 +1,288 @@
+"""What a video file holds: size, rate and the index that every frame number refers to.
+
+Follows the decoding specification, sections 1 and 5. One pass over the packets, without decoding
+more than the first frame, finds which frames are shown and in which order. Where the timestamps
+cannot carry that (raw streams, packed B-frames, hidden frames) the frames are counted by decoding.
+
+Shape legend: F frames shown, P packets stored, K key packets.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from vtcli.errors import VideoDecodeError
+from vtcli.video.container import checked_path, decode, open_video, packets
+
+# Containers in which each packet is one whole frame with its own timestamp: seeking is safe.
+SEEKABLE = frozenset({"mov", "matroska"})
+# No codec shows a frame later than its 16 picture buffers allow; a farther jump is a clock that
+# was reset within the file.
+_MAX_REORDER = 32
+# An MPEG-4 packet this small may be a placeholder ("not coded") that shows nothing.
+_TINY_PACKET = 16
+# Stands for "no timestamp": libav's own value for it, smaller than any real one.
+NO_TIME = -(2**63)
+_NO_FRAME = "holds no frame that can be decoded; copy or download it again"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds checked before frames are decoded; beyond one, VideoDecodeError says `limit`."""
+
+    max_pixels: int = 36_000_000
+    max_frames: int = 1_000_000
+    max_bytes: int = 2 * 2**30
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def _empty() -> NDArray[np.int64]:
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """Which frame is which: what a frame number means when the file is read.
+
+    `timed`: a frame is recognized by its timestamp, else by counting decoded frames. `pts` [F]
+    holds the timestamps in the order shown; it is shorter than the frame count where the end of
+    the file is gone.
+    `packet` [F], the position of each frame's packet in the file's video stream, and `key_pts` [K]
+    and `key_packet` [K] of the key packets are there only where seeking is safe. `any_hidden`: the
+    file stores frames that it asks not to show (an edit list).
+    """
+
+    timed: bool
+    pts: NDArray[np.int64] = field(default_factory=_empty)
+    packet: NDArray[np.int64] = field(default_factory=_empty)
+    key_pts: NDArray[np.int64] = field(default_factory=_empty)
+    key_packet: NDArray[np.int64] = field(default_factory=_empty)
+    any_hidden: bool = False
+
+    @property
+    def seekable(self) -> bool:
+        """Whether decoding may start at a key packet instead of the beginning."""
+        return len(self.key_pts) > 0
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What `probe` found. `width` and `height` are those of the upright frames.
+
+    `rotation` is the counter-clockwise turn in degrees (0, 90, 180 or 270) that makes stored frames
+    upright; `duration` is in seconds; `fps` is the average rate, 0.0 where the file states none.
+    `exact` is False where frames have no usable timestamps and are numbered by counting.
+    """
+
+    path: Path
+    frames: int
+    fps: float
+    width: int
+    height: int
+    rotation: int
+    duration: float
+    codec: str
+    container: str
+    exact: bool
+    index: FrameIndex | None = field(default=None, repr=False, compare=False)
+
+
+def probe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
+    """Count and describe the frames of a local video file; decodes one frame.
+
+    Raises VideoDecodeError with the reason `not_found`, `not_video`, `no_video_stream`,
+    `unsupported`, `corrupt` or `limit`.
+    """
+    file = checked_path(path)
+    try:
+        return _probe(file, limits)
+    except (VideoDecodeError, MemoryError):
+        raise
+    except Exception as error:
+        raise VideoDecodeError(
+            file, "corrupt", f"cannot be read ({error}); copy it again", [f"pyav: {error}"]
+        ) from error
+
+
+def check_size(path: Path, width: int, height: int, limits: Limits) -> None:
+    """Refuse frames that would take too much memory to decode (reason `limit`)."""
+    if width * height > limits.max_pixels:
+        raise VideoDecodeError(
+            path,
+            "limit",
+            f"has frames of {width}x{height}, more than {limits.max_pixels / 1e6:.0f} megapixels; "
+            "scale it down first",
+        )
+
+
+@dataclass
+class _Packets:
+    """One row per stored packet, in decoding order."""
+
+    pts: array[int] = field(default_factory=lambda: array("q"))
+    dts: array[int] = field(default_factory=lambda: array("q"))
+    key: array[int] = field(default_factory=lambda: array("b"))
+    discard: array[int] = field(default_factory=lambda: array("b"))
+    some_show_nothing: bool = False
+    lost: int = 0
+
+    def add(self, packet: Packet, codec: str) -> None:
+        self.pts.append(time_of(packet))
+        self.dts.append(NO_TIME if packet.dts is None else packet.dts)
+        self.key.append(packet.is_keyframe)
+        self.discard.append(packet.is_discard)
+        self.some_show_nothing |= (codec == "mpeg4" and packet.size < _TINY_PACKET) or (
+            codec == "vp8" and not memoryview(packet)[0] & 0x10  # the show_frame bit, RFC 6386 9.1
+        )
+
+
+def _probe(path: Path, limits: Limits) -> VideoInfo:
+    rows = _Packets()
+    first: VideoFrame | None = None
+    with open_video(path) as (container, stream):
+        codec = stream.codec_context.codec.canonical_name
+        check_size(path, stream.width, stream.height, limits)
+        for packet in packets(container, stream):
+            first = first or _first_frame(stream, packet)
+            rows.add(packet, codec)
+            if len(rows.pts) > limits.max_frames:
+                raise VideoDecodeError(
+                    path, "limit", f"has over {limits.max_frames} frames; cut it into pieces first"
+                )
+        first = first or _first_frame(stream, None)
+        family = container.format.name.split(",")[0]
+        if family == "mov" and len(stream.index_entries) > len(rows.pts):
+            # Of these containers only MP4 lists the packets that a cut file has lost.
+            listed = sum(entry.size > 0 for entry in stream.index_entries)
+            rows.lost = max(0, listed - len(rows.pts))
+        if first is None or not rows.pts:
+            raise VideoDecodeError(path, "corrupt", _NO_FRAME)
+        check_size(path, first.width, first.height, limits)
+        frames, index = _frame_index(path, rows, first, family)
+        if not frames:
+            raise VideoDecodeError(path, "corrupt", _NO_FRAME)
+        return _describe(path, container, stream, first, frames, index)
+
+
+def _first_frame(stream: VideoStream, packet: Packet | None) -> VideoFrame | None:
+    frames = decode(stream, packet)
+    return frames[0] if frames else None
+
+
+def _frame_index(
+    path: Path, rows: _Packets, first: VideoFrame, family: str
+) -> tuple[int, FrameIndex]:
+    """The number of frames and where they are, from the packets alone if these can tell."""
+    pts_P = np.array(rows.pts, dtype=np.int64)
+    shown_P = ~np.array(rows.discard, dtype=bool)
+    # Outside MP4 and Matroska the two fields of an interlaced frame may be two packets.
+    fields = first.interlaced_frame and family not in SEEKABLE
+    if rows.some_show_nothing or fields or not (family == "avi" or _orderly(pts_P)):
+        pts_F = _pts_by_decoding(path)
+        timed = family != "avi" and NO_TIME not in pts_F and bool((np.diff(pts_F) > 0).all())
+        return len(pts_F) + rows.lost, FrameIndex(timed, pts_F if timed else _empty())
+    if family == "avi":
+        # AVI has no presentation times: one packet is one frame, numbered as they are decoded.
+        return int(shown_P.sum()), FrameIndex(timed=False)
+    key_packet_K = np.flatnonzero(np.array(rows.key, dtype=bool))
+    shown_P &= ~_undecodable(pts_P, key_packet_K, first)
+    frames = int(shown_P.sum()) + rows.lost
+    if rows.lost:
+        # A lost packet is decoded after the last one found and cannot be shown before that: up
+        # to there the numbering is certain.
+        shown_P &= pts_P <= rows.dts[-1]
+    packet_F = np.flatnonzero(shown_P)
+    packet_F = packet_F[np.argsort(pts_P[packet_F])]
+    if family not in SEEKABLE or (np.diff(pts_P[key_packet_K]) <= 0).any():
+        return frames, FrameIndex(True, pts_P[packet_F])
+    any_hidden = bool(rows.discard.count(1))
+    return frames, FrameIndex(
+        True, pts_P[packet_F], packet_F, pts_P[key_packet_K], key_packet_K, any_hidden
+    )
+
+
+def _orderly(pts_P: NDArray[np.int64]) -> bool:
+    """Whether sorting by timestamp gives the order in which the decoder puts frames out."""
+    order_P = np.argsort(pts_P, kind="stable")
+    sorted_P = pts_P[order_P]
+    if sorted_P[0] == NO_TIME or (np.diff(sorted_P) == 0).any():
+        return False
+    return int(np.abs(order_P - np.arange(len(pts_P))).max()) <= _MAX_REORDER
+
+
+def _undecodable(
+    pts_P: NDArray[np.int64], key_packet_K: NDArray[np.int64], first: VideoFrame
+) -> NDArray[np.bool_]:
+    """Packets at the start of a cut whose reference frames were cut off with what came before.
+
+    No player shows them: they come before the first key frame, in the file or in time.
+    """
+    if not len(key_packet_K) or first.pts is None:
+        return np.zeros(len(pts_P), dtype=bool)
+    return pts_P < min(first.pts, pts_P[key_packet_K[0]])
+
+
+def _pts_by_decoding(path: Path) -> NDArray[np.int64]:
+    """The timestamp of every frame that the decoder puts out, in its order."""
+    pts = array("q")
+    with open_video(path) as (container, stream):
+        for packet in chain(packets(container, stream), [None]):
+            pts.extend(time_of(frame) for frame in decode(stream, packet) or ())
+    return np.array(pts, dtype=np.int64)
+
+
+def _describe(
+    path: Path,
+    container: InputContainer,
+    stream: VideoStream,
+    first: VideoFrame,
+    frames: int,
+    index: FrameIndex,
+) -> VideoInfo:
+    turns = quarter_turns(first)
+    size = (first.height, first.width) if turns % 2 else (first.width, first.height)
+    rate = stream.average_rate or stream.guessed_rate
+    if stream.duration is not None and stream.time_base:
+        duration = stream.duration * float(stream.time_base)
+    elif container.duration is not None:
+        duration = container.duration / 1e6
+    else:
+        duration = frames / float(rate) if rate else 0.0
+    names = container.format.name.split(",")
+    suffix = path.suffix[1:].lower()
+    return VideoInfo(
+        path=path,
+        frames=frames,
+        fps=float(rate) if rate else 0.0,
+        width=size[0],
+        height=size[1],
+        rotation=90 * turns,
+        duration=duration,
+        codec=stream.codec_context.codec.canonical_name,
+        container=suffix if suffix in names else names[0],
+        exact=index.timed,
+        index=index,
+    )
+
+
+def time_of(timed: VideoFrame | Packet) -> int:
+    """The presentation timestamp in the stream's time base, or NO_TIME."""
+    return NO_TIME if timed.pts is None else timed.pts
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """How many counter-clockwise quarter turns make a stored frame upright: 0 to 3."""
+    return round(frame.rotation / 90) % 4

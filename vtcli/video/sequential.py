@@ -1,0 +1,110 @@
+"""A video from its beginning to its end in one pass: when its frames are shown, and chosen frames
+one by one.
+
+`read_frames` returns all frames it is asked for at once; here they come one after the other, so
+that a long video needs no more memory than a short one.
+
+Shape legend: F frames shown, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from vtcli.errors import VideoDecodeError
+from vtcli.video.backends_pyav import decode_all
+from vtcli.video.container import open_video, packets
+from vtcli.video.probe import VideoInfo, quarter_turns, time_of
+
+
+def frame_times(info: VideoInfo) -> NDArray[np.float64]:
+    """When each frame appears, in seconds after the first, and last the end of the video: [F+1].
+
+    By the timestamps, which need not be evenly spaced; by the average rate where there are none.
+    Raises VideoDecodeError `unsupported` where the file states no rate.
+    """
+    assert info.index is not None
+    if not 0 < info.fps < float("inf"):
+        raise VideoDecodeError(
+            info.path,
+            "unsupported",
+            "states no frame rate, so that no time can be told; convert it to H.264 in MP4",
+        )
+    pts_F = info.index.pts
+    if len(pts_F) != info.frames:
+        return np.arange(info.frames + 1) / info.fps
+    with open_video(info.path) as (_, stream):
+        assert stream.time_base is not None
+        times_F = (pts_F - pts_F[0]) * float(stream.time_base)
+    return np.append(times_F, times_F[-1] + 1 / info.fps)
+
+
+def stream_frames(
+    info: VideoInfo, indices: Iterable[int], threads: int = 1
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Frames `indices` with their numbers, in order: uint8 RGB [H, W, 3] each, upright.
+
+    The file is decoded once, up to the last frame asked for; only from a file in which one of them
+    does not come at once is it decoded again from the start, without shortcuts.
+    Raises VideoDecodeError `missing_frames` or `corrupt` where a frame cannot be had.
+    """
+    left = sorted(set(indices), reverse=True)
+    reformatter = VideoReformatter()
+    for decoded in (_in_passing(info, left[::-1], threads), decode_all(info)):
+        # Some files show frames in another order than their timestamps say.
+        early: dict[int, NDArray[np.uint8]] = {}
+        wanted = set(left)
+        for position, frame in decoded:
+            if position in wanted:
+                early[position] = _upright_rgb(frame, info, reformatter)
+            while left and left[-1] in early:
+                yield left[-1], early.pop(left[-1])
+                left.pop()
+            if not left:
+                return
+
+
+def _in_passing(
+    info: VideoInfo, positions: list[int], threads: int
+) -> Iterator[tuple[int, VideoFrame]]:
+    """The frames at these sorted positions, up to the first that does not come as it should."""
+    index = info.index
+    assert index is not None
+    if not index.timed:
+        return
+    due = deque((int(index.pts[p]), p) for p in positions if p < len(index.pts))
+    wanted_pts = {pts for pts, _ in due}
+    try:
+        with open_video(info.path, threads) as (container, stream):
+            context = stream.codec_context
+            # H.264 marks the frames that no other refers to; those nobody asked for need no
+            # decoding. Only where a packet is a whole frame, not one field of it.
+            skips = index.seekable and context.name == "h264"
+            for packet in chain(packets(container, stream), [None]):
+                if skips and packet is not None:
+                    context.skip_frame = "DEFAULT" if packet.pts in wanted_pts else "NONREF"
+                for frame in stream.decode(packet):
+                    pts = time_of(frame)
+                    if not due or pts > due[0][0] or (pts == due[0][0] and frame.is_corrupt):
+                        return
+                    if pts == due[0][0]:
+                        yield due.popleft()[1], frame
+    except av.error.FFmpegError:
+        return
+
+
+def _upright_rgb(
+    frame: VideoFrame, info: VideoInfo, reformatter: VideoReformatter
+) -> NDArray[np.uint8]:
+    turns = quarter_turns(frame)
+    size = (info.height, info.width) if turns % 2 else (info.width, info.height)
+    rgb_HWC = reformatter.reformat(frame, *size, "rgb24", threads=1).to_ndarray()
+    return np.rot90(rgb_HWC, turns)
