@@ -31,7 +31,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_it_answers_for_all_models_and_motions(shown: tuple[Path, str]) -> None:
     folder, text = shown
     table = json.loads(text)
-    assert [clip["truth"] for clip in table["clips"]] == list(MOTIONS)
+    assert [clip["target"] for clip in table["clips"]] == list(MOTIONS)
     assert all(clip["answers"].keys() == MODELS for clip in table["clips"])
     assert {cost["id"] for cost in table["costs"]} == MODELS
     assert all(cost["timings"] for cost in table["costs"])

@@ -83,7 +83,7 @@ def test_rescoring_is_plain_arithmetic_on_the_stored_views(
         if average == "prob":
             values = np.exp(values - values.max(1, keepdims=True))
             values /= values.sum(1, keepdims=True)
-        right += int(values.mean(0).argmax() in sample.truth[0])
+        right += int(values.mean(0).argmax() in sample.target[0])
     assert shown["heads"][0]["top1_read"]["value"] == pytest.approx(right / 16)
     assert "stored views" in shown["protocol"]
     assert "not of a protocol of its own" in shown["differs"]

@@ -114,7 +114,7 @@ def test_segments_of_a_uniformerv2_list_make_up_whole_videos(tmp_path: Path) -> 
         ("v.mp4", (3,), None),
         ("w.mp4", (0,), None),
     ]
-    assert "3 segments taken as whole videos" in dataset.understood
+    assert "3 segments taken as whole videos" in dataset.summary
 
 
 def test_a_frame_list_gives_one_folder_per_video(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_manifest_may_number_its_classes_and_be_json_lines(tmp_path: Path) -> 
     dataset = open_dataset(path)
     assert dataset.classes == {"action": ()}
     assert [s.labels for s in dataset.samples] == [(0,), (2,)]
-    assert "2 unnamed classes" in dataset.understood
+    assert "2 unnamed classes" in dataset.summary
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])

@@ -1,4 +1,4 @@
-"""The catalog says the truth about itself: lists, splits and names that fit each other."""
+"""The catalog says the target about itself: lists, splits and names that fit each other."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def test_a_decoder_that_hangs_or_crashes_is_a_finding(tmp_path: Path) -> None:
 def made(samples: Sequence[Sample], split: str = "", **changes: object) -> Dataset:
     """A dataset of these samples, of two classes."""
     fields: dict[str, object] = {"classes": {"action": ("run", "jump")}, **changes}
-    return Dataset("made", tuple(samples), understood="", root=Path(), split=split, **fields)  # type: ignore[arg-type]
+    return Dataset("made", tuple(samples), summary="", root=Path(), split=split, **fields)  # type: ignore[arg-type]
 
 
 def pretended(folder: Path, *datasets: Dataset) -> tuple[Issue, ...]:

@@ -42,7 +42,7 @@ def test_ssv2_takes_the_test_answers_that_lie_beside(tmp_path: Path) -> None:
     (tmp_path / "labels" / "test-answers.csv").unlink()
     dataset = open_dataset("ssv2", tmp_path, "test")
     assert [s.labels for s in dataset.samples] == [()]
-    assert "no labels" in dataset.understood
+    assert "no labels" in dataset.summary
 
 
 @pytest.mark.parametrize("folders", ["flat", "blanks", "underscores"])
@@ -116,7 +116,7 @@ def test_epic_kitchens_gives_segments_with_a_verb_and_a_noun(tmp_path: Path, fla
     assert (second.start, second.end) == (62.5, 3604.25)
     assert second.labels == (7, 4)
     assert dataset.metric == "action top-1"
-    assert "2 samples from 1 video" in dataset.understood
+    assert "2 samples from 1 video" in dataset.summary
     assert all_there(dataset)
 
 
@@ -281,7 +281,7 @@ def test_a_manifest_counts_before_the_folders_beside_it(tmp_path: Path) -> None:
     layouts.text(tmp_path / "manifest.csv", "path,label", "dog/rex.mp4,good dog")
     dataset = open_dataset(tmp_path)
     assert dataset.classes == {"action": ("good dog",)}
-    assert dataset.understood.startswith("manifest.csv: manifest csv")
+    assert dataset.summary.startswith("manifest.csv: manifest csv")
 
 
 def test_a_folder_without_a_dataset_says_what_it_needs(tmp_path: Path) -> None:
@@ -337,12 +337,12 @@ def test_another_ending_is_found_unless_two_files_could_be_meant(tmp_path: Path)
 
 def test_the_sentence_says_what_was_understood(tmp_path: Path) -> None:
     listed = layouts.text(tmp_path / "val.csv", *(f"{n}.mp4,{n % 4}" for n in range(1200)))
-    assert open_dataset(listed).understood == (
+    assert open_dataset(listed).summary == (
         "val.csv: PySlowFast csv 'path label', separator ',', labels 0-based, "
         "4 unnamed classes, 1,200 samples"
     )
     layouts.ucf101(tmp_path)
-    assert open_dataset("ucf101", tmp_path).understood == (
+    assert open_dataset("ucf101", tmp_path).summary == (
         "testlist01.txt: UCF101 list, split 1, labels 1-based as its class list shows, "
         "101 classes, 4 samples"
     )
@@ -397,7 +397,7 @@ def k400_list(root: Path, *lines: str) -> Path:
 def test_numbers_of_a_named_dataset_take_the_catalogs_names_and_say_so(tmp_path: Path) -> None:
     dataset = open_dataset("k400", k400_list(tmp_path, "a.mp4,0", "b.mp4,399"))
     assert names(dataset) == [load_labels("k400")[0], load_labels("k400")[399]]
-    assert "in the order of k400 (k400.uniformerv2 in use too)" in dataset.understood
+    assert "in the order of k400 (k400.uniformerv2 in use too)" in dataset.summary
 
 
 def test_a_named_dataset_may_come_with_lists_of_training_code(tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_class_folders_in_a_list_show_which_order_its_numbers_follow(
     lines = [f"val/{n.replace(' ', '_')}/{i}.mp4,{i}" for i, n in enumerate(load_labels(order))]
     dataset = open_dataset("k400", k400_list(tmp_path, *lines))
     assert dataset.classes["action"] == load_labels(order)
-    assert f"in the order of {order} as their folders show" in dataset.understood
+    assert f"in the order of {order} as their folders show" in dataset.summary
 
 
 def test_numbers_that_contradict_the_folders_are_refused(tmp_path: Path) -> None:

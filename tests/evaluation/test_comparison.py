@@ -28,11 +28,11 @@ def test_samples_are_counted_by_who_got_them_right() -> None:
 def test_classes_won_and_lost_are_ordered_by_the_change() -> None:
     classes = dict(zip("0123456789", "aaaabbccdd", strict=True))
     found = compare(run("+---++--++"), run("++--+-++++"), classes)
-    assert [(c.name, c.n, c.right_a, c.right_b) for c in found.won] == [
+    assert [(c.name, c.n, c.right_a, c.right_b) for c in found.improved] == [
         ("c", 2, 0, 2),
         ("a", 4, 1, 2),
     ]
-    assert [(c.name, c.n, c.right_a, c.right_b) for c in found.lost] == [("b", 2, 2, 1)]
+    assert [(c.name, c.n, c.right_a, c.right_b) for c in found.regressed] == [("b", 2, 2, 1)]
 
 
 def test_runs_without_a_common_sample_cannot_be_compared() -> None:

@@ -86,7 +86,7 @@ def test_scores_are_those_of_vt_predict(model: Path, videos: Path, unbroken: Pat
     found = load_run_scores(RunDirectory(unbroken))
     for row, sample in list(enumerate(found.read))[::7]:
         answer = predict(sample.path, model=model, views="paper", topk=8, precision="fp32")
-        expected = {a.index: a.raw for a in answer.predictions}
+        expected = {a.index: a.upstream_score for a in answer.predictions}
         for index, raw in expected.items():
             assert found.scores["action"][row, index] == pytest.approx(raw, abs=1e-5)
 

@@ -27,8 +27,8 @@ def one_hot(predicted: list[int], classes: int) -> np.ndarray:
     return np.eye(classes)[predicted]
 
 
-def counts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    return np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, -1)
+def counts(target: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, -1)
 
 
 # --- accuracies ---------------------------------------------------------------------------------
@@ -77,9 +77,9 @@ def test_fewer_classes_than_five_are_all_among_the_best_five() -> None:
 
 def test_any_of_several_right_labels_counts() -> None:
     scores = one_hot([2, 3, 1], 4)
-    truth = [(0, 2), (0, 2), 1]
-    assert is_correct(scores, truth).tolist() == [True, False, True]
-    result = head_metrics("action", "abcd", scores, truth, expected=3)
+    target = [(0, 2), (0, 2), 1]
+    assert is_correct(scores, target).tolist() == [True, False, True]
+    result = head_metrics("action", "abcd", scores, target, expected=3)
     # In the row of the answer where it is right, else of the first label.
     assert sorted(zip(*map(list, result.confusion.nonzero()), strict=True)) == [
         (0, 3),
@@ -90,9 +90,9 @@ def test_any_of_several_right_labels_counts() -> None:
 
 
 def test_the_table_of_classes_names_what_each_is_taken_for() -> None:
-    truth = [0, 0, 0, 0, 1, 1, 3]
+    target = [0, 0, 0, 0, 1, 1, 3]
     predicted = [0, 2, 1, 2, 1, 1, 0]
-    result = head_metrics("action", "abcd", one_hot(predicted, 4), truth, expected=7)
+    result = head_metrics("action", "abcd", one_hot(predicted, 4), target, expected=7)
     rows = [(r.n, r.right, r.accuracy, r.confused_with, r.confused) for r in result.per_class]
     assert rows == [
         (4, 1, 0.25, 2, 2),
@@ -110,11 +110,11 @@ def test_the_interval_of_the_mean_class_accuracy_is_that_of_independent_classes(
     # The variance of a mean of independent shares is known; with many samples it is normal.
     rng = np.random.default_rng(3)
     n, share = np.array([400, 900, 2500]), np.array([0.5, 0.8, 0.9])
-    truth = np.repeat(np.arange(3), n)
-    predicted = np.where(np.arange(n.sum()) % 10 < 10 * share[truth], truth, (truth + 1) % 3)
-    order = rng.permutation(len(truth))
+    target = np.repeat(np.arange(3), n)
+    predicted = np.where(np.arange(n.sum()) % 10 < 10 * share[target], target, (target + 1) % 3)
+    order = rng.permutation(len(target))
     result = head_metrics(
-        "action", "abc", one_hot(predicted[order], 3), truth[order].tolist(), len(truth)
+        "action", "abc", one_hot(predicted[order], 3), target[order].tolist(), len(target)
     )
     mean = result.mean_class
     assert mean is not None
@@ -160,13 +160,13 @@ def test_an_action_is_right_where_verb_and_noun_both_are() -> None:
     verb, noun = rng.dirichlet(np.ones(7), 150), rng.dirichlet(np.ones(9), 150)
     pairs = rng.integers([7, 9], size=(150, 2))
     pairs[:40] = np.stack([verb[:40].argmax(1), noun[:40].argmax(1)], 1)
-    truth = [(int(v), int(n)) for v, n in pairs]
-    result = action_metrics(verb, noun, truth, expected=200)
-    both = is_correct(verb, [v for v, _ in truth]) & is_correct(noun, [n for _, n in truth])
+    target = [(int(v), int(n)) for v, n in pairs]
+    result = action_metrics(verb, noun, target, expected=200)
+    both = is_correct(verb, [v for v, _ in target]) & is_correct(noun, [n for _, n in target])
     assert result.top1_read == wilson_interval(int(both.sum()), 150)
     assert result.top1_all == wilson_interval(int(both.sum()), 200)
     top5 = 0
-    for v, n, right in zip(verb, noun, truth, strict=True):
+    for v, n, right in zip(verb, noun, target, strict=True):
         every = itertools.product(enumerate(v), enumerate(n))
         best = sorted(((-p * q, (i, j)) for (i, p), (j, q) in every))[:5]
         top5 += right in [pair for _, pair in best]
@@ -211,18 +211,18 @@ def test_a_split_that_was_not_read_has_no_part_in_a_mean() -> None:
 
 
 def answers(classes: int, each: int, accuracy: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and predictions of a model that is right this often and else wrong at random."""
+    """Target and predictions of a model that is right this often and else wrong at random."""
     rng = np.random.default_rng(seed)
-    truth = np.repeat(np.arange(classes), each)
-    other = (truth + rng.integers(1, classes, len(truth))) % classes
-    return truth, np.where(rng.random(len(truth)) < accuracy, truth, other)
+    target = np.repeat(np.arange(classes), each)
+    other = (target + rng.integers(1, classes, len(target))) % classes
+    return target, np.where(rng.random(len(target)) < accuracy, target, other)
 
 
 @pytest.mark.parametrize(("classes", "each"), [(8, 20), (174, 10), (400, 5), (710, 5)])
 def test_shuffled_classes_are_caught(classes: int, each: int) -> None:
-    truth, predicted = answers(classes, each, accuracy=0.75, seed=classes)
+    target, predicted = answers(classes, each, accuracy=0.75, seed=classes)
     shuffle = np.roll(np.random.default_rng(0).permutation(classes), 1)
-    found = detect_class_permutation(counts(truth, shuffle[predicted], classes))
+    found = detect_class_permutation(counts(target, shuffle[predicted], classes))
     assert found is not None
     assert found.classes == classes
     assert found.plain < 2 / classes
@@ -234,9 +234,9 @@ def test_shuffled_classes_are_caught(classes: int, each: int) -> None:
 
 
 def test_the_warning_names_a_class_that_moved() -> None:
-    truth, predicted = answers(8, 40, accuracy=1.0, seed=0)
+    target, predicted = answers(8, 40, accuracy=1.0, seed=0)
     swapped = np.array([0, 2, 1, 4, 3, 6, 7, 5])
-    found = detect_class_permutation(counts(truth, swapped[predicted], 8))
+    found = detect_class_permutation(counts(target, swapped[predicted], 8))
     assert found is not None
     words = found.sentence(NAMES)
     assert "'b' is answered as 'c'" in words
@@ -245,18 +245,18 @@ def test_the_warning_names_a_class_that_moved() -> None:
 
 
 def test_classes_shifted_from_the_middle_on_are_caught() -> None:
-    truth, predicted = answers(100, 20, accuracy=0.8, seed=1)
+    target, predicted = answers(100, 20, accuracy=0.8, seed=1)
     shifted = np.where(predicted >= 30, (predicted - 30 + 1) % 70 + 30, predicted)
-    found = detect_class_permutation(counts(truth, shifted, 100))
+    found = detect_class_permutation(counts(target, shifted, 100))
     assert found is not None
     assert found.kept == 30
 
 
 def test_a_subset_of_the_classes_is_enough() -> None:
-    truth, predicted = answers(400, 20, accuracy=0.8, seed=2)
+    target, predicted = answers(400, 20, accuracy=0.8, seed=2)
     shuffle = np.random.default_rng(1).permutation(400)
-    some = truth % 20 == 0
-    found = detect_class_permutation(counts(truth[some], shuffle[predicted[some]], 400))
+    some = target % 20 == 0
+    found = detect_class_permutation(counts(target[some], shuffle[predicted[some]], 400))
     assert found is not None
     assert found.classes == 20
 
@@ -265,33 +265,33 @@ def test_a_subset_of_the_classes_is_enough() -> None:
 @pytest.mark.parametrize("each", [1, 3, 5, 20])
 def test_a_model_with_its_classes_in_place_is_not_suspected(classes: int, each: int) -> None:
     for seed, accuracy in enumerate((1 / classes, 0.1, 0.4, 0.8, 1.0)):
-        truth, predicted = answers(classes, each, accuracy, seed)
-        assert detect_class_permutation(counts(truth, predicted, classes)) is None
+        target, predicted = answers(classes, each, accuracy, seed)
+        assert detect_class_permutation(counts(target, predicted, classes)) is None
 
 
 @pytest.mark.parametrize("classes", [2, 3, 8, 174])
 @pytest.mark.parametrize("concentration", [0.02, 0.3, 5.0])
 def test_an_untrained_model_is_not_suspected(classes: int, concentration: float) -> None:
-    # Its answers do not depend on the truth, whether they spread over the classes or stick to a
+    # Its answers do not depend on the target, whether they spread over the classes or stick to a
     # few, and whether or not the classes are of one size.
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        truth = np.repeat(np.arange(classes), rng.geometric(0.1, classes) + 3)
+        target = np.repeat(np.arange(classes), rng.geometric(0.1, classes) + 3)
         frequency = rng.dirichlet(np.full(classes, concentration))
-        predicted = rng.choice(classes, len(truth), p=frequency)
-        assert detect_class_permutation(counts(truth, predicted, classes)) is None
+        predicted = rng.choice(classes, len(target), p=frequency)
+        assert detect_class_permutation(counts(target, predicted, classes)) is None
 
 
 def test_few_samples_prove_nothing() -> None:
     shuffle = np.roll(np.arange(8), 1)
     for each in (1, 2, 3):
-        truth = np.repeat(np.arange(8), each)
-        assert detect_class_permutation(counts(truth, shuffle[truth], 8)) is None
+        target = np.repeat(np.arange(8), each)
+        assert detect_class_permutation(counts(target, shuffle[target], 8)) is None
     assert detect_class_permutation(np.zeros((8, 8), int)) is None
-    truth = np.repeat(np.arange(2), 4)
-    assert detect_class_permutation(counts(truth, 1 - truth, 2)) is None
+    target = np.repeat(np.arange(2), 4)
+    assert detect_class_permutation(counts(target, 1 - target, 2)) is None
 
 
 def test_classes_that_share_an_answer_are_no_permutation() -> None:
-    truth = np.repeat(np.arange(12), 40)
-    assert detect_class_permutation(counts(truth, (truth // 2 + 6) % 12, 12)) is None
+    target = np.repeat(np.arange(12), 40)
+    assert detect_class_permutation(counts(target, (target // 2 + 6) % 12, 12)) is None

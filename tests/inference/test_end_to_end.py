@@ -85,7 +85,7 @@ def test_a_checkpoint_and_a_clip_give_upstreams_scores(name: str, tmp_path: Path
     assert (logits - expected["logits"][:, order]).abs().max() < tolerance["logits"]
     scores = torch.zeros(len(order))
     for ranked in answer.predictions:
-        scores[ranked.index] = ranked.raw
+        scores[ranked.index] = ranked.upstream_score
     wanted = expected["scores"][order]
     limit = tolerance["scores_relative_to_max_score"] * wanted.abs().max()
     assert (scores - wanted).abs().max() < limit

@@ -50,9 +50,9 @@ def test_an_answer_is_the_fused_score_of_the_published_views(model: str, clip: P
     expected = logits.softmax(-1)
     got = {a.label: a for a in result.predictions}
     for index, label in enumerate(net.labels):
-        assert got[label].raw == pytest.approx(expected.sum(0)[index].item(), abs=1e-5)
+        assert got[label].upstream_score == pytest.approx(expected.sum(0)[index].item(), abs=1e-5)
         assert got[label].score == pytest.approx(expected.mean(0)[index].item(), abs=1e-5)
-    scores = [a.raw for a in result.predictions]
+    scores = [a.upstream_score for a in result.predictions]
     assert scores == sorted(scores, reverse=True)
     assert len(result.results[0].views) == 12
 
@@ -65,10 +65,10 @@ def test_one_center_view_is_the_default(model: str, clip: Path) -> None:
 
 def test_the_result_is_json_and_says_how_it_was_made(model: str, clip: Path) -> None:
     table = json.loads(json.dumps(vtcli.predict(clip, model=model, precision="fp32").to_dict()))
-    assert (table["model"], table["precision"], table["score_rule"]) == (model, "fp32", "sum_prob")
+    assert (table["model"], table["precision"], table["view_fusion"]) == (model, "fp32", "sum_prob")
     only = table["results"][0]
     assert (only["frames"], only["fps"], only["width"], only["height"]) == (20, 25.0, 64, 48)
-    assert set(only["predictions"][0]) == {"index", "label", "score", "raw"}
+    assert set(only["predictions"][0]) == {"index", "label", "score", "upstream_score"}
 
 
 def test_the_batch_a_view_is_scored_in_changes_nothing(model: str, clip: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_batch_a_view_is_scored_in_changes_nothing(model: str, clip: Path) -
     )
     for a, b in zip(alone.predictions, together.predictions, strict=True):
         assert a.label == b.label
-        assert a.raw == pytest.approx(b.raw, abs=1e-5)
+        assert a.upstream_score == pytest.approx(b.upstream_score, abs=1e-5)
 
 
 def test_a_file_that_fails_is_reported_and_the_rest_done(

@@ -201,7 +201,7 @@ def test_a_window_is_scored_like_a_video_that_holds_only_its_frames(
         (view,) = plan_views(pipeline, count, 25.0, 1, 1)
         own = frames_NHWC[first : first + count][list(view.frame_indices)]
         with torch.inference_mode():
-            expected = probabilities(net(clip_tensors(own, pipeline, [0], 1)), pipeline.score)
+            expected = probabilities(net(clip_tensors(own, pipeline, [0], 1)), pipeline.view_fusion)
         for one in answer.heads["action"]:
             assert one.score == pytest.approx(expected[one.index].item(), abs=1e-5)
         assert answer.best.index == int(expected.argmax())
@@ -222,7 +222,7 @@ def test_other_sampling_and_resizing_rules_hold_too(name: str, model: Path, clip
         (view,) = plan_views(pipeline, count, 25.0, 1, 1)
         own = frames_NHWC[first : first + count][list(view.frame_indices)]
         with torch.inference_mode():
-            expected = probabilities(net(clip_tensors(own, pipeline, [0], 1)), pipeline.score)
+            expected = probabilities(net(clip_tensors(own, pipeline, [0], 1)), pipeline.view_fusion)
         assert answer.best.score == pytest.approx(expected.max().item(), abs=1e-5)
 
 

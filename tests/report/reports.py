@@ -45,17 +45,17 @@ def picture(seed: int, size: tuple[int, int] = (112, 112), codec: str = "mjpeg")
 def scores_of(
     classes: int, each: int, accuracy: float, seed: int = 0
 ) -> tuple[np.ndarray, list[int]]:
-    """Probabilities [N, K] that are right about this often, oftener for some classes, and truth."""
+    """Probabilities [N, K] that are right about this often, oftener for some classes, and target."""
     rng = np.random.default_rng(seed)
-    truth = np.repeat(np.arange(classes), each)
-    share = np.clip(rng.normal(accuracy, 0.12, classes), 0.05, 0.98)[truth]
-    near = (truth + rng.choice([1, 1, 1, 2, 5, classes // 2], len(truth))) % classes
-    logits = rng.normal(0, 1, (len(truth), classes))
-    best = np.where(rng.random(len(truth)) < share, truth, near)
-    logits[np.arange(len(truth)), best] += 6
-    logits[np.arange(len(truth)), truth] += 2
+    target = np.repeat(np.arange(classes), each)
+    share = np.clip(rng.normal(accuracy, 0.12, classes), 0.05, 0.98)[target]
+    near = (target + rng.choice([1, 1, 1, 2, 5, classes // 2], len(target))) % classes
+    logits = rng.normal(0, 1, (len(target), classes))
+    best = np.where(rng.random(len(target)) < share, target, near)
+    logits[np.arange(len(target)), best] += 6
+    logits[np.arange(len(target)), target] += 2
     shares = np.exp(logits)
-    return shares / shares.sum(1, keepdims=True), truth.tolist()
+    return shares / shares.sum(1, keepdims=True), target.tolist()
 
 
 def head(
@@ -66,8 +66,8 @@ def head(
     failed: int = 0,
 ) -> HeadResult:
     """A classifier's figures with this many samples per class."""
-    scores, truth = scores_of(len(names), each, accuracy, seed=len(names))
-    return head_metrics(name, names, scores, truth, len(truth) + failed)
+    scores, target = scores_of(len(names), each, accuracy, seed=len(names))
+    return head_metrics(name, names, scores, target, len(target) + failed)
 
 
 def nothing(names: tuple[str, ...], expected: int) -> HeadResult:
@@ -93,10 +93,10 @@ def mistake(number: int = 0, **changes: Any) -> Misclassification:
     fields: dict[str, Any] = {
         "id": f"val/{number}",
         "path": f"/data/val/clip {number}.mp4",
-        "truth": "left",
+        "target": "left",
         "predicted": "right",
         "score": 0.98 - 0.01 * number,
-        "truth_score": 0.01,
+        "target_score": 0.01,
         "frames": tuple(picture(number * 8 + i) for i in range(8)),
         "times": tuple(f"{0.5 * i:.1f} s" for i in range(8)),
     }
@@ -127,9 +127,9 @@ def report(*heads: HeadResult, **changes: Any) -> EvaluationReport:
 def kinetics(classes: int = 400, each: int = 6) -> EvaluationReport:
     """Many classes, two kinds of failures, a published figure, another protocol."""
     names = tuple(f"{verb} {i:03d}" for i, verb in zip(range(classes), _verbs(), strict=False))
-    lost = [*failures(23), *failures(4, "timeout")]
+    regressed = [*failures(23), *failures(4, "timeout")]
     return report(
-        head(names, each, 0.82, failed=len(lost)),
+        head(names, each, 0.82, failed=len(regressed)),
         title="uniformerv2-b.k400-k710-8f on k400 val",
         model="uniformerv2-b.k400-k710-8f",
         dataset="k400",
@@ -137,10 +137,10 @@ def kinetics(classes: int = 400, each: int = 6) -> EvaluationReport:
         protocol="8 frames spread over the video, 1 clip x 1 crop of 224 x 224, probabilities",
         differs="the paper takes 4 clips x 3 crops, this run 1 x 1; expect about a point less",
         published=Published(84.4, 96.3, "UniFormerV2 MODEL_ZOO@722a434"),
-        failures=tuple(lost),
+        failures=tuple(regressed),
         warnings=("27 videos failed and count as wrong over all",),
         mistakes=tuple(
-            mistake(i, truth=names[i], predicted=names[i + 1], score=0.99 - i / 300)
+            mistake(i, target=names[i], predicted=names[i + 1], score=0.99 - i / 300)
             for i in range(12)
         ),
         seconds=2143.0,
@@ -156,15 +156,15 @@ def epic() -> EvaluationReport:
     """Two heads and their pairs."""
     verbs = tuple(f"verb-{i}" for i in range(20))
     nouns = tuple(f"noun {i}" for i in range(60))
-    verb, verb_truth = scores_of(20, 30, 0.66, seed=1)
-    noun, noun_truth = scores_of(60, 10, 0.56, seed=2)
+    verb, verb_target = scores_of(20, 30, 0.66, seed=1)
+    noun, noun_target = scores_of(60, 10, 0.56, seed=2)
     order = np.random.default_rng(0).permutation(600)
-    noun, noun_truth = noun[order], [noun_truth[i] for i in order]
-    truth = list(zip(verb_truth, noun_truth, strict=True))
+    noun, noun_target = noun[order], [noun_target[i] for i in order]
+    target = list(zip(verb_target, noun_target, strict=True))
     return report(
-        head_metrics("verb", verbs, verb, verb_truth, 600),
-        head_metrics("noun", nouns, noun, noun_truth, 600),
-        action=action_metrics(verb, noun, truth, 600),
+        head_metrics("verb", verbs, verb, verb_target, 600),
+        head_metrics("noun", nouns, noun, noun_target, 600),
+        action=action_metrics(verb, noun, target, 600),
         title="vivit-l-fe.epic100-32f on epic100 validation",
         model="vivit-l-fe.epic100-32f",
         dataset="epic100",

@@ -93,24 +93,24 @@ def test_names_of_any_script_and_brackets_are_printed_as_they_are() -> None:
 
 
 def test_failures_are_counted_by_reason_with_the_first_named() -> None:
-    lost = [*reports.failures(1, "timeout"), *reports.failures(5)]
-    report = reports.report(reports.head(reports.MOTIONS, failed=6), failures=tuple(lost))
+    regressed = [*reports.failures(1, "timeout"), *reports.failures(5)]
+    report = reports.report(reports.head(reports.MOTIONS, failed=6), failures=tuple(regressed))
     text = printed(lambda console: print_evaluation(report, console))
     assert text.index("failed, corrupt: 5") < text.index("failed, timeout: 1")
     assert "/data/val/corrupt/2.mp4: breaks off" in text
     assert "/data/val/corrupt/3.mp4" not in text
     assert "and 2 more" in text
-    assert [(reason, len(group)) for reason, group in by_reason(lost).items()] == [
+    assert [(reason, len(group)) for reason, group in by_reason(regressed).items()] == [
         ("corrupt", 5),
         ("timeout", 1),
     ]
 
 
 def test_the_worst_classes_are_named_with_what_they_are_taken_for() -> None:
-    truth = np.repeat(np.arange(4), 10)
-    predicted = np.where(np.arange(40) % 10 < np.repeat([9, 2, 10, 5], 10), truth, 0)
+    target = np.repeat(np.arange(4), 10)
+    predicted = np.where(np.arange(40) % 10 < np.repeat([9, 2, 10, 5], 10), target, 0)
     predicted[9] = 1
-    head = head_metrics("action", "abcd", np.eye(4)[predicted], truth.tolist(), 40)
+    head = head_metrics("action", "abcd", np.eye(4)[predicted], target.tolist(), 40)
     report = reports.report(head)
     text = words(printed(lambda console: print_evaluation(report, console)))
     assert "b 2/10 20.0 a (8) d 5/10 50.0 a (5) a 9/10 90.0 b (1)" in text
@@ -163,8 +163,8 @@ def test_json_holds_every_figure_and_no_picture() -> None:
         "high": ours.top1_all.high,
     }
     matrix = np.zeros((30, 30), int)
-    for truth, predicted, count in head["confusion"]:
-        matrix[truth, predicted] = count
+    for target, predicted, count in head["confusion"]:
+        matrix[target, predicted] = count
     assert (matrix == ours.confusion).all()
     assert head["per_class"][3]["accuracy"] == ours.per_class[3].right / ours.per_class[3].n
     assert len(table["failures"]) == 27
@@ -213,4 +213,4 @@ def test_two_runs_are_shown_side_by_side() -> None:
     assert "1 class lost by B n A B [b]class 0 10 10 0" in text
     table = json.loads(json.dumps(found.to_dict()))
     assert (table["schema"], table["n"], table["only_b"]) == (1, 100, 30)
-    assert table["won"][0]["right_b"] == 10
+    assert table["improved"][0]["right_b"] == 10

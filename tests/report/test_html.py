@@ -86,9 +86,9 @@ def test_the_figures_stand_with_their_intervals_beside_what_is_published(tmp_pat
 
 
 def test_failures_are_counted_by_reason_and_named(tmp_path: Path) -> None:
-    lost = [*reports.failures(2, "timeout"), *reports.failures(FAILURES_SHOWN + 5)]
-    head = reports.head(reports.MOTIONS, failed=len(lost))
-    page = Page(written(reports.report(head, failures=tuple(lost)), tmp_path))
+    regressed = [*reports.failures(2, "timeout"), *reports.failures(FAILURES_SHOWN + 5)]
+    head = reports.head(reports.MOTIONS, failed=len(regressed))
+    page = Page(written(reports.report(head, failures=tuple(regressed)), tmp_path))
     text = page.text
     assert text.index(f"corrupt: {FAILURES_SHOWN + 5} videos") < text.index("timeout: 2 videos")
     assert "/data/val/timeout/1.mp4: breaks off after 1 frames" in text
@@ -104,7 +104,7 @@ def test_warnings_and_what_differs_stand_above_the_figures(tmp_path: Path) -> No
 
 def test_names_and_paths_stand_as_they_are_and_run_nothing(tmp_path: Path) -> None:
     names = (*HOSTILE, *(f"class {i}" for i in range(30)))
-    mistake = reports.mistake(path='/d/<img src=x onerror="a()">.mp4', truth=HOSTILE[0])
+    mistake = reports.mistake(path='/d/<img src=x onerror="a()">.mp4', target=HOSTILE[0])
     report = reports.report(reports.head(names), mistakes=(mistake,), title="<h1>&amp;")
     text = written(report, tmp_path)
     page = Page(text)
@@ -158,7 +158,7 @@ def test_the_frames_of_a_mistake_are_in_the_page(tmp_path: Path) -> None:
     assert kinds == ("data:image/jpeg", "data:image/png")
     assert tuple(base64.b64decode(content) for content in contents) == frames
     assert "0.0 s 0.5 s" in page.text
-    assert "answer right 98.0 % truth left 1.0 %" in page.text
+    assert "answer right 98.0 % target left 1.0 %" in page.text
 
 
 def test_few_classes_have_their_confusion_as_a_table(tmp_path: Path) -> None:
@@ -270,12 +270,12 @@ const step = big.clientWidth / 30;
 const box = big.getBoundingClientRect();
 const at = { clientX: box.left + big.clientLeft + 5.5 * step,
              clientY: box.top + big.clientTop + 2.5 * step };
-seen.start = [words("truth"), words("predicted"), words("count")];
+seen.start = [words("target"), words("predicted"), words("count")];
 big.dispatchEvent(new PointerEvent("pointermove", { ...at, bubbles: true }));
-seen.pointed = [words("truth"), words("predicted"), words("count")];
+seen.pointed = [words("target"), words("predicted"), words("count")];
 big.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
 big.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", shiftKey: true }));
-seen.stepped = [words("truth"), words("predicted"), words("count")];
+seen.stepped = [words("target"), words("predicted"), words("count")];
 const side = big.width;
 const pixels = big.getContext("2d").getImageData(0, 0, side, side).data;
 const cell = (row, column) => {
@@ -293,11 +293,11 @@ return seen;
 @in_a_browser
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
 def test_buttons_filter_and_matrix_answer(tmp_path: Path, scheme: int) -> None:
-    truth = np.repeat(np.arange(30), 4)
-    predicted = truth.copy()
+    target = np.repeat(np.arange(30), 4)
+    predicted = target.copy()
     predicted[[8, 9, 10]] = [6, 6, 5]  # class 2: twice taken for class 6, once for class 5
     names = tuple(f"class {i}" for i in range(30))
-    head = head_metrics("action", names, np.eye(30)[predicted], truth.tolist(), 120)
+    head = head_metrics("action", names, np.eye(30)[predicted], target.tolist(), 120)
     write_html(reports.report(head), tmp_path / "report.html")
     found = seen(browse(with_script(tmp_path / "report.html", ACT), scheme=scheme))
     assert found["first"][0] == "class 2"

@@ -49,7 +49,7 @@ def hugging_face_pipeline(**changes: Any) -> Pipeline:
         sampling="uniform_linspace",
         resize="pillow_bilinear",
         crop_offset="floor",
-        score="mean_prob",
+        view_fusion="mean_prob",
         clips=1,
         crops=1,
         **changes,
@@ -299,10 +299,10 @@ def test_model_inputs_and_scores_of_a_real_clip_are_upstreams(
     layout = golden["input_layout"].split()[0].strip(",").split(",")
     ours = clips_VCTSS.permute(*("VCTHW".index(axis) for axis in layout))
     assert_same(sliced(ours, golden["input_slice"]), tensors["inputs"])
-    scores = fuse_views(tensors["logits"], pipe.score)
+    scores = fuse_views(tensors["logits"], pipe.view_fusion)
     limit = golden["tolerance"]["same_pixels"]["scores_relative_to_max_score"]
     assert (scores - tensors["scores"]).abs().max() <= limit * tensors["scores"].abs().max() / 100
-    for ranking in (scores, probabilities(tensors["logits"], pipe.score)):
+    for ranking in (scores, probabilities(tensors["logits"], pipe.view_fusion)):
         assert ranking.topk(5).indices.tolist() == golden["top5"]["indices"]
 
 
@@ -324,7 +324,7 @@ TABLE: dict[str, Any] = {
     "std": [4.0, 5.0, 6.0],
     "channel_order": "rgb",
     "view_order": "crop_major",
-    "score": "mean_prob",
+    "view_fusion": "mean_prob",
 }
 
 
@@ -341,7 +341,7 @@ def test_a_table_is_read_and_written_back_unchanged() -> None:
     [
         ({"sampling": "every_frame"}, "every_frame"),
         ({"resize": "bicubic"}, "bicubic"),
-        ({"score": "max"}, "max"),
+        ({"view_fusion": "max"}, "max"),
         ({"view_order": ["crop_major"]}, "view_order"),
         ({"frames": 0}, "frames"),
         ({"frames": "8"}, "frames"),

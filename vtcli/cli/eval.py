@@ -195,7 +195,7 @@ def _evaluate(
 
     say = _say if group.is_main_process else _keep_quiet
     name = model or load_registry().default_for_dataset(dataset.name).id
-    say(dataset.understood)
+    say(dataset.summary)
     with fetch_progress() as on_download:
         plan = plan_evaluation(dataset, name, settings, on_download)
         say(f"{plan.name}: {plan.protocol.in_words()}")

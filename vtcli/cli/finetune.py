@@ -187,7 +187,7 @@ def _plan(
     group: Group,
     on_download: Any,
 ) -> TrainPlan:
-    """The training that was asked for; what was understood is said on standard error."""
+    """The training that was asked for; what was summary is said on standard error."""
     from vtcli.data.splits import split_train_val
     from vtcli.training.init import plan_init
     from vtcli.training.plan import TrainPlan, resolve_hflip
@@ -201,7 +201,7 @@ def _plan(
     start = plan_init(model, init, heads, recipe, num_frames, on_download)
     todo = TrainPlan(division, start, name, recipe, source[-1], group.size, settings)
     if group.is_main_process:
-        for sentence in division.understood:
+        for sentence in division.summary:
             _say(sentence)
         if division.flip_sensitive:
             _say("clips are never mirrored: the labels name a side")

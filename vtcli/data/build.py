@@ -1,5 +1,5 @@
 """From an annotation's rows to a dataset: one split, indices for labels, files for names, and the
-sentence that says what was understood.
+sentence that says what was summary.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def assemble(
             _ids(annotation, rows, root), rows, resolved.labels, strict=True
         )
     ]
-    described = f"{annotation.path.absolute().name}: {annotation.described}"
-    described += f", split {chosen}" if chosen else ""
+    description = f"{annotation.path.absolute().name}: {annotation.description}"
+    description += f", split {chosen}" if chosen else ""
     return Dataset(
         name=name,
         samples=tuple(samples),
         classes=resolved.classes,
-        understood=f"{described}, {resolved.words}, {_counted(rows)}",
+        summary=f"{description}, {resolved.words}, {_counted(rows)}",
         root=root,
         split=chosen,
         frame_rate=entry.frame_rate if entry else None,

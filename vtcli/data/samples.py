@@ -42,7 +42,7 @@ class Dataset:
 
     `classes` holds the class names of each head in index order ({"action": ...}, or {"verb": ...,
     "noun": ...}); an empty tuple where the annotation gives numbers and no source names them.
-    `understood` is one sentence on what was read: format, number base, samples, classes.
+    `summary` is one sentence on what was read: format, number base, samples, classes.
     `frame_rate` counts for folders of frames, which do not say it themselves; None where no one
     says it.
     """
@@ -50,7 +50,7 @@ class Dataset:
     name: str
     samples: tuple[Sample, ...]
     classes: Mapping[str, tuple[str, ...]]
-    understood: str
+    summary: str
     root: Path
     split: str = ""
     frame_rate: float | None = None

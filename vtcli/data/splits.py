@@ -26,14 +26,14 @@ _SIDES = re.compile(r"\b(left|right|(counter|anti)?-?clockwise)(wards?)?\b", re.
 
 @dataclass(frozen=True)
 class TrainValSplit:
-    """The training and the validation part; `understood` says in sentences how they came about.
+    """The training and the validation part; `summary` says in sentences how they came about.
 
     Both have the same class names in every head, and every class has training samples.
     """
 
     train: Dataset
     validation: Dataset
-    understood: tuple[str, ...]
+    summary: tuple[str, ...]
 
     @property
     def flip_sensitive(self) -> bool:
@@ -72,7 +72,7 @@ def split_train_val(
     shared = {s.path for s in train.samples} & {s.path for s in validation.samples}
     if first == second:
         raise DataError(f"training and validation are both '{first}'; name another --val-split")
-    notes = [train.understood, validation.understood]
+    notes = [train.summary, validation.summary]
     if shared:
         notes.append(f"warning: {len(shared)} videos are in both parts, such as {min(shared)}")
     return TrainValSplit(train, validation, tuple(notes))
@@ -222,6 +222,4 @@ def _hold_out(dataset: Dataset, fraction: float, seed: int) -> TrainValSplit:
         )
     train = _checked(replace(dataset, samples=tuple(parts[False])))
     note = f"{len(parts[True])} of the {len(dataset.samples)} samples are held out for validation"
-    return TrainValSplit(
-        train, replace(train, samples=tuple(parts[True])), (dataset.understood, note)
-    )
+    return TrainValSplit(train, replace(train, samples=tuple(parts[True])), (dataset.summary, note))

@@ -60,17 +60,17 @@ class RunScores:
         """The heads that samples are labeled for."""
         samples = [*self.read, *(sample for sample, _ in self.failed)]
         return tuple(
-            head for place, head in enumerate(self.labels) if any(s.truth[place] for s in samples)
+            head for place, head in enumerate(self.labels) if any(s.target[place] for s in samples)
         )
 
-    def truth(self, head: str) -> list[tuple[int, ...]]:
+    def target(self, head: str) -> list[tuple[int, ...]]:
         """The right classes of each read sample."""
         place = list(self.labels).index(head)
-        return [sample.truth[place] for sample in self.read]
+        return [sample.target[place] for sample in self.read]
 
     def right(self) -> dict[str, bool]:
         """Sample id -> whether the answer is right: of several heads, all of them."""
-        rows = [is_correct(self.scores[head], self.truth(head)) for head in self.heads]
+        rows = [is_correct(self.scores[head], self.target(head)) for head in self.heads]
         alike = np.all(rows, axis=0)
         return {sample.id: bool(ok) for sample, ok in zip(self.read, alike, strict=True)}
 
@@ -125,7 +125,7 @@ def _fuse(
 
     from vtcli.video.views import fuse_views, probabilities
 
-    rule = rule or protocol.pipeline.score
+    rule = rule or protocol.pipeline.view_fusion
     fused = {head: np.zeros((len(read), len(names))) for head, names in labels.items()}
     probs = {head: np.zeros((len(read), len(names))) for head, names in labels.items()}
     for row, sample in enumerate(read):
@@ -140,15 +140,15 @@ def head_results(found: RunScores) -> tuple[tuple[HeadResult, ...], Accuracy | N
     """The figures of each labeled head, and of verb and noun in pairs where there are both."""
     results = tuple(
         head_metrics(
-            head, found.labels[head], found.scores[head], found.truth(head), found.expected
+            head, found.labels[head], found.scores[head], found.target(head), found.expected
         )
         for head in found.heads
     )
     if not set(PAIR) <= set(found.heads):
         return results, None
     verb, noun = (found.probabilities[head] for head in PAIR)
-    truth = list(zip(*(found.truth(head) for head in PAIR), strict=True))
-    return results, action_metrics(verb, noun, truth, found.expected)
+    target = list(zip(*(found.target(head) for head in PAIR), strict=True))
+    return results, action_metrics(verb, noun, target, found.expected)
 
 
 def class_order_warnings(results: Sequence[HeadResult]) -> list[str]:
@@ -165,20 +165,20 @@ def failure_rows(found: RunScores) -> tuple[FailureRow, ...]:
 def mistakes(found: RunScores, count: int) -> list[tuple[RunSample, Misclassification]]:
     """The wrong answers of the first head that are surest of themselves, without pictures."""
     head = found.heads[0]
-    names, probs, truth = found.labels[head], found.probabilities[head], found.truth(head)
+    names, probs, target = found.labels[head], found.probabilities[head], found.target(head)
     rows = []
-    for row, predicted in worst_mistakes(probs, truth, count):
-        sample, right = found.read[row], truth[row]
+    for row, predicted in worst_mistakes(probs, target, count):
+        sample, right = found.read[row], target[row]
         rows.append(
             (
                 sample,
                 Misclassification(
                     id=sample.id,
                     path=sample.path,
-                    truth=" or ".join(names[index] for index in right),
+                    target=" or ".join(names[index] for index in right),
                     predicted=names[predicted],
                     score=float(probs[row, predicted]),
-                    truth_score=float(max(probs[row, index] for index in right)),
+                    target_score=float(max(probs[row, index] for index in right)),
                 ),
             )
         )
@@ -193,7 +193,7 @@ def rescore_run(run: RunDirectory, subset: Subset, average: str | None) -> Evalu
     """
     about = run.about
     protocol = stored_protocol(about)
-    rule: ViewFusion = protocol.pipeline.score
+    rule: ViewFusion = protocol.pipeline.view_fusion
     if average is not None:
         rule = "mean_prob" if average == "prob" else "mean_logit"
     found = load_run_scores(run, rule, subset.numbers)
@@ -230,8 +230,8 @@ def compare_runs(run_a: RunDirectory, run_b: RunDirectory) -> Comparison:
         )
     a, b = load_run_scores(run_a), load_run_scores(run_b)
     names = {
-        sample.id: a.labels[a.heads[0]][truth[0]]
-        for sample, truth in zip(a.read, a.truth(a.heads[0]), strict=True)
+        sample.id: a.labels[a.heads[0]][target[0]]
+        for sample, target in zip(a.read, a.target(a.heads[0]), strict=True)
     }
     return compare(a.right(), b.right(), names)
 
@@ -246,22 +246,22 @@ def published_figures(top1: float | None, top5: float | None, source: str) -> Pu
 
 
 def write_predictions(found: RunScores, path: Path) -> None:
-    """One line per sample that was read: truth, answer, its probability; a column set per head."""
+    """One line per sample that was read: target, answer, its probability; a column set per head."""
     columns = ["id", "path"]
     for head in found.heads:
-        columns += [f"{head}_truth", f"{head}_predicted", f"{head}_score", f"{head}_right"]
+        columns += [f"{head}_target", f"{head}_predicted", f"{head}_score", f"{head}_right"]
     _write_csv(path, columns, _prediction_rows(found))
 
 
 def _prediction_rows(found: RunScores) -> Iterable[list[Any]]:
-    right = {head: is_correct(found.scores[head], found.truth(head)) for head in found.heads}
-    truth = {head: found.truth(head) for head in found.heads}
+    right = {head: is_correct(found.scores[head], found.target(head)) for head in found.heads}
+    target = {head: found.target(head) for head in found.heads}
     for row, sample in enumerate(found.read):
         line: list[Any] = [sample.id, sample.path]
         for head in found.heads:
             names, best = found.labels[head], int(found.scores[head][row].argmax())
             score = f"{found.probabilities[head][row, best]:.6f}"
-            wanted = "; ".join(names[index] for index in truth[head][row])
+            wanted = "; ".join(names[index] for index in target[head][row])
             line += [wanted, names[best], score, int(right[head][row])]
         yield line
 

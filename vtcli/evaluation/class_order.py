@@ -40,7 +40,7 @@ def detect_class_permutation(confusion_KK: np.ndarray) -> ClassOrderWarning | No
     - 25 points above chance, and twice what it is without renaming: with classes in their places
       the two would be the same, and an untrained network does not get as far;
     - five standard deviations above what the same answers would give were they independent of the
-      truth: few samples prove nothing;
+      target: few samples prove nothing;
     - nine tenths of what is had when several classes may share an answer: where answers follow the
       input in some fixed but arbitrary way, as a new classifier's do, about a third of the classes
       share theirs.
@@ -83,7 +83,7 @@ def _halves(counts_CK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _rename(fit_CK: np.ndarray, held_CK: np.ndarray) -> tuple[float, float, float, float]:
     """Mean accuracies on the held-out half under what is found on the other.
 
-    Renamed one to one; renamed freely; one to one if answers were independent of the truth, and the
+    Renamed one to one; renamed freely; one to one if answers were independent of the target, and the
     standard deviation of that.
     """
     rows_C, n_C = np.arange(len(fit_CK)), held_CK.sum(1)

@@ -34,8 +34,8 @@ def compare(
         missing_in_b=len(right_a) - len(shared),
         difference=paired_difference(only_a, only_b, len(shared)),
         p_value=mcnemar(only_a, only_b),
-        won=tuple(change for change in changes if change.right_b > change.right_a),
-        lost=tuple(change for change in changes if change.right_b < change.right_a),
+        improved=tuple(change for change in changes if change.right_b > change.right_a),
+        regressed=tuple(change for change in changes if change.right_b < change.right_a),
     )
 
 

@@ -75,7 +75,7 @@ def _settings(evaluator: Evaluator) -> dict[str, str]:
     return {
         "checkpoint": plan.name,
         "weights (sha256)": str(evaluator.about["model_sha256"]),
-        "dataset": plan.dataset.understood,
+        "dataset": plan.dataset.summary,
         "views": f"{plan.protocol.clips}x{plan.protocol.crops}",
         "precision": plan.protocol.precision,
         "vtcli": __version__,

@@ -103,13 +103,13 @@ class Evaluator:
         places = [[head.name for head in heads].index(m.head) for m in self.plan.matches]
         samples = []
         for sample in self.plan.dataset.samples:
-            truth: list[tuple[int, ...]] = [()] * len(heads)
+            target: list[tuple[int, ...]] = [()] * len(heads)
             for place, labels, match in zip(
                 places, labels_by_head(sample, len(places)), self.plan.matches, strict=True
             ):
-                truth[place] = tuple(self._model_class(sample, label, match) for label in labels)
+                target[place] = tuple(self._model_class(sample, label, match) for label in labels)
             path = str(sample.path)
-            samples.append(RunSample(sample.id, path, sample_key(sample), tuple(truth)))
+            samples.append(RunSample(sample.id, path, sample_key(sample), tuple(target)))
         return samples
 
     def _model_class(self, sample: Sample, label: int, match: ClassMapping) -> int:

@@ -1,7 +1,7 @@
-"""From scores and truth to figures: accuracies with intervals, per-class tables, confusion.
+"""From scores and target to figures: accuracies with intervals, per-class tables, confusion.
 
 Scores are float64 [N, K] for the N samples that were read, higher is better; two equal scores rank
-by index, the lower first, everywhere. The truth of a sample is one class index, or several of
+by index, the lower first, everywhere. The target of a sample is one class index, or several of
 which any is right; it counts in the row of the one that was answered, else of the first.
 N samples, K classes, V verbs, M nouns, L labels of a sample, C classes that are looked at.
 """
@@ -24,7 +24,7 @@ from vtcli.evaluation.results import (
     SplitMean,
 )
 
-Truth = int | Sequence[int]
+Target = int | Sequence[int]
 
 Z95 = statistics.NormalDist().inv_cdf(0.975)
 BOOTSTRAP_DRAWS = 2000
@@ -34,15 +34,19 @@ PAIR_CHUNK = 64
 
 
 def head_metrics(
-    name: str, classes: Sequence[str], scores_NK: np.ndarray, truth: Sequence[Truth], expected: int
+    name: str,
+    classes: Sequence[str],
+    scores_NK: np.ndarray,
+    target: Sequence[Target],
+    expected: int,
 ) -> HeadResult:
     """All figures of one classifier over N read samples of `expected`.
 
     Raises `DataError` for a sample without a label, a label outside the classes, and NaN.
     """
-    truth_NL = _validate_targets(scores_NK, truth)
-    ranks_N = _ranks(scores_NK, truth_NL)
-    confusion_KK = _confusion(scores_NK, truth_NL)
+    target_NL = _validate_targets(scores_NK, target)
+    ranks_N = _ranks(scores_NK, target_NL)
+    confusion_KK = _confusion(scores_NK, target_NL)
     return HeadResult(
         **vars(_accuracy(name, ranks_N, expected)),
         classes=tuple(classes),
@@ -55,44 +59,44 @@ def head_metrics(
 def action_metrics(
     verb_NV: np.ndarray,
     noun_NM: np.ndarray,
-    truth: Sequence[tuple[Truth, Truth]],
+    target: Sequence[tuple[Target, Target]],
     expected: int,
 ) -> Accuracy:
-    """EPIC-Kitchens' actions from probabilities of verbs and nouns; truth is (verb, noun).
+    """EPIC-Kitchens' actions from probabilities of verbs and nouns; target is (verb, noun).
 
     Every verb with every noun, ranked by the product of both (ViViT, section 4.1): the best pair is
     the best verb with the best noun, so top-1 is the share with both right. Pairs are numbered
     noun · V + verb. Raises `DataError` as `head_metrics` does.
     """
     verbs = verb_NV.shape[1]
-    verb_NL = _validate_targets(verb_NV, [verb for verb, _ in truth])
-    noun_NL = _validate_targets(noun_NM, [noun for _, noun in truth])
+    verb_NL = _validate_targets(verb_NV, [verb for verb, _ in target])
+    noun_NL = _validate_targets(noun_NM, [noun for _, noun in target])
     pair_NLL = noun_NL[:, :, None] * verbs + verb_NL[:, None, :]
-    pair_NL = pair_NLL.reshape(len(truth), noun_NL.shape[1] * verb_NL.shape[1])
+    pair_NL = pair_NLL.reshape(len(target), noun_NL.shape[1] * verb_NL.shape[1])
     ranks = [np.zeros(0, np.int64)]
-    for start in range(0, len(truth), PAIR_CHUNK):
+    for start in range(0, len(target), PAIR_CHUNK):
         part = slice(start, start + PAIR_CHUNK)
         product_NMV = noun_NM[part, :, None] * verb_NV[part, None, :]
         ranks.append(_ranks(product_NMV.reshape(len(product_NMV), -1), pair_NL[part]))
     return _accuracy("action", np.concatenate(ranks), expected)
 
 
-def is_correct(scores_NK: np.ndarray, truth: Sequence[Truth]) -> np.ndarray:
+def is_correct(scores_NK: np.ndarray, target: Sequence[Target]) -> np.ndarray:
     """Whether the best class of each sample is right: bool [N].
 
     Raises `DataError` as `head_metrics` does.
     """
-    return _ranks(scores_NK, _validate_targets(scores_NK, truth)) == 0
+    return _ranks(scores_NK, _validate_targets(scores_NK, target)) == 0
 
 
 def worst_mistakes(
-    probabilities_NK: np.ndarray, truth: Sequence[Truth], count: int
+    probabilities_NK: np.ndarray, target: Sequence[Target], count: int
 ) -> list[tuple[int, int]]:
     """The (row, predicted class) of the wrong answers with the highest probability, worst first.
 
     Raises `DataError` as `head_metrics` does.
     """
-    wrong_N = np.flatnonzero(~is_correct(probabilities_NK, truth))
+    wrong_N = np.flatnonzero(~is_correct(probabilities_NK, target))
     predicted_N = probabilities_NK[wrong_N].argmax(1)
     order = np.argsort(-probabilities_NK[wrong_N, predicted_N], kind="stable")[:count]
     return [(int(wrong_N[i]), int(predicted_N[i])) for i in order]
@@ -131,30 +135,30 @@ def wilson_interval(right: float, n: int) -> Estimate | None:
     return Estimate(share, max(0.0, min(share, center - half)), min(1.0, max(share, center + half)))
 
 
-def _validate_targets(scores_NK: np.ndarray, truth: Sequence[Truth]) -> np.ndarray:
+def _validate_targets(scores_NK: np.ndarray, target: Sequence[Target]) -> np.ndarray:
     """The labels as int [N, L], a sample with fewer than L labels repeating its first."""
     if np.isnan(scores_NK).any():
         raise DataError("a score is NaN; the weights are damaged, or try --precision fp32")
-    rows = [(t,) if isinstance(t, int | np.integer) else tuple(t) for t in truth]
+    rows = [(t,) if isinstance(t, int | np.integer) else tuple(t) for t in target]
     if not all(rows):
         raise DataError("a sample has no label to be scored against; evaluate a labeled split")
     width = max((len(row) for row in rows), default=1)
-    truth_NL = np.array([row + row[:1] * (width - len(row)) for row in rows], np.int64)
-    truth_NL = truth_NL.reshape(len(rows), width)
-    outside = truth_NL[(truth_NL < 0) | (truth_NL >= scores_NK.shape[1])]
+    target_NL = np.array([row + row[:1] * (width - len(row)) for row in rows], np.int64)
+    target_NL = target_NL.reshape(len(rows), width)
+    outside = target_NL[(target_NL < 0) | (target_NL >= scores_NK.shape[1])]
     if len(outside):
         raise DataError(
             f"label {outside[0]} is outside the model's {scores_NK.shape[1]} classes (0 to "
             f"{scores_NK.shape[1] - 1}); check that the annotation and the model belong together"
         )
-    return truth_NL
+    return target_NL
 
 
-def _ranks(scores_NK: np.ndarray, truth_NL: np.ndarray) -> np.ndarray:
+def _ranks(scores_NK: np.ndarray, target_NL: np.ndarray) -> np.ndarray:
     """How many classes stand before the best of the right ones: int [N], 0 is top-1."""
     index_K = np.arange(scores_NK.shape[1])
     ranks_LN = []
-    for label_N in truth_NL.T:
+    for label_N in target_NL.T:
         score_N1 = np.take_along_axis(scores_NK, label_N[:, None], 1)
         before_NK = scores_NK == score_N1
         before_NK &= index_K < label_N[:, None]
@@ -176,12 +180,12 @@ def _accuracy(name: str, ranks_N: np.ndarray, expected: int) -> Accuracy:
     )
 
 
-def _confusion(scores_NK: np.ndarray, truth_NL: np.ndarray) -> np.ndarray:
+def _confusion(scores_NK: np.ndarray, target_NL: np.ndarray) -> np.ndarray:
     """Counts, int [K, K]; its trace is the number of right answers."""
     classes = scores_NK.shape[1]
     predicted_N = scores_NK.argmax(1)
-    right_N = (truth_NL == predicted_N[:, None]).any(1)
-    row_N = np.where(right_N, predicted_N, truth_NL[:, 0])
+    right_N = (target_NL == predicted_N[:, None]).any(1)
+    row_N = np.where(right_N, predicted_N, target_NL[:, 0])
     counts = np.bincount(row_N * classes + predicted_N, minlength=classes * classes)
     return counts.reshape(classes, classes)
 

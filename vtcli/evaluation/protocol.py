@@ -45,7 +45,7 @@ class Protocol:
         return (
             f"{counted(self.clips, 'clip')} x {counted(self.crops, 'crop')} of {p.frames} frames "
             f"({_reach(p)}), {p.crop_size} pixels from a short side of {p.short_side}, "
-            f"{averaged(p.score)}, {self.precision}"
+            f"{averaged(p.view_fusion)}, {self.precision}"
         )
 
     def differences(

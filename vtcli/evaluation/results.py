@@ -73,7 +73,7 @@ class HeadResult(Accuracy):
     """All figures of one classifier.
 
     `mean_class` is over the classes that have samples; `confusion` is an integer array [K, K] of
-    counts, rows truth, columns prediction.
+    counts, rows target, columns prediction.
     """
 
     classes: tuple[str, ...]
@@ -82,7 +82,7 @@ class HeadResult(Accuracy):
     confusion: np.ndarray = field(compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the confusion matrix as [truth, prediction, count] of its non-zero cells."""
+        """JSON-able; the confusion matrix as [target, prediction, count] of its non-zero cells."""
         table = {f.name: getattr(self, f.name) for f in fields(Accuracy)}
         rows, columns = self.confusion.nonzero()
         cells = zip(rows, columns, self.confusion[rows, columns], strict=True)
@@ -97,7 +97,7 @@ class HeadResult(Accuracy):
 
 @dataclass(frozen=True)
 class ClassOrderWarning:
-    """Predictions that fit the truth only once classes are renamed.
+    """Predictions that fit the target only once classes are renamed.
 
     plain and renamed: mean accuracy of the `classes` that were looked at, as it is and after the
     best renaming, one to one, found on one half of the samples and counted on the other. mapping:
@@ -112,16 +112,16 @@ class ClassOrderWarning:
     @property
     def kept(self) -> int:
         """How many classes keep their place."""
-        return sum(truth == predicted for truth, predicted in self.mapping.items())
+        return sum(target == predicted for target, predicted in self.mapping.items())
 
     def sentence(self, classes: Sequence[str]) -> str:
         """The warning, with the first class that moved as its example."""
-        truth, predicted = next(pair for pair in self.mapping.items() if pair[0] != pair[1])
+        target, predicted = next(pair for pair in self.mapping.items() if pair[0] != pair[1])
         return (
             "this looks like a permuted class order, or like mirrored or reversed videos: mean "
             f"class accuracy is {percent(self.plain)} %, but {percent(self.renamed)} % once "
             f"classes are renamed one to one ({self.kept} of {self.classes} keep their place; "
-            f"'{classes[truth]}' is answered as '{classes[predicted]}'); check the class order of "
+            f"'{classes[target]}' is answered as '{classes[predicted]}'); check the class order of "
             "the weights against that of the annotation"
         )
 
@@ -162,16 +162,16 @@ class FailureRow:
 class Misclassification:
     """A sample that got a wrong answer, and what the model saw of it.
 
-    score and truth_score: probabilities in 0..1 of the answer and of the right class. frames: JPEG
+    score and target_score: probabilities in 0..1 of the answer and of the right class. frames: JPEG
     or PNG files in order of time; times: a few characters per frame, or nothing.
     """
 
     id: str
     path: str
-    truth: str
+    target: str
     predicted: str
     score: float
-    truth_score: float
+    target_score: float
     frames: tuple[bytes, ...] = ()
     times: tuple[str, ...] = ()
 
@@ -293,8 +293,8 @@ class Comparison:
     missing_in_b: int
     difference: Estimate
     p_value: float
-    won: tuple[ClassChange, ...]
-    lost: tuple[ClassChange, ...]
+    improved: tuple[ClassChange, ...]
+    regressed: tuple[ClassChange, ...]
 
     @property
     def n(self) -> int:

@@ -41,7 +41,7 @@ class RunSample:
     id: str
     path: str
     key: str
-    truth: tuple[tuple[int, ...], ...]
+    target: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class RunDirectory:
                 f"{self.folder} was stopped before it began; run the same vt eval command again"
             ) from error
         tables = map(json.loads, text.splitlines())
-        return [RunSample(**{**t, "truth": tuple(map(tuple, t["truth"]))}) for t in tables]
+        return [RunSample(**{**t, "target": tuple(map(tuple, t["target"]))}) for t in tables]
 
     def scores(self) -> Scores:
         """All that has been scored so far."""

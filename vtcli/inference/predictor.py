@@ -103,7 +103,7 @@ class Predictor:
             "model": known.id or str(model),
             "dataset": known.dataset,
             "views": f"{self.clips}x{self.crops}",
-            "score_rule": self.pipeline.score,
+            "view_fusion": self.pipeline.view_fusion,
             "precision": precision,
             "device": device,
         }
@@ -156,7 +156,7 @@ class Predictor:
             return Failure(path, error)
         start = time.perf_counter()
         logits = self._score(decoded)
-        heads = topk_per_head(logits, self.net.card.heads, self.pipeline.score, self.topk)
+        heads = topk_per_head(logits, self.net.card.heads, self.pipeline.view_fusion, self.topk)
         seconds = time.perf_counter() - start
         return VideoPrediction(path, decoded.info, tuple(decoded.views), heads, logits, seconds)
 

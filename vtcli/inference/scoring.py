@@ -27,14 +27,14 @@ GPU_BATCH_VALUES = 64 * 3 * 8 * 224 * 224
 class ClassPrediction:
     """One class of a ranking.
 
-    score: probability in 0..1; raw: what upstream's own evaluation ranks by (see the pipeline's
+    score: probability in 0..1; upstream_score: what upstream's own evaluation ranks by (see the pipeline's
     score rule).
     """
 
     index: int
     label: str
     score: float
-    raw: float
+    upstream_score: float
 
 
 def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> dict[str, Tensor]:

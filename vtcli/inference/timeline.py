@@ -109,7 +109,7 @@ class TimelinePredictor(Predictor):
             logits = score_clips(self.net, self._clips(info, windows), self.batch_size)
         except VideoDecodeError as error:
             return Failure(path, error)
-        heads, rule = self.net.card.heads, self.pipeline.score
+        heads, rule = self.net.card.heads, self.pipeline.view_fusion
         answers = []
         for number, window in enumerate(windows):
             own = {name: rows[number : number + 1] for name, rows in logits.items()}

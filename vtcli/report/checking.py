@@ -32,7 +32,7 @@ def _table(result: CheckResult) -> dict[str, Any]:
     return {
         "dataset": result.datasets[0].name,
         "splits": [dataset.split for dataset in result.datasets],
-        "understood": [dataset.understood for dataset in result.datasets],
+        "summary": [dataset.summary for dataset in result.datasets],
         "samples": sum(len(dataset.samples) for dataset in result.datasets),
         "videos": result.videos,
         "readable": len(result.contents),
@@ -61,7 +61,7 @@ def _print_findings(result: CheckResult) -> None:
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for dataset in result.datasets:
-        console.print(Text(dataset.understood, style="dim"))
+        console.print(Text(dataset.summary, style="dim"))
     for problem, count in _counted(result).items():
         console.print(Text(f"{problem}: {PROBLEMS[problem]} ({count:,})", style="bold red"))
         found = [finding for finding in result.findings if finding.problem == problem]

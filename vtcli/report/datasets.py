@@ -122,7 +122,7 @@ def _print_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def print_dataset(dataset: Dataset, format: str) -> None:
-    """Print what was understood of an annotation: the sentence, the first samples, every class with
+    """Print what was summary of an annotation: the sentence, the first samples, every class with
     the number of its samples.
     """
     table = _dataset_table(dataset)
@@ -132,7 +132,7 @@ def print_dataset(dataset: Dataset, format: str) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    console.print(dataset.understood)
+    console.print(dataset.summary)
     missing = f"{table['missing']:,} of them not there" if table["missing"] else "all there"
     console.print(f"videos below {dataset.root}: {missing}")
     rows = [[s["id"], " ".join(s["labels"]), s["path"]] for s in table["first"]]
@@ -147,7 +147,7 @@ def _dataset_table(dataset: Dataset) -> dict[str, Any]:
     samples = dataset.samples
     return {
         "name": dataset.name,
-        "understood": dataset.understood,
+        "summary": dataset.summary,
         "root": str(dataset.root),
         "split": dataset.split,
         "metric": dataset.metric,

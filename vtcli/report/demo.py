@@ -29,7 +29,7 @@ def print_seen(console: Console, clips: Sequence[Mapping[str, Any]]) -> None:
     for column in table.columns[1:]:  # a long wrong answer is folded, never cut
         column.no_wrap, column.overflow = False, "fold"
     for clip in clips:
-        table.add_row(clip["truth"], *map(_answer, clip["answers"].values()))
+        table.add_row(clip["target"], *map(_answer, clip["answers"].values()))
     console.print(table)
 
 

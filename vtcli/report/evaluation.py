@@ -184,8 +184,8 @@ def print_comparison(found: Comparison, name_a: str, name_b: str, console: Conso
         if missing:
             words = f"{plural(missing, 'sample')} of {run} not in {other}, left out"
             _say(console, words, "yellow")
-    _print_changes("won by B", found.won, console)
-    _print_changes("lost by B", found.lost, console)
+    _print_changes("won by B", found.improved, console)
+    _print_changes("lost by B", found.regressed, console)
 
 
 def _verdict(found: Comparison) -> str:

@@ -293,14 +293,14 @@ def _confusion(head: HeadResult) -> str:
     return (
         '<div class="confusion matrix-part">'
         '<div><div class="matrix"><p class="across">answer →</p><div class="plot">'
-        '<p class="down" aria-hidden="true">← truth</p>'
+        '<p class="down" aria-hidden="true">← target</p>'
         '<canvas class="big" tabindex="0" role="application" aria-label="Confusion matrix: rows '
-        'are the truth, columns the answers. Arrow keys move from cell to cell."></canvas></div>'
+        'are the target, columns the answers. Arrow keys move from cell to cell."></canvas></div>'
         '<span class="over"></span></div>'
         '<p class="small soft">Point at a cell, or move with the arrow keys (with shift by ten). '
         "Color: share of the row; right answers in blue, wrong ones in orange.</p></div>"
         '<div><div class="reading" aria-live="polite">'
-        '<p class="label">truth</p><p><bdi data-is="truth"></bdi></p>'
+        '<p class="label">target</p><p><bdi data-is="target"></bdi></p>'
         '<p class="label">answer</p><p><bdi data-is="predicted"></bdi></p>'
         '<p class="label">samples</p><p data-is="count"></p></div>'
         '<canvas class="lens" width="420" height="420" aria-hidden="true"></canvas>'
@@ -320,7 +320,7 @@ def _labeled_matrix(head: HeadResult) -> str:
         for row in head.per_class
     )
     return (
-        '<table class="grid"><caption>Rows: the truth. Columns: the answer. Color: share of the '
+        '<table class="grid"><caption>Rows: the target. Columns: the answer. Color: share of the '
         "row; right answers in blue, wrong ones in orange.</caption>"
         f"<thead><tr><td></td>{columns}</tr></thead><tbody>\n{rows}\n</tbody></table>"
     )
@@ -334,7 +334,7 @@ def _cell(row: PerClassResult, column: int, count: int) -> str:
 
 
 def _worst_pairs(head: HeadResult) -> list[tuple[int, int, int]]:
-    """(truth, answer, count) of the most frequent wrong answers."""
+    """(target, answer, count) of the most frequent wrong answers."""
     wrong = head.confusion.copy()
     wrong[range(len(wrong)), range(len(wrong))] = 0
     order = (-wrong).ravel().argsort(kind="stable")[:PAIRS_SHOWN]
@@ -347,9 +347,9 @@ def _pairs(head: HeadResult) -> str:
     if not pairs:
         return ""
     items = "".join(
-        f"<li><span>{_name(head.classes[truth])} → {_name(head.classes[answer])}</span>"
-        f'<span class="soft">{count} of {head.per_class[truth].n}</span></li>'
-        for truth, answer, count in pairs
+        f"<li><span>{_name(head.classes[target])} → {_name(head.classes[answer])}</span>"
+        f'<span class="soft">{count} of {head.per_class[target].n}</span></li>'
+        for target, answer, count in pairs
     )
     return f'<h3>Most often confused</h3><ol class="pairs">{items}</ol>'
 
@@ -447,11 +447,11 @@ def _mistakes(mistakes: Sequence[Misclassification]) -> str:
 
 def _mistake(mistake: Misclassification) -> str:
     answer = _bar(mistake.score, f"{percent(mistake.score)} %", "wrong")
-    truth = _bar(mistake.truth_score, f"{percent(mistake.truth_score)} %")
+    target = _bar(mistake.target_score, f"{percent(mistake.target_score)} %")
     return (
         '<dl class="answers">'
         f"<dt>answer</dt><dd><strong>{_name(mistake.predicted)}</strong>{answer}</dd>"
-        f"<dt>truth</dt><dd><span>{_name(mistake.truth)}</span>{truth}</dd></dl>"
+        f"<dt>target</dt><dd><span>{_name(mistake.target)}</span>{target}</dd></dl>"
         f'<p class="path soft">{_name(mistake.path)}</p>{_strip(mistake)}'
     )
 

@@ -133,7 +133,10 @@ def _facts(row: Checkpoint, cached: Path | None) -> Iterator[tuple[str, str]]:
         order = f"order: {head.labels or 'unknown'} ({head.confidence or 'not stated'})"
         yield f"{head.name} head", f"{head.size} classes, {order}"
     yield "clip", f"{row.frames} frames of {row.resolution}x{row.resolution}"
-    yield "protocol", f"{row.views} (clips x crops), {row.pipeline.sampling}, {row.pipeline.score}"
+    yield (
+        "protocol",
+        f"{row.views} (clips x crops), {row.pipeline.sampling}, {row.pipeline.view_fusion}",
+    )
     yield "pretraining", row.pretrain
     yield "accuracy", ", ".join(scores) + (f" ({row.metric_source})" if row.metric_source else "")
     cost = [f"{row.params} M parameters"] * (row.params is not None)

@@ -2,7 +2,7 @@
 
 Each writer takes outcomes one at a time (`add`) and ends with `close`. An outcome is anything with
 `path`, `failed` and `to_dict()`; an answered one also has `heads`, name -> ranking of answers with
-index, label, score, raw.
+index, label, score, upstream_score.
 """
 
 from __future__ import annotations
@@ -128,7 +128,17 @@ class CsvRows:
 class CsvWriter(CsvRows):
     """One row per class and file."""
 
-    COLUMNS = ("path", "model", "head", "rank", "index", "label", "score", "raw", "error")
+    COLUMNS = (
+        "path",
+        "model",
+        "head",
+        "rank",
+        "index",
+        "label",
+        "score",
+        "upstream_score",
+        "error",
+    )
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         for head, ranking in table.get("heads", {"": table["predictions"]}).items():

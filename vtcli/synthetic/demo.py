@@ -41,16 +41,16 @@ class Seen:
     """One clip: what it shows, and each model's best class and its probability."""
 
     path: str
-    truth: str
+    target: str
     answers: Mapping[str, tuple[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         answers = {
-            model: {"label": label, "score": score, "right": label == self.truth}
+            model: {"label": label, "score": score, "right": label == self.target}
             for model, (label, score) in self.answers.items()
         }
-        return {"path": self.path, "truth": self.truth, "answers": answers}
+        return {"path": self.path, "target": self.target, "answers": answers}
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One validated video: its truth and its probabilities [K] per head."""
+    """One validated video: its target and its probabilities [K] per head."""
 
-    truth: tuple[tuple[int, ...], ...]
+    target: tuple[tuple[int, ...], ...]
     scores: tuple[np.ndarray, ...]
 
 
@@ -88,7 +88,7 @@ def validate(
             name,
             names,
             _stack([row.scores[place] for row in gathered]),
-            [row.truth[place] for row in gathered],
+            [row.target[place] for row in gathered],
             len(dataset.samples),
         )
         for place, (name, names) in enumerate(dataset.classes.items())
@@ -106,8 +106,8 @@ def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
 def _right(row: Row) -> float:
     """The probability of all that is right, the heads taken as independent."""
     shares = [
-        sum(float(scores[label]) for label in truth)
-        for truth, scores in zip(row.truth, row.scores, strict=True)
+        sum(float(scores[label]) for label in target)
+        for target, scores in zip(row.target, row.scores, strict=True)
     ]
     return math.prod(shares)
 

@@ -45,7 +45,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "normalize": get_args(NormalizeName),
     "channel_order": get_args(ChannelOrder),
     "view_order": get_args(ViewOrder),
-    "score": get_args(ViewFusion),
+    "view_fusion": get_args(ViewFusion),
 }
 CROP_COUNTS = (1, 3)
 
@@ -72,7 +72,7 @@ class Pipeline:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     view_order: ViewOrder
-    score: ViewFusion
+    view_fusion: ViewFusion
     clips: int = 1
     crops: int = 1
     stride: int = 1

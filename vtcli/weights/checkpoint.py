@@ -24,8 +24,11 @@ from vtcli.video.pipeline import Pipeline
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 CARD_KEY = "vt"
+# What format 1 called a key and a value of `pipeline`.
+PIPELINE_KEYS_1 = {"score": "view_fusion"}
+SAMPLING_NAMES_1 = {"dense_loop_segment_centres": "dense_loop_segment_centers"}
 _MAX_HEADER = 100_000_000
 _MAPPED_TOGETHER = 16
 _DTYPES = {
@@ -94,11 +97,24 @@ class ModelCard:
     def from_json(cls, text: str) -> ModelCard:
         """Raises `KeyError`, `TypeError` or `ValueError` for what is no card of this format."""
         table = json.loads(text)
-        if table.pop("format") > FORMAT:
+        version = table.pop("format")
+        if version > FORMAT:
             raise ValueError("it was written by a newer version of vtcli")
+        if version < FORMAT:
+            table = _from_format_1(table)
         table.pop("views", None)
         heads = tuple(HeadSpec(**{**h, "labels": tuple(h["labels"])}) for h in table.pop("heads"))
         return cls(**{**table, "heads": heads, "pipeline": Pipeline.from_dict(table["pipeline"])})
+
+
+def _from_format_1(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A card of format 1 in the words of format 2."""
+    pipeline = {PIPELINE_KEYS_1.get(k, k): v for k, v in table["pipeline"].items()}
+    sampling = pipeline["sampling"]
+    return {
+        **table,
+        "pipeline": {**pipeline, "sampling": SAMPLING_NAMES_1.get(sampling, sampling)},
+    }
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -24,10 +24,10 @@ def read_activitynet(path: Path) -> Annotation:
     rows = [_row(path, n, id_, entry) for n, (id_, entry) in enumerate(database.items(), 1)]
     labeled = {row.split for row in rows if row.labels}
     kept = [row for row in rows if row.labels or row.split not in labeled]
-    described = "ActivityNet json, whole videos with the labels of their segments"
+    description = "ActivityNet json, whole videos with the labels of their segments"
     if len(kept) < len(rows):
-        described += f", {len(rows) - len(kept):,} videos without a segment left out"
-    return Annotation(path, described, kept, unique_filenames=True, unit="record")
+        description += f", {len(rows) - len(kept):,} videos without a segment left out"
+    return Annotation(path, description, kept, unique_filenames=True, unit="record")
 
 
 def _row(path: Path, number: int, video: str, entry: Any) -> Row:

@@ -39,14 +39,14 @@ class Row(NamedTuple):
 class Annotation:
     """One annotation, read but not yet fitted to files and classes.
 
-    `described` says in words what was read. `classes` are the names that the annotation itself
+    `description` says in words what was read. `classes` are the names that the annotation itself
     states for a head, in index order. `index_base` is the number of the first class where the
     format fixes it, None where lists differ. `unique_filenames`: the names of video files are unique
     in the whole dataset, whatever folder they lie in. `unit` is what `Row.line` counts.
     """
 
     path: Path
-    described: str
+    description: str
     rows: Sequence[Row]
     heads: tuple[str, ...] = ("action",)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -32,8 +32,8 @@ def read_epic(path: Path) -> Annotation:
         if source:
             names = [(n, r["id"], r["key"]) for n, r in read_records(source, ("id", "key"))]
             classes[head] = indexed_names(source, names, 0)
-    described = "EPIC-Kitchens-100 csv, segments of long videos"
-    return Annotation(path, described, rows, HEADS, classes, 0, True)
+    description = "EPIC-Kitchens-100 csv, segments of long videos"
+    return Annotation(path, description, rows, HEADS, classes, 0, True)
 
 
 def _row(path: Path, line: int, record: dict[str, str], labeled: bool) -> Row:

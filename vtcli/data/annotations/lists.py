@@ -95,11 +95,11 @@ def read_list(path: Path, format: str) -> Annotation:
     separator = separator_of(lines)
     split = _read_lines(lines, separator)
     rows = [_row(path, line, form) for line in split]
-    described = f"{form.title} '{form.columns}', {_in_words(separator)}"
+    description = f"{form.title} '{form.columns}', {_in_words(separator)}"
     if format == "uniformerv2-segments":
-        described += f", {len(rows):,} segments taken as whole videos"
+        description += f", {len(rows):,} segments taken as whole videos"
         rows = _whole_videos(rows)
-    return Annotation(path, described, rows)
+    return Annotation(path, description, rows)
 
 
 def read_pyslowfast(path: Path) -> Annotation:
@@ -117,9 +117,9 @@ def read_pyslowfast(path: Path) -> Annotation:
             "name another format with --annotations"
         )
     form = _PYSLOWFAST[numbers]
-    described = f"{form.title} '{form.columns}'"
-    described += f", {_in_words(separator)}" if numbers else ""
-    return Annotation(path, described, [_row(path, line, form) for line in split])
+    description = f"{form.title} '{form.columns}'"
+    description += f", {_in_words(separator)}" if numbers else ""
+    return Annotation(path, description, [_row(path, line, form) for line in split])
 
 
 def _read_lines(lines: Sequence[tuple[int, str]], separator: str | None) -> list[_Line]:

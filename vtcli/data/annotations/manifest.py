@@ -25,8 +25,8 @@ def read_manifest(path: Path) -> Annotation:
 
 def read_metadata(path: Path) -> Annotation:
     """Hugging Face's metadata of one folder; see `_read`."""
-    described = f"Hugging Face {_kind(path)} 'file_name,label'"
-    return Annotation(path, described, _read(path, "file_name"))
+    description = f"Hugging Face {_kind(path)} 'file_name,label'"
+    return Annotation(path, description, _read(path, "file_name"))
 
 
 def _kind(path: Path) -> str:

@@ -33,8 +33,8 @@ def read_frame_list(path: Path) -> Annotation:
             raise problem(path, number, text + f"'{row.places[0]}'; keep one folder per video")
         labels.setdefault(video, {}).update(dict.fromkeys(found))
     rows = [row._replace(labels=tuple(labels[video])) for video, row in first.items()]
-    described = f"PySlowFast frame list of {len(lines):,} frames"
-    return Annotation(path, described, rows, index_base=0)
+    description = f"PySlowFast frame list of {len(lines):,} frames"
+    return Annotation(path, description, rows, index_base=0)
 
 
 def _frame(path: Path, number: int, line: str) -> tuple[str, str, list[int]]:

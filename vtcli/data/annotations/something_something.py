@@ -38,8 +38,10 @@ def read_something_json(path: Path) -> Annotation:
         rows.append(Row((f"{id_}.webm", id_), label, number, id_))
     source = beside(path, "something-something-v2-labels.json", "labels.json")
     classes = {"action": _numbered(source)} if source else {}
-    described = "Something-Something v2 json"
-    return Annotation(path, described, rows, classes=classes, unique_filenames=True, unit="record")
+    description = "Something-Something v2 json"
+    return Annotation(
+        path, description, rows, classes=classes, unique_filenames=True, unit="record"
+    )
 
 
 def _templates(path: Path, records: list[tuple[int, dict[str, Any]]]) -> dict[int, str]:
@@ -90,5 +92,5 @@ def read_id_label(path: Path) -> Annotation:
         rows.append(Row((id_,), (label,) if label else (), number, id_))
     source = beside(path, f"{path.stem.rpartition('-')[0]}-labels.csv")
     classes = {"action": tuple(name for _, name in read_lines(source))} if source else {}
-    described = "csv 'id;class name'" if labeled else "list of ids"
-    return Annotation(path, described, rows, classes=classes)
+    description = "csv 'id;class name'" if labeled else "list of ids"
+    return Annotation(path, description, rows, classes=classes)

@@ -85,8 +85,8 @@ def read_hmdb51(path: Path) -> Annotation:
     if not rows:
         raise DataError(f"{path.parent} has no video in use in split {division}; copy it again")
     names = tuple(sorted({str(row.labels[0]) for row in rows}))
-    described = f"HMDB51, {len(files)} files *_test_split{division}.txt"
-    return Annotation(path, described, rows, classes={"action": names}, unique_filenames=True)
+    description = f"HMDB51, {len(files)} files *_test_split{division}.txt"
+    return Annotation(path, description, rows, classes={"action": names}, unique_filenames=True)
 
 
 def _hmdb_rows(path: Path, division: str) -> list[Row]:

@@ -82,14 +82,14 @@ function startClasses() {
 
 const LENS = 21; // cells across the enlarged part
 
-// Calls paint(truth, predicted, color) for each of the cells.
+// Calls paint(target, predicted, color) for each of the cells.
 // Color: right answers and wrong ones in two hues, the stronger the larger the share of the row.
 function paintCells(cells, n, paint) {
   const style = getComputedStyle(document.documentElement);
   const [right, wrong] = ["--right", "--wrong"].map((name) => style.getPropertyValue(name));
-  for (const [truth, predicted, count] of cells) {
-    const strength = 0.2 + 0.8 * Math.sqrt(count / n[truth]);
-    paint(truth, predicted, `rgb(${truth === predicted ? right : wrong} / ${strength})`);
+  for (const [target, predicted, count] of cells) {
+    const strength = 0.2 + 0.8 * Math.sqrt(count / n[target]);
+    paint(target, predicted, `rgb(${target === predicted ? right : wrong} / ${strength})`);
   }
 }
 
@@ -101,7 +101,7 @@ function startMatrix(part) {
   const lens = part.querySelector(".lens");
   const frame = part.querySelector(".over");
   const fields = Object.fromEntries(
-    ["truth", "predicted", "count"].map((name) => [name, part.querySelector(`[data-is=${name}]`)]),
+    ["target", "predicted", "count"].map((name) => [name, part.querySelector(`[data-is=${name}]`)]),
   );
   let at = data.start;
 
@@ -111,9 +111,9 @@ function startMatrix(part) {
     const pen = big.getContext("2d");
     const step = big.width / size;
     const side = Math.max(step, 2.5 * devicePixelRatio);
-    paintCells(data.cells, data.n, (truth, predicted, color) => {
+    paintCells(data.cells, data.n, (target, predicted, color) => {
       pen.fillStyle = color;
-      pen.fillRect((predicted + 0.5) * step - side / 2, (truth + 0.5) * step - side / 2, side, side);
+      pen.fillRect((predicted + 0.5) * step - side / 2, (target + 0.5) * step - side / 2, side, side);
     });
     point();
   }
@@ -123,23 +123,23 @@ function startMatrix(part) {
     const step = lens.width / LENS;
     const corner = at.map((index) => index - (LENS - 1) / 2);
     const near = data.cells.filter(
-      ([truth, predicted]) =>
-        Math.abs(truth - at[0]) < LENS / 2 && Math.abs(predicted - at[1]) < LENS / 2,
+      ([target, predicted]) =>
+        Math.abs(target - at[0]) < LENS / 2 && Math.abs(predicted - at[1]) < LENS / 2,
     );
     pen.clearRect(0, 0, lens.width, lens.height);
-    paintCells(near, data.n, (truth, predicted, color) => {
+    paintCells(near, data.n, (target, predicted, color) => {
       pen.fillStyle = color;
-      pen.fillRect((predicted - corner[1]) * step, (truth - corner[0]) * step, step - 1, step - 1);
+      pen.fillRect((predicted - corner[1]) * step, (target - corner[0]) * step, step - 1, step - 1);
     });
     pen.strokeStyle = getComputedStyle(big).color;
     pen.strokeRect(((LENS - 1) / 2) * step - 1, ((LENS - 1) / 2) * step - 1, step + 1, step + 1);
   }
 
   function point() {
-    const [truth, predicted] = at;
-    const count = counts.get(truth * size + predicted) || 0;
-    const of = data.n[truth];
-    fields.truth.textContent = data.classes[truth];
+    const [target, predicted] = at;
+    const count = counts.get(target * size + predicted) || 0;
+    const of = data.n[target];
+    fields.target.textContent = data.classes[target];
     fields.predicted.textContent = data.classes[predicted];
     const share = of ? ` (${((100 * count) / of).toFixed(1)} %)` : "";
     fields.count.textContent = `${count} of ${of}${share}`;
@@ -150,14 +150,14 @@ function startMatrix(part) {
       width: `${reach}px`,
       height: `${reach}px`,
       left: `${big.offsetLeft + big.clientLeft + (predicted + 0.5) * step - reach / 2}px`,
-      top: `${big.offsetTop + big.clientTop + (truth + 0.5) * step - reach / 2}px`,
+      top: `${big.offsetTop + big.clientTop + (target + 0.5) * step - reach / 2}px`,
     });
     drawLens();
   }
 
-  function moveTo(truth, predicted) {
+  function moveTo(target, predicted) {
     const inside = (value) => Math.min(size - 1, Math.max(0, value));
-    at = [inside(truth), inside(predicted)];
+    at = [inside(target), inside(predicted)];
     point();
   }
 
