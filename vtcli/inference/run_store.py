@@ -1,0 +1,378 @@
+"""The folder of a bulk run: its inputs in parts, who works on which, and the rows of each part.
+
+    run.json               what the rows are made with: model, protocol, precision, batch size
+    parts/000000.list      the inputs of a part, one JSON line each; never changed once written
+    parts/000000.claim     who works on the part; touched while that process lives
+    parts/000000.*.journal its rows as they come
+    part-000000.parquet    its rows, under this name only when complete (or .jsonl)
+
+Many processes and machines may share the folder: files appear under their names only when they are
+complete, never over another one, and a claim whose process is gone expires. A kill loses the rows
+that were being computed and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from vtcli.errors import DataError
+from vtcli.runtime.files import write_error
+
+FORMAT = 1
+PART_SIZE = 1000
+"""Inputs of a part: what a crash of the file system or of a machine may cost at most."""
+
+CLAIM_EXPIRES = 120.0
+"""Seconds without a sign of life after which another machine may take a part over."""
+
+_HEARTBEAT_SECONDS = 15.0
+_FSYNC_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing to predict: `size` in bytes and `mtime` in nanoseconds tell whether it changed.
+
+    Both are -1 where it cannot be looked at (a name that does not exist).
+    """
+
+    path: str
+    size: int = -1
+    mtime: int = -1
+
+    @property
+    def key(self) -> bytes:
+        """Equal for the same content under the same name."""
+        said = f"{self.path}\0{self.size}\0{self.mtime}".encode(errors="surrogateescape")
+        return hashlib.blake2b(said, digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every `count`-th part from `index` on."""
+
+    index: int = 0
+    count: int = 1
+
+    def has(self, part: int) -> bool:
+        """Whether this shard works on a part."""
+        return part % self.count == self.index
+
+
+class RunStore:
+    """The folder of one bulk run, as one process sees it.
+
+    Raises `DataError` where the folder cannot be written or holds a run of something else.
+    """
+
+    def __init__(self, folder: Path, extension: str) -> None:
+        self.folder, self.extension = folder, extension
+        self.parts_folder = folder / "parts"
+        self.token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+    # --- what the rows are made with --------------------------------------------------------------
+
+    def open(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin a run, or join one: the settings it was begun with.
+
+        Raises `DataError` naming the first setting in which an earlier run differs; the keys of
+        `settings` that are None are taken from it.
+        """
+        try:
+            self.parts_folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"format": FORMAT, **settings}, indent=1, ensure_ascii=False)
+            publish(self.folder / "run.json", text.encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+        return self._join(settings)
+
+    def _join(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        old = self.read_settings()
+        for name, value in json.loads(json.dumps(settings)).items():
+            if value is not None and old.get(name) != value:
+                raise DataError(
+                    f"{self.folder} holds a run with {name} {old.get(name)!r}, not {value!r}; "
+                    "give the same options, or name another folder with -o"
+                )
+        return old
+
+    def read_settings(self) -> dict[str, Any]:
+        """What run.json says; raises `DataError` where there is none of this format."""
+        path = self.folder / "run.json"
+        try:
+            table = json.loads(path.read_text("utf-8", "surrogateescape"))
+        except FileNotFoundError as error:
+            raise DataError(f"{self.folder} is not a run; make one with vt predict -o") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read; name another folder with -o") from error
+        if not isinstance(table, dict) or table.get("format") != FORMAT:
+            raise DataError(
+                f"{self.folder} was written by another version of vtcli; name another folder "
+                "with -o"
+            )
+        return table
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def add_inputs(self, inputs: Iterable[Input], part_size: int = PART_SIZE) -> int:
+        """Cut the inputs that the run does not know yet into further parts; how many are new.
+
+        One process at a time lists; others wait for it. Inputs are taken one by one.
+        """
+        from filelock import FileLock
+
+        added = 0
+        with FileLock(self.folder / ".listing.lock"):
+            numbers = self.part_numbers()
+            known = {one.key for number in numbers for one in self.inputs(number)}
+            number = numbers[-1] + 1 if numbers else 0
+            fresh = _unknown(inputs, known)
+            while batch := list(islice(fresh, part_size)):
+                lines = "".join(json.dumps([one.path, one.size, one.mtime]) + "\n" for one in batch)
+                try:
+                    publish(self._file(number, "list"), lines.encode("ascii"))
+                except OSError as error:
+                    raise write_error(self.folder, error) from error
+                number, added = number + 1, added + len(batch)
+        return added
+
+    def part_numbers(self) -> list[int]:
+        """All parts, in order."""
+        return sorted(int(path.stem) for path in self.parts_folder.glob("*.list"))
+
+    def inputs(self, part: int) -> list[Input]:
+        """What belongs to a part, in order."""
+        with self._file(part, "list").open(encoding="ascii") as lines:
+            return [Input(*json.loads(line)) for line in lines]
+
+    def rows_file(self, part: int) -> Path:
+        """Where the rows of a part are once it is done."""
+        return self.folder / f"part-{part:06d}.{self.extension}"
+
+    def is_done(self, part: int) -> bool:
+        """Whether all rows of a part are there."""
+        return self.rows_file(part).exists()
+
+    def _file(self, part: int, kind: str) -> Path:
+        return self.parts_folder / f"{part:06d}.{kind}"
+
+    # --- claims -----------------------------------------------------------------------------------
+
+    def claim(self, part: int) -> bool:
+        """Whether this process may work on a part now: nobody does, or who did is gone."""
+        path = self._file(part, "claim")
+        text = json.dumps({"token": self.token, "host": socket.gethostname(), "pid": os.getpid()})
+        for _ in range(2):
+            with suppress(FileExistsError):
+                publish(path, text.encode(), fail_if_exists=True)
+                return True
+            if not self._expired(path):
+                return False
+            # Only one of several that saw it expire can move it away.
+            with suppress(FileNotFoundError):
+                os.rename(path, self._file(part, f"expired-{self.token}"))
+            self._file(part, f"expired-{self.token}").unlink(missing_ok=True)
+        return False
+
+    def release(self, part: int) -> None:
+        """Let others have a part again; nothing happens where it is no longer this process's."""
+        if self._owns(part):
+            self._file(part, "claim").unlink(missing_ok=True)
+
+    def _owns(self, part: int) -> bool:
+        try:
+            return bool(json.loads(self._file(part, "claim").read_bytes())["token"] == self.token)
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def _expired(self, path: Path) -> bool:
+        try:
+            said = json.loads(path.read_bytes())
+            touched = path.stat().st_mtime
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError):
+            return False
+        if said.get("host") == socket.gethostname() and not _is_running(int(said.get("pid", 0))):
+            return True
+        return self._now() - touched > CLAIM_EXPIRES
+
+    def _now(self) -> float:
+        """The time of the machine that stores the folder, which may be another."""
+        probe = self.parts_folder / f".time-{self.token}"
+        try:
+            probe.write_bytes(b"")
+            os.utime(probe)
+            return probe.stat().st_mtime
+        except OSError:
+            return time.time()
+        finally:
+            probe.unlink(missing_ok=True)
+
+    @contextmanager
+    def kept_alive(self, part: int) -> Iterator[None]:
+        """Touch the claim of a part while its rows are computed."""
+        stop = threading.Event()
+
+        def touch() -> None:
+            while not stop.wait(_HEARTBEAT_SECONDS):
+                if self._owns(part):
+                    with suppress(OSError):
+                        os.utime(self._file(part, "claim"))
+
+        thread = threading.Thread(target=touch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def journaled(self, part: int) -> dict[str, dict[str, Any]]:
+        """Rows that earlier processes have left of a part, by path; cut-off lines are left out."""
+        rows: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.parts_folder.glob(f"{part:06d}.*.journal")):
+            for line in path.read_bytes().split(b"\n"):
+                with suppress(ValueError):
+                    row = json.loads(line)
+                    rows[row["path"]] = row
+        return rows
+
+    @contextmanager
+    def journal(self, part: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """A function that stores a row of a part at once; raises `DataError` for a full disk."""
+        path = self._file(part, f"{self.token}.journal")
+        try:
+            with path.open("ab") as file:
+                yield _Journal(path, file).add
+        except OSError as error:
+            raise write_error(path, error) from error
+
+    def finish(
+        self,
+        part: int,
+        rows: Sequence[Mapping[str, Any]],
+        write: Callable[[Sequence[Mapping[str, Any]], Path], None],
+        replace: bool = False,
+    ) -> bool:
+        """Publish the rows of a part and forget its journals; False where another process was
+        first. `replace` exchanges a file that is there, at once.
+        """
+        final = self.rows_file(part)
+        fresh = self.parts_folder / f".{part:06d}.{self.token}.tmp"
+        try:
+            write(rows, fresh)
+            _flush(fresh)
+            if replace:
+                os.replace(fresh, final)
+                first = True
+            else:
+                first = link_without_overwrite(fresh, final)
+            _flush_folder(self.folder)
+        except OSError as error:
+            raise write_error(final, error) from error
+        finally:
+            fresh.unlink(missing_ok=True)
+        for path in self.parts_folder.glob(f"{part:06d}.*.journal"):
+            path.unlink(missing_ok=True)
+        self.release(part)
+        return first
+
+    def clear_leftovers(self) -> None:
+        """Remove what killed processes of this machine left half written."""
+        for path in self.parts_folder.glob(".*.tmp"):
+            host, _, rest = path.name.split(".", 2)[2].rpartition("-")[0].rpartition("-")
+            if host == socket.gethostname() and rest.isdigit() and not _is_running(int(rest)):
+                path.unlink(missing_ok=True)
+
+
+def _unknown(inputs: Iterable[Input], known: set[bytes]) -> Iterator[Input]:
+    """Those that are not known; each becomes known."""
+    for one in inputs:
+        if one.key not in known:
+            known.add(one.key)
+            yield one
+
+
+class _Journal:
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path, self.file, self.synced = path, file, time.monotonic()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One line, handed to the system at once and to the disk every second."""
+        # ASCII: a file name that is not UTF-8 is stored with its surrogate escapes.
+        self.file.write(json.dumps(row).encode("ascii") + b"\n")
+        self.file.flush()
+        if time.monotonic() - self.synced > _FSYNC_SECONDS:
+            os.fsync(self.file.fileno())
+            self.synced = time.monotonic()
+
+
+def publish(path: Path, content: bytes, fail_if_exists: bool = False) -> None:
+    """Let a small file appear complete under its name, never over another.
+
+    Raises `FileExistsError` where there is one, if asked to; otherwise that one stays.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        part.write_bytes(content)
+        _flush(part)
+        first = link_without_overwrite(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    if fail_if_exists and not first:
+        raise FileExistsError(path)
+
+
+def link_without_overwrite(source: Path, target: Path) -> bool:
+    """Give a complete file its final name; False where that name is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError:
+        # A file system without hard links: the name is reserved first, then replaced.
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        os.replace(source, target)
+    return True
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,115 @@
+"""Rows of predictions as files: JSON lines or Parquet, with the same columns in both.
+
+Columns are described once; a row is a dictionary that has some of them. Parquet needs the extra
+`parquet` (pyarrow).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from vtcli.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Row: TypeAlias = Mapping[str, Any]
+RowFormat: TypeAlias = Literal["parquet", "jsonl"]
+
+COLUMNS: Mapping[str, str] = {
+    "path": "string",
+    "size": "int64",
+    "mtime": "int64",
+    "model_fingerprint": "string",
+    "protocol": "string",
+    "start": "float64",
+    "end": "float64",
+    "indices": "list<int32>",
+    "labels": "list<string>",
+    "scores": "list<float32>",
+    "heads": "string",
+    "logits": "list<float16>",
+    "embedding": "list<float32>",
+    "frames": "int64",
+    "warnings": "list<string>",
+    "reason": "string",
+    "error": "string",
+    "seconds": "float32",
+}
+"""Name and Arrow type. `size` is in bytes, `mtime` in nanoseconds since 1970, `start`, `end` and
+`seconds` in seconds; `heads` is JSON where a model has several classifiers."""
+
+EXTENSIONS: Mapping[RowFormat, str] = {"parquet": "parquet", "jsonl": "jsonl"}
+
+
+def writer_of(format: RowFormat) -> Callable[[Sequence[Row], Path], None]:
+    """The function that writes rows to a new file.
+
+    Raises `UsageError` naming the extra where a library is missing.
+    """
+    if format == "jsonl":
+        return write_jsonl
+    _pyarrow()
+    return write_parquet
+
+
+def write_jsonl(rows: Sequence[Row], path: Path) -> None:
+    """One JSON object a line, in ASCII: names that are not UTF-8 keep their surrogate escapes."""
+    with path.open("w", encoding="ascii", newline="\n") as file:
+        file.writelines(json.dumps(dict(row)) + "\n" for row in rows)
+
+
+def write_parquet(rows: Sequence[Row], path: Path) -> None:
+    """All columns, absent values as nulls."""
+    pa = _pyarrow()
+    import pyarrow.parquet as pq
+
+    fields = [pa.field(name, _arrow_type(pa, kind)) for name, kind in COLUMNS.items()]
+    columns = [
+        pa.array([_plain(row.get(f.name), f.type, pa) for row in rows], type=f.type) for f in fields
+    ]
+    pq.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)), path)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that one of these functions wrote, in order."""
+    if path.suffix == ".jsonl":
+        with path.open(encoding="ascii") as lines:
+            yield from map(json.loads, lines)
+        return
+    _pyarrow()
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _arrow_type(pa: Any, kind: str) -> pyarrow.DataType:
+    inner = kind.removeprefix("list<").removesuffix(">")
+    scalar = getattr(pa, inner)()
+    return pa.list_(scalar) if inner != kind else scalar
+
+
+def _plain(value: Any, kind: pyarrow.DataType, pa: Any) -> Any:
+    """A value that Arrow takes: text without lone surrogates, half floats as NumPy's."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if value is not None and kind == pa.list_(pa.float16()):
+        import numpy as np
+
+        return np.asarray(value, np.float16)
+    return value
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise UsageError(
+            "Parquet needs pyarrow: pip install 'vtcli[parquet]', or take --format jsonl"
+        ) from error
+    return pyarrow
