@@ -77,7 +77,7 @@ def receive(connection: Connection) -> Any:
 
 
 def _fill(buffers: list[pickle.PickleBuffer], size: int) -> int:
-    handle = os.memfd_create("vt")  # type: ignore[attr-defined]
+    handle = os.memfd_create("vt")
     try:
         os.truncate(handle, size)
         with mmap.mmap(handle, size) as memory:
