@@ -72,9 +72,13 @@ class VideoDecodeError(InputError, ValueError):
         backend_messages: Sequence[str] = (),
     ) -> None:
         super().__init__(f"{path}: {message}")
+        self.message = message
         self.path = str(path)
         self.reason = reason
         self.backend_messages = tuple(backend_messages)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.path, self.reason, self.message, self.backend_messages)
 
 
 class WeightsError(VtError):

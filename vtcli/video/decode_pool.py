@@ -1,0 +1,167 @@
+"""Decoding in worker processes: a decoder that crashes, hangs or eats memory costs one video.
+
+The processes import no PyTorch, start while the weights load, and are replaced where they die.
+Frames come back through shared memory. What is opened here is a `FrameSource` like any other; its
+frames are read by whichever process is free.
+
+Shape legend: N frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtcli.errors import VideoDecodeError, VideoReason
+from vtcli.runtime.worker_pool import WorkerFailedError, WorkerFailure, WorkerPool
+from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo
+from vtcli.video.frame_source import FrameSource, open_footage
+
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 300.0
+"""Per file; a decoder that needs longer for one call is taken to hang."""
+
+MEMORY_BYTES = 2 * DEFAULT_LIMITS.max_bytes + (8 << 30)
+"""Address space of a worker: the largest decoded video twice, libraries, reference frames."""
+
+_SENTENCES = {
+    "timeout": "was not decoded within {0.timeout:g} s; convert it to H.264 in MP4, or raise "
+    "--timeout-per-file",
+    "crashed": "crashes the decoder ({1}); convert it to H.264 in MP4",
+    "limit": "{1}; scale it down first",
+}
+
+
+class DecodePool:
+    """Processes that open videos and read their frames, for any thread of this one.
+
+    `timeout` is in seconds per call. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, workers: int, timeout: float = TIMEOUT_SECONDS) -> None:
+        self.workers, self.timeout = workers, timeout
+        self._pool = WorkerPool(workers, timeout, MEMORY_BYTES)
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the processes now."""
+        self._pool.start()
+
+    def close(self) -> None:
+        """Kill the processes; what is under way is lost."""
+        self._pool.close()
+
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        seconds: tuple[float | None, float | None] = (None, None),
+        numbers: tuple[int | None, int | None] = (None, None),
+        frame_rate: float | None = None,
+        decoder: Backend = "auto",
+    ) -> FrameSource:
+        """`open_footage` in a process; raises `VideoDecodeError`, also `crashed`, `timeout` and
+        `limit`.
+        """
+        arguments = (os.fspath(path), seconds, numbers, frame_rate, decoder)
+        future = self._pool.submit(_open, *arguments)
+        return IsolatedSource(self, str(path), self._result(str(path), future))
+
+    def probe(self, path: str) -> VideoInfo:
+        """`vtcli.video.decode.probe` in a process; raises as `open` does."""
+        return self._result(path, self._pool.submit(_probe, path))
+
+    def read(self, path: str, source: FrameSource, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Frames of an opened source [N, H, W, 3]; raises as `open` does."""
+        return self._result(path, self._pool.submit(_read, source, list(indices)))
+
+    def stream(
+        self, path: str, function: Callable[..., Iterator[T]], *args: Any
+    ) -> Generator[T, None, None]:
+        """What a generator function yields in a process; raises as `open` does."""
+        try:
+            yield from self._pool.stream(partial(_guarded, function), *args)
+        except WorkerFailedError as error:
+            raise self._failure(path, error.failure) from error
+
+    def _result(self, path: str, future: Future[T]) -> T:
+        try:
+            return future.result()
+        except WorkerFailedError as error:
+            raise self._failure(path, error.failure) from error
+
+    def _failure(self, path: str, failure: WorkerFailure) -> VideoDecodeError:
+        reason: VideoReason = failure.reason
+        return VideoDecodeError(path, reason, _SENTENCES[reason].format(self, failure.detail))
+
+
+@dataclass(frozen=True)
+class IsolatedSource:
+    """A source whose frames are read in a process of the pool."""
+
+    pool: DecodePool
+    path: str
+    source: FrameSource
+
+    @property
+    def frames(self) -> int:
+        return self.source.frames
+
+    @property
+    def fps(self) -> float:
+        return self.source.fps
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.source.frame_bytes
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        return self.pool.read(self.path, self.source, indices)
+
+
+def _open(path: str, *arguments: Any) -> FrameSource:
+    _inject_fault(path)
+    return open_footage(path, *arguments)
+
+
+def _probe(path: str) -> VideoInfo:
+    from vtcli.video.decode import probe
+
+    _inject_fault(path)
+    return probe(path)
+
+
+def _read(source: FrameSource, indices: list[int]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(source.read(indices))
+
+
+def _guarded(function: Callable[..., Iterator[T]], *args: Any) -> Iterator[T]:
+    return function(*args)
+
+
+def _inject_fault(path: str) -> None:
+    """For tests: what the variable asks for, at files that are named so."""
+    fault = os.environ.get("VT_TEST_DECODER_FAULTS")
+    name = os.path.basename(path)
+    if not fault:
+        return
+    if "CRASH" in name:
+        os.kill(os.getpid(), 11)
+    if "HANG" in name:
+        import time
+
+        time.sleep(3600)
+    if "MEMORY" in name:
+        np.ones(MEMORY_BYTES, np.uint8)
