@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from vtcli.inference.results import Failure, VideoPrediction
     from vtcli.inference.windows import Timeline
-    from vtcli.weights.load import Progress
+    from vtcli.runtime.progress import ProgressCallback
 
     Outcome: TypeAlias = VideoPrediction | Timeline | Failure
 
@@ -207,7 +207,7 @@ def _start(
     paths: Sequence[str],
     settings: Mapping[str, Any],
     times: Mapping[str, float],
-    on_step: Progress,
+    on_step: ProgressCallback,
 ) -> tuple[Mapping[str, Any], Iterator[Outcome]]:
     """What the answers are made with, and the answers as they come."""
     from vtcli.cli.progress import fetch_progress
@@ -215,14 +215,12 @@ def _start(
     from vtcli.inference.timeline import TimelinePredictor
 
     with fetch_progress() as on_download:
+        predictor = Predictor(model, **settings, on_download=on_download)
         if times:
-            timeliner = TimelinePredictor(
-                model, **times, on_window=on_step, **settings, progress=on_download
-            )
-            timelines = timeliner.timelines(paths)
+            timeliner = TimelinePredictor(predictor, **times, on_window=on_step)
+            timelines = timeliner.predict(paths)
             return timeliner.header, timelines
-        predictor = Predictor(model, **settings, progress=on_download)
-        outcomes = predictor.start(paths)
+        outcomes = predictor.predict(paths)
         return predictor.header, outcomes
 
 
@@ -230,11 +228,11 @@ def _tell(outcome: Outcome) -> None:
     """On standard error what failed, and what somebody might not expect."""
     if outcome.failed:
         print(f"vt: error: {outcome.error}", file=sys.stderr)
-    elif note := getattr(outcome, "note", ""):
-        print(f"vt: note: {note}", file=sys.stderr)
+    elif notice := getattr(outcome, "notice", ""):
+        print(f"vt: note: {notice}", file=sys.stderr)
 
 
-def _annotate(outcome: Outcome, target: Path, on_step: Progress) -> None:
+def _annotate(outcome: Outcome, target: Path, on_step: ProgressCallback) -> None:
     """Draw an answer into its video; nothing for a file that has none."""
     from vtcli.inference.results import Failure
     from vtcli.inference.windows import Timeline, full_video_segment
@@ -249,7 +247,7 @@ def _annotate(outcome: Outcome, target: Path, on_step: Progress) -> None:
 
 
 @contextmanager
-def _steps_shown() -> Iterator[Progress]:
+def _steps_shown() -> Iterator[ProgressCallback]:
     """A callback for windows and frames of one file; its bar shows from the first to the last.
 
     Between files nothing shows, so that answers on the same terminal are not disturbed.
