@@ -272,7 +272,7 @@ def test_each_needed_frame_is_decoded_once_and_dropped_after_its_last_window(
 
     original = sequential.stream_frames
     monkeypatch.setattr(sequential, "stream_frames", spied)
-    found = timeline_of(clip, model, window=1.0, stride=0.25)
+    found = timeline_of(clip, model, window=1.0, stride=0.25, workers=0)
     assert len(requested) == 1
     assert decoded == sorted(set(decoded))
     assert len(decoded) < sum(8 for _ in found.windows)

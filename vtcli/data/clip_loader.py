@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,7 +18,7 @@ from vtcli.data.samples import Sample
 from vtcli.errors import InputError, VideoDecodeError
 from vtcli.runtime.prefetch import prefetch
 from vtcli.video.decode import Backend
-from vtcli.video.frame_source import FrameSource, open_frame_source
+from vtcli.video.frame_source import FrameSource, Opener, open_frame_source
 from vtcli.video.pipeline import Pipeline, View, plan_views
 
 if TYPE_CHECKING:
@@ -38,18 +38,34 @@ def workers_of(asked: int | None, processes_here: int) -> int:
     return asked or max(1, min((cores or 1) // processes_here, MOST_WORKERS))
 
 
-def open_sample(sample: Sample, frame_rate: float | None, decoder: Backend) -> FrameSource:
+def open_sample(
+    sample: Sample,
+    frame_rate: float | None,
+    decoder: Backend,
+    open_source: Opener = open_frame_source,
+) -> FrameSource:
     """The frames of a sample by number; `frame_rate` as in `open_frame_source`.
 
-    Raises `VideoDecodeError`.
+    `open_source` is that function, or the one of a `DecodePool`. Raises `VideoDecodeError`.
     """
-    return open_frame_source(
+    return open_source(
         sample.path,
         (sample.start, sample.end),
         (sample.first_frame, sample.last_frame),
         frame_rate,
         decoder,
     )
+
+
+@dataclass(frozen=True)
+class LoadedViews:
+    """A sample's frames by number, all its views, and the clips of those that were asked for:
+    float32 [3,T,S,S] each.
+    """
+
+    source: FrameSource
+    views: tuple[View, ...]
+    clips: Iterator[Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,58 +81,86 @@ class ClipReader:
     frame_rate: float | None = None
     decoder: Backend = "auto"
 
-    def open(self, sample: Sample) -> tuple[FrameSource, list[View]]:
+    def open(
+        self, sample: Sample, open_source: Opener = open_frame_source
+    ) -> tuple[FrameSource, list[View]]:
         """The frames of a sample and its views, in upstream's order; raises `VideoDecodeError`."""
-        source = open_sample(sample, self.frame_rate, self.decoder)
+        source = open_sample(sample, self.frame_rate, self.decoder, open_source)
         try:
             views = plan_views(self.pipeline, source.frames, source.fps, self.clips, self.crops)
         except InputError as error:
             raise VideoDecodeError(sample.path, "unsupported", str(error)) from error
         return source, views
 
-    def read(self, sample: Sample, wanted: Sequence[int]) -> Iterator[Tensor]:
-        """The views with the numbers `wanted`, in that order: float32 [3,T,S,S] each.
+    def read(
+        self,
+        sample: Sample,
+        wanted: Sequence[int] | None = None,
+        open_source: Opener = open_frame_source,
+    ) -> LoadedViews:
+        """The views with the numbers `wanted` (None: all), in that order.
 
         Frames are decoded and resized before this returns, each once however many views show it;
         views are cropped one by one. Raises `VideoDecodeError`.
         """
         from vtcli.video.views import views_from_frames
 
-        source, views = self.open(sample)
-        chosen = [views[number] for number in wanted]
+        source, views = self.open(sample, open_source)
+        chosen = views if wanted is None else [views[number] for number in wanted]
         numbers = sorted({index for view in chosen for index in view.frame_indices})
         frames_NHWC = source.read(numbers)
         row_of = {index: row for row, index in enumerate(numbers)}
-        return views_from_frames(frames_NHWC, row_of, self.pipeline, chosen)
+        clips = views_from_frames(frames_NHWC, row_of, self.pipeline, chosen)
+        return LoadedViews(source, tuple(views), clips)
 
 
 @dataclass(frozen=True)
 class Request:
-    """The views of a sample to load, by their numbers."""
+    """The views of a sample to load, by their numbers; None: all."""
 
     sample: Sample
-    views: tuple[int, ...]
+    views: tuple[int, ...] | None = None
 
 
-Loaded: TypeAlias = "Iterator[Tensor] | VideoDecodeError"
-"""The views of a request one by one, or why they cannot be read."""
+Loaded: TypeAlias = LoadedViews | VideoDecodeError
+"""The views of a request, or why they cannot be read."""
 
 
 class Loader:
     """Iterates over groups of requests, each with what was loaded for it, in order.
 
-    `workers` threads decode: two samples per thread, and at least the next group, are prefetched.
-    `waited` is the time in seconds that the consumer waited for them.
+    `workers` threads load: `ahead` samples (two per thread), and at least the next group, are
+    prefetched. `open_source` opens the samples, by default in this process. `waited` is the time in
+    seconds that the consumer waited for them.
     """
 
     def __init__(
-        self, reader: ClipReader, groups: Iterable[Sequence[Request]], workers: int
+        self,
+        reader: ClipReader,
+        groups: Iterable[Sequence[Request]],
+        workers: int,
+        open_source: Opener = open_frame_source,
     ) -> None:
         self.reader, self.groups, self.workers = reader, groups, workers
+        self.open_source = open_source
+        self.ahead = 2 * workers
         self.waited = 0.0
+        self._started: Generator[tuple[Sequence[Request], list[Loaded]], None, None] | None = None
 
-    def __iter__(self) -> Iterator[tuple[Sequence[Request], list[Loaded]]]:
-        with closing(prefetch(self._load, self.groups, self.workers, 2 * self.workers)) as groups:
+    def start(self) -> None:
+        """Begin to load now, before the first group is asked for."""
+        if self._started is None:
+            self._started = prefetch(self._load, self.groups, self.workers, lambda: self.ahead)
+
+    def close(self) -> None:
+        """Stop what `start` began."""
+        if self._started is not None:
+            self._started.close()
+
+    def __iter__(self) -> Generator[tuple[Sequence[Request], list[Loaded]], None, None]:
+        self.start()
+        assert self._started is not None
+        with closing(self._started) as groups:
             while True:
                 start = time.perf_counter()
                 group = next(groups, None)
@@ -127,6 +171,6 @@ class Loader:
 
     def _load(self, request: Request) -> Loaded:
         try:
-            return self.reader.read(request.sample, request.views)
+            return self.reader.read(request.sample, request.views, self.open_source)
         except VideoDecodeError as error:
             return error

@@ -10,26 +10,32 @@ Shape legend: V views, K classes, N frames, H height, W width.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from vtcli.errors import InputError, UsageError, VideoDecodeError
+from vtcli.data.clip_loader import ClipReader, Loader, Request, workers_of
+from vtcli.data.samples import Sample
+from vtcli.errors import UsageError, VideoDecodeError
+from vtcli.inference.batching import make_units, slots_per_batch
 from vtcli.inference.inputs import find_videos
 from vtcli.inference.results import SCHEMA, Failure, PredictionResult, VideoPrediction
-from vtcli.inference.scoring import score_clips, topk_per_head
-from vtcli.runtime.prefetch import prefetch
+from vtcli.inference.scoring import default_batch_size, require_finite, topk_per_head
+from vtcli.inference.stream import Event, Failed, Opened, ViewStream
 from vtcli.runtime.progress import ProgressCallback
-from vtcli.video.pipeline import View, parse_views, plan_views
+from vtcli.video.container import checked_path
+from vtcli.video.decode_pool import TIMEOUT_SECONDS, DecodePool, source_info
+from vtcli.video.frame_source import FrameSource
+from vtcli.video.pipeline import View, parse_views
 from vtcli.weights.load import check_settings, load_resolved
 from vtcli.weights.registry import named_pipeline
 from vtcli.weights.resolve import lookup, resolve
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from vtcli.models.protocol import VideoModel
@@ -74,8 +80,10 @@ class PredictSettings:
     topk: classes per head. views: CLIPSxCROPS, `paper` for the published protocol, None for one
     center view. device: `auto`, `cpu`, `cuda`, ... precision: `auto`, `fp32`, `bf16` or `fp16`.
     batch_size: views per forward pass, by default as many as suit the device. workers: decoding
-    threads. decoder: `auto`, `pyav` or `decord`. label_set: the Kinetics subset that a Kinetics-710
-    head is restricted to. pipeline: a pipeline of the registry instead of the checkpoint's own.
+    processes, by default one per core; 0 decodes in this process. timeout: seconds that decoding
+    one file may take. decoder: `auto`, `pyav` or `decord`. label_set: the Kinetics subset that a
+    Kinetics-710 head is restricted to. pipeline: a pipeline of the registry instead of the
+    checkpoint's own.
     """
 
     topk: int = 5
@@ -83,30 +91,18 @@ class PredictSettings:
     device: str = "auto"
     precision: str = "auto"
     batch_size: int | None = None
-    workers: int = 1
+    workers: int | None = None
+    timeout: float = TIMEOUT_SECONDS
     decoder: Backend = "auto"
     label_set: str | None = None
     pipeline: str | None = None
 
     def __post_init__(self) -> None:
         check_settings(self.precision, self.label_set)
-        for name in ("topk", "batch_size", "workers"):
+        for name, least in (("topk", 1), ("batch_size", 1), ("workers", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}")
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """The frames [N,H,W,3] of a file's views; `row_of` is the row of each frame number."""
-
-    info: VideoInfo
-    views: list[View]
-    frames: np.ndarray
-    row_of: Mapping[int, int]
-
-
-_DecodedOrError: TypeAlias = "_Decoded | VideoDecodeError"
+            if value is not None and value < least:
+                raise UsageError(f"{name} must be at least {least}, not {value}")
 
 
 class Predictor:
@@ -144,6 +140,8 @@ class Predictor:
             "device": self.settings.device,
         }
         self._net: VideoModel | None = None
+        self._decoders: DecodePool | None = None
+        self._lock = threading.RLock()
 
     @property
     def net(self) -> VideoModel:
@@ -152,9 +150,34 @@ class Predictor:
         From then on `header` states the device and the precision that are used. Raises what
         `resolve` and `load_model` raise.
         """
-        if self._net is None:
-            self._net = self._load()
-        return self._net
+        with self._lock:
+            if self._net is None:
+                self._net = self._load()
+            return self._net
+
+    @property
+    def decoders(self) -> DecodePool:
+        """The processes that decode, which start with the first video."""
+        with self._lock:
+            if self._decoders is None:
+                asked = self.settings.workers
+                workers = workers_of(None, 1) if asked is None else asked
+                self._decoders = DecodePool(workers, self.settings.timeout)
+                weakref.finalize(self, self._decoders.close)
+            return self._decoders
+
+    def close(self) -> None:
+        """End the processes that decode; they start again when they are needed."""
+        with self._lock:
+            if self._decoders is not None:
+                self._decoders.close()
+                self._decoders = None
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def predict(self, paths: Sequence[str | Path]) -> Iterator[VideoPrediction | Failure]:
         """One outcome per file, in order, as they are computed.
@@ -162,28 +185,60 @@ class Predictor:
         Raises what `net` raises, before the first outcome; where none of the files exists, the
         weights are not even downloaded.
         """
-        names = [str(path) for path in paths]
-        workers = self.settings.workers
-        decoded = prefetch(self._decode, ([name] for name in names), workers, ahead=workers + 1)
+        samples = [Sample(str(path), Path(path)) for path in paths]
+        reader = ClipReader(self.pipeline, self.clips, self.crops, decoder=self.settings.decoder)
+        threads = min(self.decoders.workers, len(samples)) + 1
+        requests = ([Request(sample)] for sample in samples)
+        loader = Loader(reader, requests, threads, self._open)
+        loader.start()
         try:
-            self.prepare(names)
+            self.prepare([sample.id for sample in samples])
         except BaseException:
-            decoded.close()
+            loader.close()
             raise
-        return self._outcomes(decoded)
+        return self._outcomes(samples, loader)
 
     def prepare(self, paths: Sequence[str]) -> None:
         """Load the weights if any of the files exists; raises what `net` raises."""
         if any(os.path.exists(path) for path in paths):
             _ = self.net
 
+    def _open(self, path: Path, *arguments: Any) -> FrameSource:
+        return self.decoders.open(checked_path(path), *arguments)
+
+    def batch_size(self, videos: int) -> int:
+        """Views per forward pass for so many videos: as asked for, else as suits the device."""
+        p, views = self.pipeline, self.clips * self.crops
+        shape = (3, p.frames, p.crop_size, p.crop_size)
+        return min(self.settings.batch_size or default_batch_size(self.net, shape), videos * views)
+
     def _outcomes(
-        self, decoded: Generator[tuple[Sequence[str], list[_DecodedOrError]], None, None]
+        self, samples: Sequence[Sample], loader: Loader
     ) -> Iterator[VideoPrediction | Failure]:
-        with closing(decoded):
-            for (path,), results in decoded:
-                # Popped, so that the frames are freed before the next ones are waited for.
-                yield self._outcome(path, results.pop())
+        if self._net is None:  # no file exists: nothing is scored
+            for (request,), (loaded,) in loader:
+                assert isinstance(loaded, VideoDecodeError)
+                yield Failure(request.sample.id, loaded)
+            return
+        views, size = self.clips * self.crops, self.batch_size(len(samples))
+        units = make_units(len(samples), views, size)
+        # One video alone is not padded to a full batch.
+        slots = slots_per_batch(views, size) if len(samples) > 1 else None
+        loader.ahead = max(loader.ahead, max(1, size // views) + 2 * loader.workers)
+        stream = ViewStream(self.net, loader, slots, may_shrink=self.settings.batch_size is None)
+        gather = _Gather(views)
+        with closing(stream.run(units)) as events:
+            for event in events:
+                for number, done in gather.add(event):
+                    yield self._outcome(samples[number].id, done)
+
+    def _outcome(self, path: str, done: VideoDecodeError | _Done) -> VideoPrediction | Failure:
+        if isinstance(done, VideoDecodeError):
+            return Failure(path, done)
+        require_finite(done.logits.values(), path)
+        rule, topk = self.pipeline.view_fusion, self.settings.topk
+        heads = topk_per_head(done.logits, self.net.card.heads, rule, topk)
+        return VideoPrediction(path, done.info, done.views, heads, done.logits, done.seconds)
 
     def _load(self) -> VideoModel:
         from vtcli.runtime.device import precision_name, resolve_device
@@ -201,33 +256,50 @@ class Predictor:
         }
         return net
 
-    def _decode(self, path: str) -> _DecodedOrError:
-        from vtcli.video.decode import probe, read_frames
 
-        try:
-            info = probe(path)
-            views = plan_views(self.pipeline, info.frames, info.fps, self.clips, self.crops)
-            indices = sorted({int(i) for view in views for i in view.frame_indices})
-            frames = read_frames(path, indices, backend=self.settings.decoder, info=info)
-        except VideoDecodeError as error:
-            return error
-        except InputError as error:
-            return VideoDecodeError(path, "unsupported", str(error))
-        return _Decoded(info, views, frames, {index: row for row, index in enumerate(indices)})
+@dataclass
+class _Done:
+    """What was learnt of a video: its logits [V,K] per head."""
 
-    def _outcome(self, path: str, decoded: _DecodedOrError) -> VideoPrediction | Failure:
-        if isinstance(decoded, VideoDecodeError):
-            return Failure(path, decoded)
-        start = time.perf_counter()
-        logits = self._score(decoded)
-        rule, topk = self.pipeline.view_fusion, self.settings.topk
-        heads = topk_per_head(logits, self.net.card.heads, rule, topk)
-        seconds = time.perf_counter() - start
-        return VideoPrediction(path, decoded.info, tuple(decoded.views), heads, logits, seconds)
+    info: VideoInfo
+    views: tuple[View, ...]
+    logits: dict[str, Tensor]
+    seconds: float
 
-    def _score(self, decoded: _Decoded) -> dict[str, Tensor]:
-        """The logits of all views, [V,K] per head, in fp32 on the CPU."""
-        from vtcli.video.views import views_from_frames
 
-        clips = views_from_frames(decoded.frames, decoded.row_of, self.pipeline, decoded.views)
-        return score_clips(self.net, clips, self.settings.batch_size)
+class _Gather:
+    """Puts the events of a stream together again, one result per video, in order."""
+
+    def __init__(self, views: int) -> None:
+        self.views = views
+        self.next = 0
+        self.opened: dict[int, tuple[VideoInfo, tuple[View, ...], float]] = {}
+        self.rows: dict[int, list[Mapping[str, Tensor]]] = {}
+        self.done: dict[int, VideoDecodeError | _Done] = {}
+
+    def add(self, event: Event) -> Iterator[tuple[int, VideoDecodeError | _Done]]:
+        """The results that are complete with this event and all earlier ones."""
+        if isinstance(event, Failed):
+            self.done[event.sample] = event.error
+        elif isinstance(event, Opened):
+            info, views = source_info(event.loaded.source), event.loaded.views
+            self.opened[event.sample] = (info, views, 0.0)
+            self.rows[event.sample] = []
+        else:
+            for index, logits in zip(event.views, event.logits, strict=True):
+                self.rows[index.sample].append(logits)
+                info, views, seconds = self.opened[index.sample]
+                seconds += event.seconds / len(event.views)
+                self.opened[index.sample] = (info, views, seconds)
+                if len(self.rows[index.sample]) == self.views:
+                    self._finish(index.sample)
+        while self.next in self.done:
+            yield self.next, self.done.pop(self.next)
+            self.next += 1
+
+    def _finish(self, number: int) -> None:
+        import torch
+
+        rows, (info, views, seconds) = self.rows.pop(number), self.opened.pop(number)
+        logits = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        self.done[number] = _Done(info, views, logits, seconds)

@@ -40,6 +40,40 @@ class ClassPrediction:
     upstream_score: float
 
 
+def score_slots(
+    net: VideoModel, clips: Mapping[int, Tensor], slots: int | None
+) -> dict[int, Mapping[str, Tensor]]:
+    """Logits [K] per head of clips [3,T,S,S], by their slots in a batch; fp32 on the CPU.
+
+    The batch has `slots` slots, of which the others are zero; with None it holds the clips alone.
+    Raises `OutOfMemoryError`.
+    """
+    import torch
+
+    order = sorted(clips)
+    row_of = {slot: slot if slots else row for row, slot in enumerate(order)}
+    first = clips[order[0]]
+    on_gpu = next(net.parameters()).device.type == "cuda"
+    batch = torch.zeros(slots or len(order), *first.shape, dtype=first.dtype, pin_memory=on_gpu)
+    for slot in order:
+        batch[row_of[slot]] = clips[slot]
+    try:
+        logits = forward(net, batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = len(batch)
+        raise OutOfMemoryError(
+            f"a batch of {size} views does not fit into memory; run again with -b {size // 2}"
+            if size > 1
+            else "one view of this model does not fit into memory; use a smaller model or "
+            "--device cpu"
+        ) from error
+    by_head = logits if isinstance(logits, Mapping) else {net.card.heads[0].name: logits}
+    rows = {head: values.float().cpu() for head, values in by_head.items()}
+    return {slot: {h: v[row_of[slot]] for h, v in rows.items()} for slot in order}
+
+
 def score_clips(
     net: VideoModel, clips: Iterable[Tensor], batch_size: int | None
 ) -> dict[str, Tensor]:
@@ -51,30 +85,22 @@ def score_clips(
     import torch
 
     names = [head.name for head in net.card.heads]
-    rows: dict[str, list[Tensor]] = {name: [] for name in names}
+    rows: list[Mapping[str, Tensor]] = []
     pending: list[Tensor] = []
     size = batch_size
 
     def flush() -> None:
         nonlocal size, pending
         while pending:
-            assert size is not None
+            part = dict(enumerate(pending[:size]))
             try:
-                logits = forward(net, torch.stack(pending[:size]))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                rows.extend(score_slots(net, part, None).values())
+            except OutOfMemoryError:
+                if len(part) == 1:
                     raise
-                if size == 1 or len(pending) == 1:
-                    raise OutOfMemoryError(
-                        "one view of this model does not fit into memory; use a smaller model "
-                        "or --device cpu"
-                    ) from error
-                size = max(1, min(size, len(pending)) // 2)
+                size = len(part) // 2
                 continue
-            parts = logits if isinstance(logits, Mapping) else {names[0]: logits}
-            for name in names:
-                rows[name].append(parts[name].float().cpu())
-            pending = pending[size:]
+            pending = pending[len(part) :]
 
     for clip in clips:
         size = size or default_batch_size(net, tuple(clip.shape))
@@ -82,13 +108,18 @@ def score_clips(
         if len(pending) >= size:
             flush()
     flush()
-    result = {name: torch.cat(parts) for name, parts in rows.items()}
-    if not all(torch.isfinite(logits).all() for logits in result.values()):
+    logits = {name: torch.stack([row[name] for row in rows]) for name in names}
+    require_finite(logits.values(), "this video")
+    return logits
+
+
+def require_finite(logits: Iterable[Tensor], subject: str) -> None:
+    """Raise `DataError` where a logit of `subject` is NaN or infinite."""
+    if not all(values.isfinite().all() for values in logits):
         raise DataError(
-            "the logits of the model are NaN or infinite; its weights are damaged, or try "
-            "--precision fp32"
+            f"the logits of the model are NaN or infinite for {subject}; its weights are damaged, "
+            "or try --precision fp32"
         )
-    return result
 
 
 def forward(net: VideoModel, clips: Tensor) -> Tensor | Mapping[str, Tensor]:
@@ -97,7 +128,7 @@ def forward(net: VideoModel, clips: Tensor) -> Tensor | Mapping[str, Tensor]:
 
     device = next(net.parameters()).device
     with torch.inference_mode():
-        return net(clips.to(device, net.dtype))
+        return net(clips.to(device, net.dtype, non_blocking=True))
 
 
 def default_batch_size(net: VideoModel, shape: tuple[int, ...]) -> int:

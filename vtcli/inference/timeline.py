@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from itertools import repeat
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,6 @@ from vtcli.inference.windows import (
     merge_windows,
     plan_windows,
 )
-from vtcli.runtime.prefetch import prefetch
 from vtcli.video.pipeline import Pipeline, plan_views
 
 if TYPE_CHECKING:
@@ -48,8 +47,8 @@ SCHEMA = 1
 MAX_WINDOWS = 100_000
 """Windows per video; a stride of half a second reaches it after 14 hours."""
 
-# Frames decoded while the model works.
-_PREFETCHED_FRAMES = 8
+# Of frames that are sent together; a few such parts are decoded while the model works.
+_PART_BYTES = 4 << 20
 # From glibc's malloc.h.
 _M_MMAP_THRESHOLD = -3
 
@@ -98,15 +97,12 @@ class TimelinePredictor:
         return map(self._timeline, names)
 
     def _timeline(self, path: str) -> Timeline | Failure:
-        from vtcli.video.decode import probe
-        from vtcli.video.sequential import frame_times
-
         _return_large_buffers()
         begin = time.perf_counter()
         net, settings = self.predictor.net, self.predictor.settings
         try:
-            info = probe(path)
-            windows = self._plan(info, frame_times(info))
+            info, times = self.predictor.decoders.call(path, _probe_times, path)
+            windows = self._plan(info, times)
             with closing(self._clips(info, windows)) as clips:
                 logits = score_clips(net, clips, settings.batch_size)
         except VideoDecodeError as error:
@@ -151,23 +147,23 @@ class TimelinePredictor:
         """The clip [3,T,S,S] of each window, as soon as its last frame is decoded."""
         import torch
 
-        from vtcli.video.sequential import stream_frames
         from vtcli.video.views import clip_tensors
 
         pipeline = self.predictor.pipeline
         frames_of = [_frames_of(info, pipeline, window) for window in windows]
         last_window = {index: number for number, row in enumerate(frames_of) for index in row}
         self._check_memory(info, frames_of, last_window)
-        stream = stream_frames(info, last_window, self.predictor.settings.workers)
+        path, threads = str(info.path), self.predictor.settings.workers or 1
+        wanted = sorted(last_window)
         held: dict[int, Tensor] = {}
-        # One thread, since the frames of a stream cannot be decoded in parallel.
         with closing(
-            prefetch(lambda _: next(stream), repeat([None]), 1, ahead=_PREFETCHED_FRAMES)
-        ) as frames:
+            self.predictor.decoders.stream(path, _decode_parts, info, wanted, threads)
+        ) as parts:
             for number, row in enumerate(frames_of):
                 while not held.keys() >= set(row):
-                    _, ((index, frame),) = next(frames)
-                    held[index] = clip_tensors(frame[None], pipeline, [0], 1)[0]
+                    indices, frames_NHWC = next(parts)
+                    clip_3NSS = clip_tensors(frames_NHWC, pipeline, [0], 1)[0]
+                    held |= {i: clip_3NSS[:, n : n + 1] for n, i in enumerate(indices)}
                 yield torch.cat([held[index] for index in row], dim=1)
                 for index in set(row):
                     if last_window[index] == number:
@@ -194,6 +190,29 @@ class TimelinePredictor:
                 f"{size / 2**30:.1f} GiB, more than {DEFAULT_LIMITS.max_bytes / 2**30:.1f} GiB; "
                 "use a shorter --window or a longer --stride",
             )
+
+
+def _probe_times(path: str) -> tuple[VideoInfo, NDArray[np.float64]]:
+    """In a decoding process: what a file holds, and when its frames are shown."""
+    from vtcli.video.decode import probe
+    from vtcli.video.decode_pool import inject_fault
+    from vtcli.video.sequential import frame_times
+
+    inject_fault(path)
+    info = probe(path)
+    return info, frame_times(info)
+
+
+def _decode_parts(
+    info: VideoInfo, indices: Sequence[int], threads: int
+) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """In a decoding process: frames by number, in order, a few megabytes at a time."""
+    from vtcli.video.sequential import stream_frames
+
+    count = max(1, _PART_BYTES // (info.width * info.height * 3))
+    frames = stream_frames(info, indices, threads)
+    while part := list(islice(frames, count)):
+        yield [index for index, _ in part], np.stack([frame for _, frame in part])
 
 
 def _frames_of(info: VideoInfo, pipeline: Pipeline, window: Window) -> list[int]:

@@ -18,13 +18,14 @@ def prefetch(
     function: Callable[[Item], Result],
     groups: Iterable[Sequence[Item]],
     workers: int,
-    ahead: int,
+    ahead: int | Callable[[], int],
 ) -> Generator[tuple[Sequence[Item], list[Result]], None, None]:
     """Each group of items with the results of `function` for its items, in order.
 
     `workers` threads begin at once. Groups are submitted until `ahead` items, and at least two
     groups, are in progress or ready, the group that the caller has included: memory is bounded, and
-    the next group is computed while the caller works on one, however large they are.
+    the next group is computed while the caller works on one, however large they are. `ahead` may be
+    a function, where the number is only known later.
 
     An exception of `function` is raised in place of its group and ends the iteration. Closing the
     generator (`contextlib.closing`) cancels what has not begun and waits for what has: no thread
@@ -40,14 +41,15 @@ def _prefetch(
     function: Callable[[Item], Result],
     groups: Iterable[Sequence[Item]],
     workers: int,
-    ahead: int,
+    ahead: int | Callable[[], int],
 ) -> Generator[tuple[Sequence[Item], list[Result]], None, None]:
     coming = iter(groups)
     pending: deque[tuple[Sequence[Item], list[Future[Result]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
 
     def submit() -> None:
-        while len(pending) < 2 or sum(len(futures) for _, futures in pending) < ahead:
+        enough = ahead() if callable(ahead) else ahead
+        while len(pending) < 2 or sum(len(futures) for _, futures in pending) < enough:
             group = next(coming, None)
             if group is None:
                 return

@@ -129,7 +129,7 @@ def _rows(
     device = next(net.parameters()).device
     for asked, loaded in Loader(reader, groups, workers):
         read = [
-            (request.sample, next(found))
+            (request.sample, next(found.clips))
             for request, found in zip(asked, loaded, strict=True)
             if not isinstance(found, VideoDecodeError)
         ]

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import WorkerFailedError, WorkerFailure, WorkerPool
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo
-from vtcli.video.frame_source import FrameSource, open_footage
+from vtcli.video.frame_source import FrameSource, VideoFile, open_frame_source
 
 T = TypeVar("T")
 
@@ -43,12 +41,13 @@ _SENTENCES = {
 class DecodePool:
     """Processes that open videos and read their frames, for any thread of this one.
 
-    `timeout` is in seconds per call. Close it, or use it as a context manager.
+    `timeout` is in seconds per call. With no `workers`, this process does it itself, without any
+    protection. Close it, or use it as a context manager.
     """
 
     def __init__(self, workers: int, timeout: float = TIMEOUT_SECONDS) -> None:
         self.workers, self.timeout = workers, timeout
-        self._pool = WorkerPool(workers, timeout, MEMORY_BYTES)
+        self._pool = WorkerPool(workers, timeout, MEMORY_BYTES) if workers else None
 
     def __enter__(self) -> DecodePool:
         return self
@@ -58,11 +57,13 @@ class DecodePool:
 
     def start(self) -> None:
         """Start the processes now."""
-        self._pool.start()
+        if self._pool is not None:
+            self._pool.start()
 
     def close(self) -> None:
         """Kill the processes; what is under way is lost."""
-        self._pool.close()
+        if self._pool is not None:
+            self._pool.close()
 
     def open(
         self,
@@ -72,33 +73,40 @@ class DecodePool:
         frame_rate: float | None = None,
         decoder: Backend = "auto",
     ) -> FrameSource:
-        """`open_footage` in a process; raises `VideoDecodeError`, also `crashed`, `timeout` and
+        """`open_frame_source` in a process; raises `VideoDecodeError`, also `crashed`, `timeout` and
         `limit`.
         """
-        arguments = (os.fspath(path), seconds, numbers, frame_rate, decoder)
-        future = self._pool.submit(_open, *arguments)
-        return IsolatedSource(self, str(path), self._result(str(path), future))
+        name = os.fspath(path)
+        arguments = (name, seconds, numbers, frame_rate, decoder)
+        source = self.call(name, _open, *arguments)
+        return source if self._pool is None else IsolatedSource(self, name, source)
 
     def probe(self, path: str) -> VideoInfo:
         """`vtcli.video.decode.probe` in a process; raises as `open` does."""
-        return self._result(path, self._pool.submit(_probe, path))
+        return self.call(path, _probe, path)
+
+    def call(self, path: str, function: Callable[..., T], *args: Any) -> T:
+        """A function of a video in a process; raises what it raises, and as `open` does."""
+        if self._pool is None:
+            return function(*args)
+        try:
+            return self._pool.submit(function, *args).result()
+        except WorkerFailedError as error:
+            raise self._failure(path, error.failure) from error
 
     def read(self, path: str, source: FrameSource, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Frames of an opened source [N, H, W, 3]; raises as `open` does."""
-        return self._result(path, self._pool.submit(_read, source, list(indices)))
+        return self.call(path, _read, source, list(indices))
 
     def stream(
         self, path: str, function: Callable[..., Iterator[T]], *args: Any
     ) -> Generator[T, None, None]:
         """What a generator function yields in a process; raises as `open` does."""
+        if self._pool is None:
+            yield from function(*args)
+            return
         try:
-            yield from self._pool.stream(partial(_guarded, function), *args)
-        except WorkerFailedError as error:
-            raise self._failure(path, error.failure) from error
-
-    def _result(self, path: str, future: Future[T]) -> T:
-        try:
-            return future.result()
+            yield from self._pool.stream(function, *args)
         except WorkerFailedError as error:
             raise self._failure(path, error.failure) from error
 
@@ -131,15 +139,22 @@ class IsolatedSource:
         return self.pool.read(self.path, self.source, indices)
 
 
+def source_info(source: FrameSource) -> VideoInfo:
+    """What is known of the video file that a source reads."""
+    while not isinstance(source, VideoFile):
+        source = source.source if isinstance(source, IsolatedSource) else source.whole  # type: ignore[attr-defined]
+    return source.info
+
+
 def _open(path: str, *arguments: Any) -> FrameSource:
-    _inject_fault(path)
-    return open_footage(path, *arguments)
+    inject_fault(path)
+    return open_frame_source(path, *arguments)
 
 
 def _probe(path: str) -> VideoInfo:
     from vtcli.video.decode import probe
 
-    _inject_fault(path)
+    inject_fault(path)
     return probe(path)
 
 
@@ -147,11 +162,7 @@ def _read(source: FrameSource, indices: list[int]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(source.read(indices))
 
 
-def _guarded(function: Callable[..., Iterator[T]], *args: Any) -> Iterator[T]:
-    return function(*args)
-
-
-def _inject_fault(path: str) -> None:
+def inject_fault(path: str) -> None:
     """For tests: what the variable asks for, at files that are named so."""
     fault = os.environ.get("VT_TEST_DECODER_FAULTS")
     name = os.path.basename(path)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +124,10 @@ class FrameRange:
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return self.source.read([self.first + index for index in indices])
+
+
+Opener: TypeAlias = Callable[..., FrameSource]
+"""`open_frame_source`, or one with its parameters that decodes in another process."""
 
 
 def open_frame_source(
