@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from multiprocessing import resource_tracker, util
+from concurrent.futures import CancelledError
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from tests.data.faulty import work
-from tests.runtime.processes import default_sigint, running, wait_until
-from vtcli.runtime.worker_pool import WorkerFailure, imap_with_timeout
+from tests.runtime.calls import count_up, filled, imported
+from tests.runtime.processes import children, default_sigint, running, wait_until
+from vtcli.runtime import worker_pool
+from vtcli.runtime.worker_pool import WorkerFailure, WorkerPool, imap_with_timeout
 
 SCRIPT = """
 from tests.data.faulty import work
@@ -39,7 +40,7 @@ def test_every_item_is_returned_whatever_happens_to_the_others() -> None:
     assert outcomes["segfault"] == WorkerFailure("crashed", "the process was killed by SIGSEGV")
     assert outcomes["exit"] == WorkerFailure("crashed", "the process exited with code 5")
     assert outcomes["hang"] == WorkerFailure("timeout", "did not respond for 0.6 s")
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_an_exception_is_raised_in_the_parent_and_ends_all_processes() -> None:
@@ -47,7 +48,7 @@ def test_an_exception_is_raised_in_the_parent_and_ends_all_processes() -> None:
         list(imap_with_timeout(work, ["raise", "hang"], workers=2))
     assert raised.value.errno == 28
     assert any("faulty.py" in note for note in raised.value.__notes__)
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_items_are_taken_on_demand_and_closing_early_leaves_no_process() -> None:
@@ -62,31 +63,25 @@ def test_items_are_taken_on_demand_and_closing_early_leaves_no_process() -> None
     assert next(outcomes) == ("0", "0")
     outcomes.close()
     assert len(taken) == 1
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_an_interrupt_is_deferred_while_a_process_starts(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    spawn, pids = util.spawnv_passfds, list[int]()
+    spawn, pids = subprocess.Popen, list[int]()
 
-    def interrupt() -> None:
-        # The main thread blocks the signal; a thread that started earlier does not.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        signal.raise_signal(signal.SIGINT)
+    def interrupted_spawn(*args: Any, **options: Any) -> Any:
+        process = spawn(*args, **options)
+        pids.append(process.pid)
+        os.kill(process.pid, signal.SIGINT)  # as a terminal sends it to all
+        os.kill(os.getpid(), signal.SIGINT)
+        return process
 
-    def interrupted_spawn(*args: Any) -> int:
-        pids.append(spawn(*args))
-        thread = Thread(target=interrupt)
-        thread.start()
-        thread.join()
-        return pids[-1]
-
-    resource_tracker.ensure_running()
-    monkeypatch.setattr(util, "spawnv_passfds", interrupted_spawn)
+    monkeypatch.setattr(worker_pool.subprocess, "Popen", interrupted_spawn)
     with default_sigint(), pytest.raises(KeyboardInterrupt):
-        list(imap_with_timeout(work, ["a"], workers=1))
-    wait_until(lambda: not any(map(running, pids)))
+        list(imap_with_timeout(work, ["hang"], workers=1))
+    wait_until(lambda: pids and not any(map(running, pids)))
     assert capfd.readouterr() == ("", "")
 
 
@@ -112,3 +107,47 @@ def test_no_process_outlives_its_parent(tmp_path: Path, number: signal.Signals) 
         parent.send_signal(number)
         assert parent.wait(10) == -number
     wait_until(lambda: not any(map(running, workers)))
+
+
+def test_large_arrays_arrive_whole_and_belong_to_the_receiver() -> None:
+    with WorkerPool(1) as pool:
+        found = pool.submit(filled, 5_000_000).result()
+        assert (found.shape, found.min(), found.max()) == ((5_000_000,), 7, 7)
+        found += 1
+        assert pool.submit(filled, 10).result().tolist() == [7] * 10
+
+
+def test_a_stream_waits_for_its_consumer_and_may_be_left() -> None:
+    with WorkerPool(1, timeout=0.6) as pool:
+        parts = pool.stream(count_up, 20)
+        assert next(parts)[0] == 0
+        time.sleep(1.2)  # a consumer may take longer than the process may be silent
+        assert [part[0] for part in parts] == list(range(1, 20))
+        endless = pool.stream(count_up, 10**9)
+        next(endless)
+        endless.close()
+        assert pool.submit(filled, 1).result().tolist() == [7]
+
+
+def test_a_call_that_needs_too_much_memory_is_lost_alone() -> None:
+    with WorkerPool(1, memory_bytes=3 << 30) as pool:
+        with pytest.raises(worker_pool.WorkerFailedError, match="needs more memory") as raised:
+            pool.submit(filled, 10 << 30).result()
+        assert raised.value.failure.reason == "limit"
+        assert pool.submit(filled, 1).result().tolist() == [7]
+
+
+def test_closing_ends_processes_and_cancels_calls() -> None:
+    pool = WorkerPool(1)
+    first, second = (pool.submit(time.sleep, 600) for _ in range(2))
+    wait_until(lambda: bool(children()))
+    pool.close()
+    assert not children()
+    assert second.cancelled()
+    with pytest.raises((CancelledError, worker_pool.WorkerFailedError)):
+        first.result()
+
+
+def test_a_worker_imports_no_torch() -> None:
+    with WorkerPool(1) as pool:
+        assert pool.submit(imported, "vtcli.video.decode_pool").result() == []

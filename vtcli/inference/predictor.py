@@ -185,7 +185,8 @@ class Predictor:
         Raises what `net` raises, before the first outcome; where none of the files exists, the
         weights are not even downloaded.
         """
-        samples = [Sample(str(path), Path(path)) for path in paths]
+        # A URL stays as it is: a Path would take one of its slashes away.
+        samples = [Sample(str(p), cast(Path, p) if "://" in str(p) else Path(p)) for p in paths]
         reader = ClipReader(self.pipeline, self.clips, self.crops, decoder=self.settings.decoder)
         threads = min(self.decoders.workers, len(samples)) + 1
         requests = ([Request(sample)] for sample in samples)

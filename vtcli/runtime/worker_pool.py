@@ -317,7 +317,7 @@ class _Worker:
         if time.monotonic() < self.deadline or self.connection.poll():
             return False
         self.alive = False
-        detail = f"gave no sign of life for {self.call.timeout:g} s"
+        detail = f"did not respond for {self.call.timeout:g} s"
         self._finish(WorkerFailedError(WorkerFailure("timeout", detail)))
         return True
 
