@@ -42,10 +42,12 @@ app = typer.Typer(
 )
 
 Format = Literal["table", "json"]
-RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Run directory written by `vt eval`.")
-]
 ALL_SPLITS = "all"
+
+
+def run_argument(metavar: str) -> Any:
+    """An argument that names a finished run."""
+    return typer.Argument(metavar=metavar, help="Run directory written by `vt eval`.")
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ def _print_splits(
 
 @app.command()
 def rescore(
-    run: RunArgument,
+    run: Annotated[Path, run_argument("RUN")],
     views: Annotated[str | None, views_option("all stored views")] = None,
     average: Annotated[
         Literal["prob", "logit"] | None,
@@ -275,7 +277,11 @@ def rescore(
 
 
 @app.command()
-def compare(run_a: RunArgument, run_b: RunArgument, format: FormatOption = "table") -> int:
+def compare(
+    run_a: Annotated[Path, run_argument("RUN_A")],
+    run_b: Annotated[Path, run_argument("RUN_B")],
+    format: FormatOption = "table",
+) -> int:
     """Compare two runs on the samples that both read: paired test, classes that differ most."""
     from rich.console import Console
 
