@@ -1,4 +1,4 @@
-"""`vt datasets list` and `show`: the catalog, a card, what an annotation holds; no decoding."""
+"""`vt datasets list` and `show`: the catalog, a card, an annotation's content; no decoding."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_list_names_every_dataset_in_each_format(capsys: Streams) -> None:
     assert all(row["title"] in out for row in rows)
 
 
-def test_listing_waits_for_no_pytorch() -> None:
+def test_listing_does_not_import_pytorch() -> None:
     code = (
         "import sys; from vtcli.cli import run; run(['datasets', 'list']); "
         "print([m for m in ('torch', 'av') if m in sys.modules])"
@@ -45,7 +45,7 @@ def test_listing_waits_for_no_pytorch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_card_tells_layout_protocol_and_published_figures(capsys: Streams) -> None:
+def test_a_card_shows_layout_protocol_and_published_results(capsys: Streams) -> None:
     assert run(["datasets", "show", "something-something-v2"]) == 0
     out = capsys.readouterr().out
     assert "20bn-something-something-v2/{id}.webm" in out
@@ -61,7 +61,9 @@ def test_a_card_tells_layout_protocol_and_published_figures(capsys: Streams) -> 
     assert card["checkpoints"][0]["views"] == "4x1"
 
 
-def test_a_card_with_a_data_root_tells_what_lies_there(tmp_path: Path, capsys: Streams) -> None:
+def test_a_card_with_a_data_root_shows_what_is_stored_there(
+    tmp_path: Path, capsys: Streams
+) -> None:
     root = str(layouts.ssv2(tmp_path))
     (tmp_path / "20bn-something-something-v2" / "78687.webm").unlink()
     assert run(["datasets", "show", "ssv2", "--data-root", root]) == 0
