@@ -87,7 +87,7 @@ def test_a_dry_run_writes_nothing(
         (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is not an augmentation policy"),
         (["--opt", "adamm"], 2, "--opt adamm is no optimizer"),
         (["--opt", "kron"], 2, "keeps lists of tensors"),
-        (["--trainable", "last-0-blocks"], 2, "--trainable is full, head or last-N-blocks"),
+        (["--trainable", "last-0-blocks"], 2, "--trainable must be full, head or last-N-blocks"),
         (["--amp-dtype", "fp16"], 2, "--amp-dtype fp16 needs a GPU"),
         (["--trainable", "last-9-blocks"], 2, "names more blocks"),
     ],
