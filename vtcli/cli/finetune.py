@@ -30,7 +30,7 @@ from vtcli.cli.options import (
     run_output_option,
     split_option,
 )
-from vtcli.errors import EXIT_OK, EXIT_TERMINATED, UsageError
+from vtcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
 from vtcli.training.recipes import find_recipe, options, override
 
 if TYPE_CHECKING:
@@ -40,16 +40,14 @@ if TYPE_CHECKING:
     from vtcli.training.plan import TrainPlan, TrainSettings
     from vtcli.training.trainer import Trainer
 
-# Recipe fields whose option has another name than the field.
-OPTION_NAMES = {"train": "trainable"}
 SHORT_FORMS = {"batch_size": "-b"}
-# Options that change the network, and the field of an architecture's configuration they set.
-CONFIG_FIELDS = {"num_frames": "num_frames", "drop": "dropout", "drop_path": "drop_path"}
+# Exit codes of a training that a signal stopped.
+STOPPED = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
 
 
 def option_name(field: str) -> str:
     """The option of a field, such as `--weight-decay`."""
-    return "--" + OPTION_NAMES.get(field, field).replace("_", "-")
+    return "--" + field.replace("_", "-")
 
 
 def _metavar(kind: Any) -> str:
@@ -253,7 +251,7 @@ def finetune(
         if not group.is_main_process:
             group.broadcast(None)
             return _train(_trainer(plan, output, group, resume_run, on_download), format)
-        with open_run_directory(output, plan.about(), resume_run):
+        with open_run_directory(output, plan.fingerprint(), resume_run):
             # The others read the folder only after the main process has locked it.
             group.broadcast(True)
             return _train(_trainer(plan, output, group, resume_run, on_download), format)
@@ -272,7 +270,6 @@ def _plan(request: _Request, group: Group, on_download: ProgressCallback) -> Tra
 
     split, given = request.source.open(), request.given
     arch = lookup(request.model, on_download).arch
-    _check_network_options(arch, {**given, "num_frames": request.num_frames})
     name, recipe = find_recipe(arch, split.flip_sensitive, request.recipe)
     recipe = resolve_hflip(override(recipe, given), split.flip_sensitive, given.get("hflip"))
     heads = {head: len(names) for head, names in split.train.classes.items()}
@@ -285,24 +282,9 @@ def _plan(request: _Request, group: Group, on_download: ProgressCallback) -> Tra
             _log("horizontal flips are off: some labels name a direction")
         _log(
             f"recipe {name}: learning rate {recipe.lr * plan.lr_scale:.3g} ({recipe.lr:.3g} for "
-            f"{recipe.lr_base_size} clips per optimizer step, here {plan.clips_per_update})"
+            f"{recipe.lr_base_size} clips per optimizer step, here {plan.clips_per_step})"
         )
     return plan
-
-
-def _check_network_options(arch: str, given: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for an option that the architecture's network has no setting for."""
-    from vtcli.models import get_architecture
-
-    architecture = get_architecture(arch)
-    fields = architecture.config_class.__dataclass_fields__
-    known = [option_name(name) for name, field in CONFIG_FIELDS.items() if field in fields]
-    for name, field in CONFIG_FIELDS.items():
-        if given.get(name) is not None and field not in fields:
-            raise UsageError(
-                f"{architecture.title} has no option {option_name(name)}; of the options that "
-                f"change the network it has {' and '.join(known) or 'none'}"
-            )
 
 
 def _trainer(
@@ -316,26 +298,29 @@ def _trainer(
 def _estimate(
     plan: TrainPlan, folder: Path, group: Group, on_download: ProgressCallback, format: str
 ) -> int:
-    from vtcli.report.training import print_forecast
+    from vtcli.report.training import print_estimate
 
     estimate = _trainer(plan, folder, group, False, on_download).estimate()
     if group.is_main_process:
-        print_forecast(estimate, format)
+        print_estimate(estimate, format)
     return EXIT_OK
 
 
 def _train(trainer: Trainer, format: str) -> int:
-    from vtcli.report.training import epoch_line, pace_shown, print_outcome
+    from vtcli.report.training import epoch_line, print_outcome, show_progress
 
     is_main, epochs = trainer.group.is_main_process, trainer.recipe.epochs
-    if is_main and trainer.position.done:
-        _log(f"resuming after optimizer step {trainer.position.done} of {trainer.plan.updates}")
-    with pace_shown(is_main) as on_step:
+    if is_main:
+        for notice in trainer.notices:
+            _log(notice)
+    if is_main and (done := trainer.position.steps_done):
+        _log(f"resuming after optimizer step {done} of {trainer.plan.steps}")
+    with show_progress(is_main) as on_step:
         ended = trainer.fit(on_step, lambda row: _log(epoch_line(row, epochs)))
-    if ended == "stopped":
+    if ended in STOPPED:
         if is_main:
-            _log("stopped and saved; run the same command again to resume")
-        return EXIT_TERMINATED
+            _log(f"{ended} and saved; run the same command again to resume")
+        return STOPPED[ended]
     if is_main:
         print_outcome(trainer.outcome(ended), format)
     return EXIT_OK
