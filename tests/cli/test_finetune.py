@@ -73,10 +73,10 @@ def test_a_dry_run_writes_nothing(
     words = ["--dataset", data, "-m", model, "-o", folder, "--dry-run", "--format", "json"]
     assert here(*words, "--batch-size", "4", "--lr-base-scale", "linear") == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["updates_per_epoch"], plan["clips_per_update"], plan["epochs"]) == (3, 4, 30)
+    assert (plan["steps_per_epoch"], plan["clips_per_step"], plan["epochs"]) == (3, 4, 30)
     assert plan["lr"] == pytest.approx(1e-3 * 4 / 64)
     assert plan["memory_bytes"] > 0
-    assert plan["seconds"] > 0
+    assert plan["total_time"] > 0
     assert not folder.exists()
 
 
@@ -85,7 +85,7 @@ def test_a_dry_run_writes_nothing(
     [
         (["--epochs", "0"], 2, "--epochs 0 is below 1"),
         (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is not an augmentation policy"),
-        (["--opt", "adamm"], 2, "--opt adamm is no optimizer"),
+        (["--opt", "adamm"], 2, "--opt adamm is not an optimizer"),
         (["--opt", "kron"], 2, "keeps lists of tensors"),
         (["--trainable", "last-0-blocks"], 2, "--trainable must be full, head or last-N-blocks"),
         (["--amp-dtype", "fp16"], 2, "--amp-dtype fp16 needs a GPU"),

@@ -131,13 +131,13 @@ def eval_(
     if dataset is None:
         raise UsageError("vt eval needs --dataset: a dataset name, a folder or an annotation file")
     from vtcli.evaluation.plan import EvalSettings
-    from vtcli.runtime.distributed import process_group
+    from vtcli.runtime.distributed import INDEPENDENT_WORK_TIMEOUT, process_group
 
     source = _Source(dataset, data_root, split, annotations)
     settings = EvalSettings(
         views, pipeline, label_set, precision, device, batch_size, workers, decoder, resume
     )
-    with process_group() as group:
+    with process_group(INDEPENDENT_WORK_TIMEOUT) as group:
         splits = source.splits()
         # Several splits make one JSON document; tables are printed one by one.
         show = format if format == "table" or len(splits) == 1 else None

@@ -64,10 +64,10 @@ class Objective:
     def loss(self, logits_BK: Tensor, target_BK: Tensor) -> Tensor:
         """Cross-entropy of each clip, summed over the heads: [B]."""
         parts = zip(logits_BK.split(self.sizes, 1), target_BK.split(self.sizes, 1), strict=True)
-        return sum(-(target * z.log_softmax(1)).sum(1) for z, target in parts)  # type: ignore[return-value]
+        return sum(-(target * z.log_softmax(1)).sum(1) for z, target in parts)
 
     def correct(self, logits_BK: Tensor, target_BK: Tensor) -> Tensor:
         """Number of correct clips, averaged over the heads: a scalar."""
         parts = zip(logits_BK.split(self.sizes, 1), target_BK.split(self.sizes, 1), strict=True)
         hits = [((z.argmax(1) == y.argmax(1)) & (y.sum(1) > 0)).sum() for z, y in parts]
-        return sum(hits) / len(hits)  # type: ignore[return-value]
+        return sum(hits) / len(hits)

@@ -31,7 +31,8 @@ def param_groups(
     `UsageError` for layer decay where the network does not state its layers.
     """
     layer_scale = _layer_scales(model, recipe.layer_decay)
-    own_no_decay = getattr(model, "no_weight_decay", set)()  # type: ignore[operator]
+    network: Any = model
+    own_no_decay = network.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

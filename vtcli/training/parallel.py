@@ -45,8 +45,9 @@ def apply_fsdp(model: nn.Module, device: torch.device, processes: int) -> nn.Mod
 
     # A block may return a view of its output, which is safe: no block changes its input in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    blocks = transformer_blocks(model, "--parallel fsdp")
     mesh = init_device_mesh(device.type, (processes,))
-    for block in transformer_blocks(model, "--parallel fsdp"):
+    for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
@@ -75,7 +76,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def full_state_dict(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Full tensors on the CPU where `keep` is set, nothing elsewhere; all processes must call this."""
+    """Full tensors on the CPU where `keep` is set; all processes must call this."""
     kept = {}
     for name, tensor in tensors.items():
         full = full_tensor(tensor)

@@ -37,7 +37,7 @@ def list_recipes() -> Mapping[str, Recipe]:
     named: dict[str, Recipe] = {}
     for name in list_architectures():
         named |= _recipes_of(name)
-    return named | SHARED_RECIPES
+    return {**named, **SHARED_RECIPES}
 
 
 def _recipes_of(arch: str) -> dict[str, Recipe]:

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 FORCE_QUIT_AFTER = 3.0
-"""Seconds in which a repeated signal is taken for the first one. torchrun forwards a signal that its
-processes have received already, as members of the same process group.
+"""Seconds in which a repeated signal is ignored: torchrun forwards a signal that its processes have
+received already, as members of the same process group.
 """
 
 
