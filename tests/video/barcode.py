@@ -1,4 +1,4 @@
-"""Clips whose every frame says its own number, written with PyAV in the test session.
+"""Clips in which every frame shows its own number, written with PyAV in the test session.
 
 The lower half of a frame is a 12-bit barcode (black and white columns, highest bit first); the
 upper half moves, so that codecs have something to predict. Frames that a decoder returns can so be
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 BITS = 12
 RATE = 25
 
-# Encoders that talk are told to be silent; the GOP is short, so that 60 frames hold several.
+# Encoders are set to be silent; GOPs are short, so that 60 frames have several.
 X264 = {"x264-params": "keyint=12:bframes=3:scenecut=0:log=-1"}
 OPEN_GOP = {"x264-params": "keyint=12:bframes=3:scenecut=0:open-gop=1:log=-1"}
 X265 = {"x265-params": "keyint=12:min-keyint=12:bframes=3:log-level=none"}
@@ -60,7 +60,7 @@ def write_clip(
     turns: int = 0,
     tint: tuple[float, float, float] = (1, 1, 1),
 ) -> Path:
-    """Write the frames `numbers` of `size` (width, height) to `path`, whose suffix says how.
+    """Write frames `numbers` of `size` (width, height); the extension of `path` sets the container.
 
     `time_of` gives the timestamp of the n-th frame in 1/25 s; `turns` stores the frames turned by
     that many quarter turns clockwise, with the display matrix that undoes it. `tint` multiplies the
@@ -126,7 +126,7 @@ def write_two_sizes(path: Path) -> Path:
 
 
 def write_placeholders(path: Path) -> Path:
-    """60 MPEG-4 frames among which every eighth packet is a placeholder that shows nothing.
+    """60 MPEG-4 frames of which every eighth packet is a placeholder that is not shown.
 
     Its one VOP says "not coded" (ISO/IEC 14496-2, 6.2.5), as encoders write for packed B-frames.
     """

@@ -1,7 +1,7 @@
-"""The frames of a sample by number, however they are stored: a video, a segment of one, or a folder
-with one image per frame.
+"""The frames of a sample by number, however they are stored: as a video, a segment of one, or a
+folder with one image per frame.
 
-Shape legend: N frames asked for, H height, W width.
+Shape legend: N requested frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ def open_frame_source(
             raise VideoDecodeError(
                 Path(path),
                 "unsupported",
-                "does not state its frame rate, so a segment in seconds cannot be located; re-encode it "
-                "with a frame rate",
+                "does not state its frame rate, so a segment in seconds cannot be located; "
+                "re-encode it with a frame rate",
             )
         start, end = seconds
         first = None if start is None else round(start * source.fps)
