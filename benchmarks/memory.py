@@ -40,10 +40,8 @@ def main() -> None:
         steps = {"convert": peak(CONVERT, *words), "load, read all": peak(LOAD, *words)}
         size = ours.stat().st_size
     print(f"{args.file.name}: weights {size / 1e6:.0f} MB, import torch {base / 1e6:.0f} MB")
-    for name, bytes_peak in steps.items():
-        print(
-            f"  {name:15} {bytes_peak / 1e6:6.0f} MB, {(bytes_peak - base) / size:.2f} x the weights beyond it"
-        )
+    for name, top in steps.items():
+        print(f"  {name:15} {top / 1e6:6.0f} MB, {(top - base) / size:.2f} x the weights beyond it")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every frame number returns exactly that frame, whatever the container, the codec and the order.
 
-The clips say their own frame numbers (`barcode.py`), so no decoder is trusted.
+The clips show their own frame numbers (`barcode.py`), so that no decoder is trusted.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def test_probe_describes_the_upright_video(clip: Callable[[str], VideoInfo]) -> 
 def test_colors_and_orientation_are_preserved(kind: str, clip: Callable[[str], VideoInfo]) -> None:
     info = clip(kind)
     frame_HWC = read_frames(info.path, [37], info=info)[0].astype(int)
-    drawn_HWC = draw(37, info.width, info.height).astype(int)
-    assert np.abs(frame_HWC - drawn_HWC).mean() < 8
+    expected_HWC = draw(37, info.width, info.height).astype(int)
+    assert np.abs(frame_HWC - expected_HWC).mean() < 8
 
 
 def test_colors_are_rgb(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from vtcli.video.decode import FramesRepeatedWarning, probe, read_frames
 INDEX_FIRST = {"movflags": "faststart"}
 
 
-def cut(path: Path, share: float) -> Path:
+def cut(path: Path, fraction: float) -> Path:
     data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    path.write_bytes(data[: int(len(data) * fraction)])
     return path
 
 

@@ -44,12 +44,12 @@ def write_sound(path: Path, cover: bool = False) -> Path:
         sound = container.add_stream(codec, rate=16000)
         assert isinstance(sound, AudioStream)
         if cover:
-            picture = container.add_stream("mjpeg", rate=1)
-            assert isinstance(picture, VideoStream)
-            picture.width, picture.height, picture.pix_fmt = 64, 48, "yuvj420p"
-            picture.disposition = Disposition.attached_pic
+            cover = container.add_stream("mjpeg", rate=1)
+            assert isinstance(cover, VideoStream)
+            cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+            cover.disposition = Disposition.attached_pic
             image = av.VideoFrame(64, 48, "yuvj420p")
-            container.mux([*picture.encode(image), *picture.encode(None)])
+            container.mux([*cover.encode(image), *cover.encode(None)])
         container.mux([*sound.encode(silence), *sound.encode(None)])
     return path
 

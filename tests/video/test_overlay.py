@@ -48,7 +48,7 @@ def gray_clip(path: Path, size: tuple[int, int] = (320, 240), level: int = 128) 
     return path
 
 
-def drawn(source: Path, *captions: Caption) -> NDArray[np.uint8]:
+def annotated(source: Path, *captions: Caption) -> NDArray[np.uint8]:
     """All frames of the annotated video [N, H, W, 3]."""
     output = source.with_name("annotated.mp4")
     annotate(probe(source), captions, output)
@@ -70,7 +70,7 @@ def test_every_frame_keeps_its_number_time_and_size(tmp_path: Path) -> None:
 def test_a_caption_is_shown_only_from_its_start_to_its_end(
     start: float, end: float, tmp_path: Path
 ) -> None:
-    frames = drawn(gray_clip(tmp_path / "a.mp4"), Caption(start, end, "a label"))
+    frames = annotated(gray_clip(tmp_path / "a.mp4"), Caption(start, end, "a label"))
     spread = np.ptp(frames[:, :, :, 0].reshape(10, -1).astype(int), axis=1)
     assert [bool(s > 50) for s in spread] == [False] * 3 + [True] * 3 + [False] * 4
     upper_NHWC = frames[:, :190]
@@ -79,7 +79,7 @@ def test_a_caption_is_shown_only_from_its_start_to_its_end(
 
 def test_the_length_of_the_bar_is_the_score(tmp_path: Path) -> None:
     def white(score: float) -> int:
-        frame_HWC = drawn(gray_clip(tmp_path / "a.mp4"), Caption(0, 1, "mm", score))[5]
+        frame_HWC = annotated(gray_clip(tmp_path / "a.mp4"), Caption(0, 1, "mm", score))[5]
         # The last rows with white pixels are those of the bar.
         rows_H = np.flatnonzero((frame_HWC[..., 0] > 200).sum(1) > 4)
         return int((frame_HWC[rows_H[-1], :, 0] > 180).sum())
@@ -88,14 +88,14 @@ def test_the_length_of_the_bar_is_the_score(tmp_path: Path) -> None:
 
 
 def test_a_box_darkens_the_frame_and_adds_no_color(tmp_path: Path) -> None:
-    frame_HWC = drawn(gray_clip(tmp_path / "a.mp4", level=230), Caption(0, 1, "a label"))[5]
+    frame_HWC = annotated(gray_clip(tmp_path / "a.mp4", level=230), Caption(0, 1, "a label"))[5]
     assert frame_HWC.min() < 110
     assert np.ptp(frame_HWC.astype(int), axis=2).max() <= 3
 
 
 def test_a_rotated_video_is_written_upright(tmp_path: Path) -> None:
     source = tall_clip(tmp_path / "a.mp4", turns=1)
-    frames = drawn(source, Caption(0, 9, "a label"))
+    frames = annotated(source, Caption(0, 9, "a label"))
     assert frames.shape[1:3] == (512, 192)
     assert read_numbers(frames) == list(range(40))
 
@@ -103,8 +103,8 @@ def test_a_rotated_video_is_written_upright(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(33, 65), (16, 16), (2, 2), (1920, 34)])
 def test_any_size_can_be_drawn_on(size: tuple[int, int], tmp_path: Path) -> None:
     source = gray_clip(tmp_path / "a.mkv", size)
-    long = "a label that is far too long for a picture this small"
-    frames = drawn(source, Caption(0, 0.5, long), Caption(0.5, 1, ""))
+    long = "a label that is far too long for a image this small"
+    frames = annotated(source, Caption(0, 0.5, long), Caption(0.5, 1, ""))
     assert frames.shape == (10, size[1] + size[1] % 2, size[0] + size[0] % 2, 3)
 
 
@@ -122,7 +122,7 @@ def test_any_size_can_be_drawn_on(size: tuple[int, int], tmp_path: Path) -> None
     ],
 )
 def test_any_label_can_be_drawn(label: str, tmp_path: Path) -> None:
-    assert len(drawn(gray_clip(tmp_path / "a.mp4"), Caption(0, 1, label))) == 10
+    assert len(annotated(gray_clip(tmp_path / "a.mp4"), Caption(0, 1, label))) == 10
 
 
 def with_sound(path: Path, codec: str) -> Path:
@@ -194,8 +194,8 @@ def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
     with av.open(str(source), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for picture in noise:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for image in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     small = tmp_path / "small"
     small.mkdir()

@@ -275,7 +275,7 @@ def arm_wrestling() -> np.ndarray:
     av = pytest.importorskip("av")
     path = Path(os.environ.get("VT_GOLDEN", ".")).parent / "clips" / "arm_wrestling_340x256.mp4"
     if not os.environ.get("VT_GOLDEN") or not path.exists():
-        pytest.skip("needs $VT_GOLDEN with the folder 'clips' beside it")
+        pytest.skip("needs $VT_GOLDEN with the folder 'clips' next to it")
     with av.open(str(path)) as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 

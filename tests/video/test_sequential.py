@@ -26,9 +26,9 @@ def test_the_requested_frames_are_yielded_in_order_each_once(
         options=None if name == "a.avi" else OPEN_GOP if name == "open.mp4" else X264,
         turns=name == "turned.mp4",
     )
-    for wanted in (range(60), [59, 7, 7, 30, 8], [0], []):
-        got = list(stream_frames(probe(path), wanted, threads))
-        assert [position for position, _ in got] == sorted(set(wanted))
+    for requested in (range(60), [59, 7, 7, 30, 8], [0], []):
+        got = list(stream_frames(probe(path), requested, threads))
+        assert [position for position, _ in got] == sorted(set(requested))
         for position, frame_HWC in got:
             assert frame_HWC.shape == (128, 192, 3)
             assert read_numbers(frame_HWC[None]) == [position]
@@ -45,8 +45,8 @@ def test_frames_that_are_reordered_are_all_yielded(tmp_path: Path) -> None:
             target.mux(packet)
     info = probe(tmp_path / "b.mkv")
     assert info.frames >= 19
-    came = [position for position, _ in stream_frames(info, range(info.frames))]
-    assert came == list(range(info.frames))
+    yielded = [position for position, _ in stream_frames(info, range(info.frames))]
+    assert yielded == list(range(info.frames))
 
 
 def test_an_intact_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,12 +87,12 @@ def test_the_frames_of_a_truncated_file_are_yielded_before_the_error(tmp_path: P
     )
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    came: list[int] = []
+    yielded: list[int] = []
     with pytest.raises(VideoDecodeError) as caught:
-        came.extend(position for position, _ in stream_frames(probe(cut), range(60)))
+        yielded.extend(position for position, _ in stream_frames(probe(cut), range(60)))
     assert caught.value.reason == "missing_frames"
-    assert came == list(range(len(came)))
-    assert len(came) >= 20
+    assert yielded == list(range(len(yielded)))
+    assert len(yielded) >= 20
 
 
 def test_times_are_those_of_the_timestamps(tmp_path: Path) -> None:

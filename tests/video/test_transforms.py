@@ -48,8 +48,8 @@ def test_opencv_rule_is_bit_equal_to_opencv(height: int, width: int, short_side:
     cv2 = pytest.importorskip("cv2")
     frames = noise(height, width)
     ours = resized("opencv_bilinear", frames, short_side).numpy()
-    theirs = [cv2.resize(frame, (ours.shape[2], ours.shape[1])) for frame in frames.numpy()]
-    assert np.array_equal(ours, np.stack(theirs))
+    reference = [cv2.resize(frame, (ours.shape[2], ours.shape[1])) for frame in frames.numpy()]
+    assert np.array_equal(ours, np.stack(reference))
 
 
 @pytest.mark.parametrize(("height", "width", "short_side"), SIZES)
@@ -59,8 +59,8 @@ def test_pillow_rule_is_bit_equal_to_pillow(height: int, width: int, short_side:
     ours = resized("pillow_bilinear", frames, short_side).numpy()
     for frame, expected in zip(frames.numpy(), ours, strict=True):
         size = (ours.shape[2], ours.shape[1])
-        theirs = np.asarray(image.fromarray(frame).resize(size, image.Resampling.BILINEAR))
-        assert np.array_equal(theirs, expected)
+        reference = np.asarray(image.fromarray(frame).resize(size, image.Resampling.BILINEAR))
+        assert np.array_equal(reference, expected)
 
 
 @pytest.mark.parametrize(("height", "width", "short_side"), SIZES)
@@ -68,8 +68,8 @@ def test_torchvision_rule_is_torchvision(height: int, width: int, short_side: in
     functional = pytest.importorskip("torchvision.transforms.functional")
     frames = noise(height, width)
     ours = resized("torchvision_bilinear", frames, short_side)
-    theirs = functional.resize(frames.permute(0, 3, 1, 2), [short_side], antialias=False)
-    assert torch.equal(ours.permute(0, 3, 1, 2), theirs)
+    reference = functional.resize(frames.permute(0, 3, 1, 2), [short_side], antialias=False)
+    assert torch.equal(ours.permute(0, 3, 1, 2), reference)
 
 
 def opencv_pixel(rows: list[list[int]], y: float, x: float) -> int:

@@ -182,7 +182,7 @@ def _class_line(prediction: Mapping[str, Any]) -> Any:
     from rich.text import Text
 
     bar = "█" * round(20 * prediction["score"])
-    line = Text(f"  {100 * answer['score']:5.1f} %  ")
+    line = Text(f"  {100 * prediction['score']:5.1f} %  ")
     line.append(f"{bar:<20}", style="green")
     line.append(f"  {prediction['label']}")
     return line

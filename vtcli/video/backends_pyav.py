@@ -49,16 +49,16 @@ def read_with_pyav(
     the last intact frame before them; a FramesRepeatedWarning states how many were.
     Raises VideoDecodeError `missing_frames` or `corrupt`.
     """
-    wanted = _Requested(info, indices)
+    requested = _Requested(info, indices)
     index = info.index
     assert index is not None
     if missing == "strict" and index.timed:
-        absent = sorted(p for p in wanted.missing if p >= len(index.pts))
+        absent = sorted(p for p in requested.missing if p >= len(index.pts))
         if absent:
-            raise _incomplete(info, absent, len(wanted.rows), [])
-    if not (index.timed and _read_fast(info, index, wanted, threads)):
-        _read_slow(info, index, wanted, missing)
-    return wanted.frames_NHWC
+            raise _incomplete(info, absent, len(requested.rows), [])
+    if not (index.timed and _read_fast(info, index, requested, threads)):
+        _read_slow(info, index, requested, missing)
+    return requested.frames_NHWC
 
 
 def decode_all(info: VideoInfo) -> Iterator[tuple[int, VideoFrame]]:
@@ -103,9 +103,9 @@ class _Requested:
         self.missing.discard(position)
 
 
-def _read_fast(info: VideoInfo, index: FrameIndex, wanted: _Requested, threads: int) -> bool:
+def _read_fast(info: VideoInfo, index: FrameIndex, requested: _Requested, threads: int) -> bool:
     """Whether every requested frame was decoded, each identified by its timestamp."""
-    positions = sorted(p for p in wanted.missing if p < len(index.pts))
+    positions = sorted(p for p in requested.missing if p < len(index.pts))
     try:
         with open_video(info.path, threads) as (container, stream):
             for key, run in _plan_runs(index, positions):
@@ -114,11 +114,11 @@ def _read_fast(info: VideoInfo, index: FrameIndex, wanted: _Requested, threads: 
                     landings.update(index.key_pts[: key + 1].tolist())
                     container.seek(int(index.key_pts[key]), stream=stream)
                 run_packets = chain(packets(container, stream), [None])
-                if not _decode_run(stream, run_packets, landings, run, index, wanted):
+                if not _decode_run(stream, run_packets, landings, run, index, requested):
                     return False
     except av.error.FFmpegError:
         return False
-    return not wanted.missing
+    return not requested.missing
 
 
 def _plan_runs(index: FrameIndex, positions: list[int]) -> list[tuple[int | None, list[int]]]:
@@ -151,7 +151,7 @@ def _decode_run(
     landings: set[int],
     run: list[int],
     index: FrameIndex,
-    wanted: _Requested,
+    requested: _Requested,
 ) -> bool:
     """Decode up to the last frame of a run and write the requested ones.
 
@@ -182,13 +182,13 @@ def _decode_run(
                     return False
                 first_pts = None
             if pts in position_of and not frame.is_corrupt:
-                wanted.put(position_of[pts], frame)
+                requested.put(position_of[pts], frame)
             if pts >= last_pts:
                 return True
     return True
 
 
-def _read_slow(info: VideoInfo, index: FrameIndex, wanted: _Requested, missing: Missing) -> None:
+def _read_slow(info: VideoInfo, index: FrameIndex, requested: _Requested, missing: Missing) -> None:
     """Decode everything from the start; damaged frames are handled as `missing` states."""
     damage: list[str] = []
     repeated = 0
@@ -197,27 +197,27 @@ def _read_slow(info: VideoInfo, index: FrameIndex, wanted: _Requested, missing: 
     for position, frame in chain(_intact_frames(info, index, missing, damage), end):
         source = last_intact or frame
         if missing == "nearest" and source is not None:
-            for late in [p for p in wanted.missing if p < position]:
-                wanted.put(late, source)
+            for late in [p for p in requested.missing if p < position]:
+                requested.put(late, source)
                 repeated += 1
-        if frame is not None and position in wanted.missing:
-            wanted.put(position, frame)
-        if not wanted.missing:
+        if frame is not None and position in requested.missing:
+            requested.put(position, frame)
+        if not requested.missing:
             break
         last_intact = frame
-    requested = len(wanted.rows)
-    if wanted.missing:
-        raise _incomplete(info, sorted(wanted.missing), requested, damage)
-    if repeated > math.ceil(_MAX_REPEATED_FRACTION * requested):
+    total = len(requested.rows)
+    if requested.missing:
+        raise _incomplete(info, sorted(requested.missing), total, damage)
+    if repeated > math.ceil(_MAX_REPEATED_FRACTION * total):
         raise VideoDecodeError(
             info.path,
             "missing_frames",
-            f"has lost {repeated} of the {requested} requested frames, more than a tenth; "
+            f"has lost {repeated} of the {total} requested frames, more than a tenth; "
             "copy or download it again",
             damage,
         )
     if repeated:
-        text = f"{info.path}: {repeated} of {requested} frames are lost and repeat their neighbors"
+        text = f"{info.path}: {repeated} of {total} frames are lost and repeat their neighbors"
         warnings.warn(text, FramesRepeatedWarning, stacklevel=4)
 
 

@@ -88,8 +88,8 @@ class FrameFolder:
             return image.width * image.height * 3
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        wanted = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
-        shapes = {image.shape for image in wanted.values()}
+        requested = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
+        shapes = {image.shape for image in requested.values()}
         if len(shapes) > 1:
             raise VideoDecodeError(
                 self.folder, "corrupt", "contains frames of different sizes; extract them again"
@@ -103,7 +103,7 @@ class FrameFolder:
                 f"{len(indices)} frames of {width}x{height} need {size / 2**30:.1f} GiB, more than "
                 f"{DEFAULT_LIMITS.max_bytes / 2**30:.1f} GiB; use fewer views",
             )
-        return np.stack([wanted[index] for index in indices])
+        return np.stack([requested[index] for index in indices])
 
 
 @dataclass(frozen=True)

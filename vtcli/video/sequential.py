@@ -60,9 +60,9 @@ def stream_frames(
     for decoded in (_in_order(info, remaining[::-1], threads), decode_all(info)):
         # In some files the order of frames differs from that of their timestamps.
         early: dict[int, NDArray[np.uint8]] = {}
-        wanted = set(remaining)
+        requested = set(remaining)
         for position, frame in decoded:
-            if position in wanted:
+            if position in requested:
                 early[position] = _upright_rgb(frame, info, reformatter)
             while remaining and remaining[-1] in early:
                 yield remaining[-1], early.pop(remaining[-1])
@@ -80,7 +80,7 @@ def _in_order(
     if not index.timed:
         return
     due = deque((int(index.pts[p]), p) for p in positions if p < len(index.pts))
-    wanted_pts = {pts for pts, _ in due}
+    requested_pts = {pts for pts, _ in due}
     try:
         with open_video(info.path, threads) as (container, stream):
             context = stream.codec_context
@@ -89,7 +89,7 @@ def _in_order(
             skips = index.seekable and context.name == "h264"
             for packet in chain(packets(container, stream), [None]):
                 if skips and packet is not None:
-                    context.skip_frame = "DEFAULT" if packet.pts in wanted_pts else "NONREF"
+                    context.skip_frame = "DEFAULT" if packet.pts in requested_pts else "NONREF"
                 for frame in stream.decode(packet):
                     pts = time_of(frame)
                     if not due or pts > due[0][0] or (pts == due[0][0] and frame.is_corrupt):
