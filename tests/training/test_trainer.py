@@ -33,10 +33,10 @@ from tests.training.harness import (
 from vtcli.data.train_loader import ClipRequest, TrainClip
 from vtcli.errors import DataError, LayoutError, ShapeError, UsageError
 from vtcli.runtime.distributed import Group
-from vtcli.runtime.run_lock import claimed
 from vtcli.training.checkpoint import FILE, CheckpointSlot, find_state
 from vtcli.training.plan import resolve_hflip
 from vtcli.training.recipes import RECIPES, Recipe, find_recipe, override
+from vtcli.training.run_directory import open_run_directory
 from vtcli.training.training_state import RunningTotals
 from vtcli.weights.checkpoint import read_card
 
@@ -473,25 +473,25 @@ def test_a_run_directory_of_another_recipe_is_refused(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
     plan = plan_for(data, model)
-    with claimed(tmp_path, plan.about(), False) as there:
+    with open_run_directory(tmp_path, plan.about(), False) as there:
         assert not there
     # Nothing was trained: the options were wrong, and now they are others.
-    with claimed(tmp_path, {**plan.about(), "seed": 99}, False) as there:
+    with open_run_directory(tmp_path, {**plan.about(), "seed": 99}, False) as there:
         assert not there
-    with claimed(tmp_path, plan.about(), False) as there:
+    with open_run_directory(tmp_path, plan.about(), False) as there:
         assert not there
     (tmp_path / FILE).touch()
-    with claimed(tmp_path, plan.about(), True) as there:
+    with open_run_directory(tmp_path, plan.about(), True) as there:
         assert there
     with (
         pytest.raises(DataError, match="holds a training already"),
-        claimed(tmp_path, plan.about(), False),
+        open_run_directory(tmp_path, plan.about(), False),
     ):
         pass
     other = replace(plan, recipe=replace(plan.recipe, lr=0.5))
     with (
         pytest.raises(DataError, match=r"another recipe: lr \(0.001, not 0.5\)"),
-        claimed(tmp_path, other.about(), True),
+        open_run_directory(tmp_path, other.about(), True),
     ):
         pass
 
@@ -502,7 +502,7 @@ def test_what_a_killed_writer_left_is_removed(data: Path, model: Path, tmp_path:
     (left / FILE).write_bytes(b"half")
     mine = tmp_path / ".notes"
     mine.mkdir()
-    with claimed(tmp_path, plan_for(data, model).about(), False):
+    with open_run_directory(tmp_path, plan_for(data, model).about(), False):
         assert not left.exists()
         assert mine.exists()
 

@@ -155,8 +155,8 @@ def finetune(
     """
     from vtcli.cli.progress import fetch_progress
     from vtcli.runtime.distributed import process_group
-    from vtcli.runtime.run_lock import claimed
     from vtcli.training.plan import TrainSettings
+    from vtcli.training.run_directory import open_run_directory
 
     settings = TrainSettings(device, workers, decoder, save_every, patience, parallel, cache_gb)
     source = (dataset, data_root, split, val_split, val_fraction, annotations, seed)
@@ -170,7 +170,7 @@ def finetune(
         if not group.is_main_process:
             group.broadcast(None)
             return _train(_trainer(todo, output, group, resume_run, on_download), format)
-        with claimed(output, todo.about(), resume_run):
+        with open_run_directory(output, todo.about(), resume_run):
             # Nobody reads the folder before the first process has it to itself.
             group.broadcast(True)
             return _train(_trainer(todo, output, group, resume_run, on_download), format)
