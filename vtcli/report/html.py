@@ -142,11 +142,10 @@ def _accuracy(report: EvaluationReport) -> dict[str, Any]:
     source = f": {report.published.source}" if report.published and report.published.source else ""
     return {
         "hero": _hero(report),
-        "measured": "this run" if all_read else "videos that were read",
+        "measured": "this run" if all_read else "over videos read",
         "all_read": all_read,
         "has_published": any(row.published is not None for row in rows),
-        "published_key": f"published{source}; the difference is in points, "
-        "over the videos that were read",
+        "published_key": f"published{source}; the difference is in points, over videos read",
         "low": low,
         "high": high,
         "width": AXIS_WIDTH,
@@ -171,8 +170,8 @@ def _hero(report: EvaluationReport) -> dict[str, Any] | None:
         return None
     notes = [f"{percent(first.read.low)} to {percent(first.read.high)}"]
     if first.over_all and report.read != report.expected:
-        notes[0] += ", over the videos that were read"
-        notes.append(f"{percent(first.over_all.value)}% over all expected videos")
+        notes[0] += ", over videos read"
+        notes.append(f"{percent(first.over_all.value)}% over all expected")
     if first.published is not None:
         notes.append(f"published: {first.published:.1f}% ({points(first.difference)})")
     return {"label": first.label, "value": first.read.value, "notes": notes}
