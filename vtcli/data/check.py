@@ -45,6 +45,7 @@ PROBLEMS: Mapping[Problem, str] = {
     "unsupported": "coded in a way that is not read here",
     "corrupt": "cannot be decoded to the end",
     "missing_frames": "cut off, or frames are lost",
+    "io_error": "cannot be read (I/O error)",
     "limit": "too large to be read",
     "timeout": "the decoder hung",
     "crashed": "the decoder crashed",
