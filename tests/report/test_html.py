@@ -18,7 +18,7 @@ import pytest
 from tests.report import reports
 from vtcli.errors import DataError
 from vtcli.evaluation.metrics import head_metrics
-from vtcli.evaluation.results import Estimate, EvaluationReport, Published
+from vtcli.evaluation.results import Estimate, EvaluationReport, ReportedMetrics
 from vtcli.report.html import FAILURES_SHOWN, write_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
@@ -78,7 +78,7 @@ def test_the_figures_stand_with_their_intervals_beside_what_is_published(tmp_pat
         top1_read=Estimate(0.8137, 0.7981, 0.8289),
         top1_all=Estimate(0.651, 0.6, 0.7),
     )
-    report = reports.report(head, published=Published(84.4, None, "Table 3 of the paper"))
+    report = reports.report(head, reported=ReportedMetrics(84.4, None, "Table 3 of the paper"))
     page = Page(written(report, tmp_path))
     assert "top-1 81.4 79.8 to 82.9 65.1 60.0 to 70.0 84.4 -3.0" in page.text
     assert "published: Table 3 of the paper" in page.text
@@ -104,8 +104,8 @@ def test_warnings_and_what_differs_stand_above_the_figures(tmp_path: Path) -> No
 
 def test_names_and_paths_stand_as_they_are_and_run_nothing(tmp_path: Path) -> None:
     names = (*HOSTILE, *(f"class {i}" for i in range(30)))
-    mistake = reports.mistake(path='/d/<img src=x onerror="a()">.mp4', target=HOSTILE[0])
-    report = reports.report(reports.head(names), mistakes=(mistake,), title="<h1>&amp;")
+    mistake = reports.misclassification(path='/d/<img src=x onerror="a()">.mp4', target=HOSTILE[0])
+    report = reports.report(reports.head(names), misclassifications=(mistake,), title="<h1>&amp;")
     text = written(report, tmp_path)
     page = Page(text)
     for words in (*HOSTILE, mistake.path, "<h1>&amp;"):
@@ -118,12 +118,12 @@ def test_names_and_paths_stand_as_they_are_and_run_nothing(tmp_path: Path) -> No
 
 
 def test_a_path_that_is_not_unicode_is_written_with_a_question_mark(tmp_path: Path) -> None:
-    report = reports.report(mistakes=(reports.mistake(path="/d/\udce4.mp4"),))
+    report = reports.report(misclassifications=(reports.misclassification(path="/d/\udce4.mp4"),))
     assert "/d/?.mp4" in written(report, tmp_path)
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
-    text = written(reports.report(mistakes=(reports.mistake(),)), tmp_path)
+    text = written(reports.report(misclassifications=(reports.misclassification(),)), tmp_path)
     page = Page(text)
     assert "http:" not in text
     assert "https:" not in text
@@ -148,9 +148,9 @@ def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
 
 
 def test_the_frames_of_a_mistake_are_in_the_page(tmp_path: Path) -> None:
-    frames = (reports.picture(0), reports.picture(1, codec="png"))
-    mistake = reports.mistake(frames=frames, times=("0.0 s", "0.5 s"))
-    report = reports.report(mistakes=(mistake,))
+    frames = (reports.image(0), reports.image(1, codec="png"))
+    mistake = reports.misclassification(frames=frames, times=("0.0 s", "0.5 s"))
+    report = reports.report(misclassifications=(mistake,))
     page = Page(written(report, tmp_path))
     kinds, contents = zip(
         *(s.split(";base64,") for s in page.attributes("img", "src")), strict=True
@@ -187,9 +187,9 @@ def test_a_run_that_read_nothing_says_so(tmp_path: Path) -> None:
 def test_many_classes_and_mistakes_stay_below_six_megabytes(tmp_path: Path) -> None:
     names = tuple(f"a class with a name of usual length, number {i}" for i in range(710))
     # As a photograph of 224 pixels takes: 9 kB.
-    frame = reports.picture(0) + b"\0" * 9000
-    mistakes = [reports.mistake(frames=(frame,) * 8, times=()) for _ in range(40)]
-    report = reports.report(reports.head(names, 20, 0.7), mistakes=tuple(mistakes))
+    frame = reports.image(0) + b"\0" * 9000
+    mistakes = [reports.misclassification(frames=(frame,) * 8, times=()) for _ in range(40)]
+    report = reports.report(reports.head(names, 20, 0.7), misclassifications=tuple(mistakes))
     assert len(written(report, tmp_path).encode()) < 6e6
 
 

@@ -101,6 +101,9 @@ def eval_(
             "--resume/--no-resume", help="Go on with the scores that RUN holds, or refuse it."
         ),
     ] = True,
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Try every failed video again.")
+    ] = False,
     label_set: Annotated[
         str | None,
         typer.Option(
@@ -132,7 +135,16 @@ def eval_(
     from vtcli.runtime.distributed import process_group
 
     settings = EvalSettings(
-        views, pipeline, label_set, precision, device, batch_size, workers, decoder, resume
+        views=views,
+        pipeline=pipeline,
+        label_set=label_set,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        decoder=decoder,
+        resume=resume,
+        retry_failures=retry_failures,
     )
     with process_group() as group:
         splits = _splits(dataset, data_root, split, annotations)
@@ -188,9 +200,9 @@ def _evaluate(
 ) -> EvaluationReport | None:
     """Evaluate one split, showing it unless `format` is None; the report is the first process's."""
     from vtcli.cli.progress import fetch_progress
-    from vtcli.evaluation.conclude import conclude
     from vtcli.evaluation.evaluator import Evaluator
     from vtcli.evaluation.plan import plan_evaluation
+    from vtcli.report.html import write_html
     from vtcli.weights.registry import load_registry
 
     say = _say if group.is_main_process else _keep_quiet
@@ -198,7 +210,7 @@ def _evaluate(
     say(dataset.summary)
     with fetch_progress() as on_download:
         plan = plan_evaluation(dataset, name, settings, on_download)
-        say(f"{plan.name}: {plan.protocol.in_words()}")
+        say(f"{plan.name}: {plan.protocol.describe()}")
         if plan.differs:
             say(f"differs from the paper's protocol: {plan.differs}")
         for warning in plan.warnings:
@@ -213,7 +225,8 @@ def _evaluate(
         raise
     if not group.is_main_process:
         return None
-    report = conclude(evaluator)
+    report = evaluator.conclude()
+    write_html(report, folder / "report.html")
     if format:
         _print(report, format)
     say(f"report: {folder / 'report.html'}")
@@ -271,7 +284,7 @@ def _print_splits(
         every = {split: report.to_dict() for split, report in found.items()}
         print(as_json({"splits": every, "mean": mean.to_dict()}))
     else:
-        print_splits(mean, next(iter(found.values())).published, Console())
+        print_splits(mean, next(iter(found.values())).reported, Console())
 
 
 @contextmanager
@@ -325,7 +338,7 @@ def rescore(
     from vtcli.video.pipeline import parse_views
 
     directory = RunDirectory(run)
-    protocol = stored_protocol(directory.about)
+    protocol = stored_protocol(directory.info)
     wanted = (protocol.clips, protocol.crops)
     if views is not None:
         wanted = parse_views(views, protocol.pipeline)

@@ -93,7 +93,9 @@ class Scorer:
             for unit in make_units(len(self.samples), views, batch_size)
             if any(sample in missing for sample in unit.samples)
         ][self.group.rank :: self.group.size]
-        self.progress = EvalProgress(total=sum(s in missing for unit in units for s in unit.samples))
+        self.progress = EvalProgress(
+            total=sum(s in missing for unit in units for s in unit.samples)
+        )
         on_progress(self.progress)
         loader = Loader(
             self.plan.reader,

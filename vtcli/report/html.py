@@ -117,8 +117,8 @@ def _sections(report: EvaluationReport) -> Iterator[dict[str, Any]]:
             of_head = f" of {head.name}" if len(report.heads) > 1 else ""
             yield _section("confusion", f"Confusion matrix{of_head}", _confusion(head), number)
             yield _section("classes", f"Classes{of_head}", _classes(head, number), number)
-    if report.mistakes:
-        rows = [_misclassification(mistake) for mistake in report.mistakes]
+    if report.misclassifications:
+        rows = [_misclassification(mistake) for mistake in report.misclassifications]
         yield _section("misclassifications", "Most confident misclassifications", rows)
     yield _section("settings", "Settings", _settings(report))
 
@@ -136,15 +136,15 @@ def _accuracy(report: EvaluationReport) -> dict[str, Any]:
 
     Columns that would be empty, or repeat another, are left out by the template.
     """
-    rows = report.figures
+    rows = report.headline_rows
     all_read = report.read == report.expected
     low, high = _axis_range(rows)
-    source = f": {report.published.source}" if report.published and report.published.source else ""
+    source = f": {report.reported.source}" if report.reported and report.reported.source else ""
     return {
         "hero": _hero(report),
         "measured": "this run" if all_read else "over videos read",
         "all_read": all_read,
-        "has_published": any(row.published is not None for row in rows),
+        "has_published": any(row.reported is not None for row in rows),
         "published_key": f"published{source}; the difference is in points, over videos read",
         "low": low,
         "high": high,
@@ -154,7 +154,7 @@ def _accuracy(report: EvaluationReport) -> dict[str, Any]:
                 "label": row.label,
                 "read": row.read,
                 "over_all": row.over_all,
-                "published": "" if row.published is None else f"{row.published:.1f}",
+                "published": "" if row.reported is None else f"{row.reported:.1f}",
                 "difference": points(row.difference),
                 "marks": _marks(row, low, high),
             }
@@ -165,21 +165,21 @@ def _accuracy(report: EvaluationReport) -> dict[str, Any]:
 
 def _hero(report: EvaluationReport) -> dict[str, Any] | None:
     """The first metric in large type with its notes; None where no video was read."""
-    first = report.figures[0]
+    first = report.headline_rows[0]
     if first.read is None:
         return None
     notes = [f"{percent(first.read.low)} to {percent(first.read.high)}"]
     if first.over_all and report.read != report.expected:
         notes[0] += ", over videos read"
         notes.append(f"{percent(first.over_all.value)}% over all expected")
-    if first.published is not None:
-        notes.append(f"published: {first.published:.1f}% ({points(first.difference)})")
+    if first.reported is not None:
+        notes.append(f"published: {first.reported:.1f}% ({points(first.difference)})")
     return {"label": first.label, "value": first.read.value, "notes": notes}
 
 
 def _axis_range(rows: Sequence[HeadlineRow]) -> tuple[int, int]:
     """The multiples of ten percent that enclose all metrics and their intervals."""
-    values = [row.published for row in rows if row.published is not None]
+    values = [row.reported for row in rows if row.reported is not None]
     for estimate in (e for row in rows for e in (row.read, row.over_all) if e is not None):
         values += [100 * estimate.low, 100 * estimate.high]
     low = math.floor(min(values, default=0) / 10) * 10
@@ -195,7 +195,7 @@ def _marks(row: HeadlineRow, low: int, high: int) -> dict[str, float | None]:
 
     read, other = row.read, row.over_all if row.over_all != row.read else None
     return {
-        "published": None if row.published is None else x(row.published),
+        "published": None if row.reported is None else x(row.reported),
         "over_all": None if other is None else x(100 * other.value),
         "low": None if read is None else x(100 * read.low),
         "high": None if read is None else x(100 * read.high),
@@ -305,7 +305,7 @@ def _class_row(row: PerClassResult, head: HeadResult) -> dict[str, Any]:
         "name": row.name,
         "n": row.n,
         "accuracy": row.accuracy,
-        "counts": f"{row.right} of {row.n}" if row.n else "0",
+        "counts": f"{row.correct} of {row.n}" if row.n else "0",
         "other": None if other is None else head.classes[other],
         "confused": row.confused,
     }
@@ -315,7 +315,7 @@ def _histogram(rows: Sequence[PerClassResult]) -> dict[str, Any]:
     """How many classes have which accuracy, in bins of ten percent; the last one includes 100."""
     counts = [0] * HISTOGRAM_BINS
     for row in rows:
-        counts[min(HISTOGRAM_BINS - 1, HISTOGRAM_BINS * row.right // row.n)] += 1
+        counts[min(HISTOGRAM_BINS - 1, HISTOGRAM_BINS * row.correct // row.n)] += 1
     tallest = max(counts, default=0) or 1
     columns: list[Mapping[str, Any]] = [
         {

@@ -138,9 +138,8 @@ class Demo:
         return profile(choose(self.models), Options(device=self.device, timed=True))
 
     def evaluate(self, model: str) -> EvaluationReport:
-        """A model's accuracy on all clips; its run directory has the report as a page."""
+        """A model's accuracy on all clips; its run directory holds the scores."""
         from vtcli.data.open import open_dataset
-        from vtcli.evaluation.conclude import conclude
         from vtcli.evaluation.evaluator import Evaluator
         from vtcli.evaluation.plan import EvalSettings, plan_evaluation
         from vtcli.runtime.distributed import Group
@@ -149,7 +148,7 @@ class Demo:
         settings = EvalSettings(device=self.device, workers=self.workers)
         evaluator = Evaluator(plan_evaluation(dataset, model, settings), self.run(model), Group())
         evaluator.run()
-        return conclude(evaluator)
+        return evaluator.conclude()
 
     def run(self, model: str) -> Path:
         """Where a model's evaluation lies."""
