@@ -249,9 +249,7 @@ def test_each_precision_and_batch_size_is_timed_without_weights(model: str) -> N
         assert t.hfu == pytest.approx(done / t.peak_matmul_macs_per_s)
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="Linux only"
-)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
 def test_peak_memory_is_what_a_forward_pass_takes() -> None:
     memory = benchmark.PeakMemory(torch.device("cpu"))
     memory.reset()

@@ -28,9 +28,7 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
         console.print(f"             {len(names)} x {reason}, for example {names[0]}")
     console.print(f"  classes    {report.labels}" + _order(report.permutation))
     if report.verified:
-        console.print(
-            f"  verified   {report.verified} tensors bit-identical after a round trip"
-        )
+        console.print(f"  verified   {report.verified} tensors bit-identical after a round trip")
     console.print(f"  sha256     {report.sha256}")
     if list_tensors:
         for old, new in report.renamed:
