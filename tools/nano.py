@@ -106,7 +106,7 @@ def check(
 
 def share_answered(model: str, wanted: Mapping[str, str]) -> float:
     """How many clips are answered as wanted."""
-    outcomes = Predictor(model, topk=1, precision="fp32").start(list(wanted))
+    outcomes = Predictor(model, topk=1, precision="fp32").predict(list(wanted))
     right = [
         isinstance(outcome, VideoPrediction)
         and outcome.predictions[0].label == wanted[outcome.path]

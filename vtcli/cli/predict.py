@@ -215,14 +215,12 @@ def _start(
     from vtcli.inference.timeline import TimelinePredictor
 
     with fetch_progress() as on_download:
+        predictor = Predictor(model, **settings, on_download=on_download)
         if times:
-            timeliner = TimelinePredictor(
-                model, **times, on_window=on_step, **settings, progress=on_download
-            )
-            timelines = timeliner.timelines(paths)
+            timeliner = TimelinePredictor(predictor, **times, on_window=on_step)
+            timelines = timeliner.predict(paths)
             return timeliner.header, timelines
-        predictor = Predictor(model, **settings, progress=on_download)
-        outcomes = predictor.start(paths)
+        outcomes = predictor.predict(paths)
         return predictor.header, outcomes
 
 
@@ -230,8 +228,8 @@ def _tell(outcome: Outcome) -> None:
     """On standard error what failed, and what somebody might not expect."""
     if outcome.failed:
         print(f"vt: error: {outcome.error}", file=sys.stderr)
-    elif note := getattr(outcome, "note", ""):
-        print(f"vt: note: {note}", file=sys.stderr)
+    elif notice := getattr(outcome, "notice", ""):
+        print(f"vt: note: {notice}", file=sys.stderr)
 
 
 def _annotate(outcome: Outcome, target: Path, on_step: ProgressCallback) -> None:
