@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtcli.evaluation.results import ClassOrderWarning, percent
+from vtcli.evaluation.results import ClassOrderWarning
+from vtcli.runtime.words import percent
 
 # Thresholds of `detect_class_permutation`, explained there.
 MIN_SAMPLES = 4

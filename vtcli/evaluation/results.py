@@ -306,8 +306,3 @@ def as_json(table: Mapping[str, Any]) -> str:
     """Indented JSON; bytes of a file name that are not valid UTF-8 are escaped."""
     text = json.dumps(table, ensure_ascii=False, indent=2)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def percent(fraction: float) -> str:
-    """A fraction as a percentage with one decimal, as papers print it."""
-    return f"{100 * fraction:.1f}"

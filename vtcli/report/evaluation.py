@@ -18,10 +18,9 @@ from vtcli.evaluation.results import (
     PerClassResult,
     ReportedMetrics,
     SplitMean,
-    percent,
 )
 from vtcli.report.tables import plain_table, points, print_text, with_interval
-from vtcli.runtime.words import and_more, plural
+from vtcli.runtime.words import and_more, percent, plural
 
 if TYPE_CHECKING:
     from rich.console import Console

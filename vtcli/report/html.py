@@ -23,7 +23,6 @@ from vtcli.evaluation.results import (
     HeadResult,
     Misclassification,
     PerClassResult,
-    percent,
 )
 from vtcli.report.evaluation import (
     by_reason,
@@ -34,7 +33,7 @@ from vtcli.report.evaluation import (
 )
 from vtcli.report.tables import points
 from vtcli.runtime.files import atomic_write
-from vtcli.runtime.words import and_more, plural
+from vtcli.runtime.words import and_more, percent, plural
 
 if TYPE_CHECKING:
     from jinja2 import Environment

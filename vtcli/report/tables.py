@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
-from vtcli.evaluation.results import Estimate, percent
+from vtcli.evaluation.results import Estimate
+from vtcli.runtime.words import percent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Counts in messages and tables: the number and its noun in agreement.
+"""Numbers in messages and tables: counts with their nouns in agreement, and percentages.
 
 Every room uses these, so that "1 video" and "1,204 videos" are written the same way everywhere.
 """
@@ -17,3 +17,8 @@ def plural(n: int, one: str, many: str = "") -> str:
 def and_more(n: int) -> str:
     """The end of a list that leaves out `n` of its items; "" where it leaves out none."""
     return f"and {n:,} more" if n > 0 else ""
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with one decimal, as papers print it."""
+    return f"{100 * fraction:.1f}"
