@@ -428,7 +428,7 @@ def test_a_segment_in_seconds_of_a_video_without_a_frame_rate_is_an_error(
     rateless = replace(frame_source.probe(clip), fps=0.0)
     monkeypatch.setattr(frame_source, "probe", lambda path: rateless)
     assert frame_source.open_frame_source(clip).frames == rateless.frames
-    with pytest.raises(VideoDecodeError, match="does not say its frame rate"):
+    with pytest.raises(VideoDecodeError, match="does not state its frame rate"):
         frame_source.open_frame_source(clip, seconds=(0.0, 0.5))
 
 
