@@ -118,6 +118,6 @@ def test_redirected_results_stay_on_standard_output(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COLUMNS", "200")
     with fetch_progress() as progress:
         progress(BRACKETS, 1, 2)
-        print("answer")
-    assert stdout.getvalue() == "answer\n"
+        print("result")
+    assert stdout.getvalue() == "result\n"
     assert BRACKETS in stderr.getvalue()

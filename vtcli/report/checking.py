@@ -1,4 +1,7 @@
-"""The result of a dataset check as text, JSON or CSV."""
+"""The result of a dataset check (`vt datasets check`) as text, JSON or CSV.
+
+Text lists the first samples of every problem; JSON and CSV list all.
+"""
 
 from __future__ import annotations
 
