@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from vtcli.inference.results import Failure, VideoPrediction
     from vtcli.inference.windows import Timeline
-    from vtcli.weights.load import Progress
+    from vtcli.runtime.progress import ProgressCallback
 
     Outcome: TypeAlias = VideoPrediction | Timeline | Failure
 
@@ -207,7 +207,7 @@ def _start(
     paths: Sequence[str],
     settings: Mapping[str, Any],
     times: Mapping[str, float],
-    on_step: Progress,
+    on_step: ProgressCallback,
 ) -> tuple[Mapping[str, Any], Iterator[Outcome]]:
     """What the answers are made with, and the answers as they come."""
     from vtcli.cli.progress import fetch_progress
@@ -234,7 +234,7 @@ def _tell(outcome: Outcome) -> None:
         print(f"vt: note: {note}", file=sys.stderr)
 
 
-def _annotate(outcome: Outcome, target: Path, on_step: Progress) -> None:
+def _annotate(outcome: Outcome, target: Path, on_step: ProgressCallback) -> None:
     """Draw an answer into its video; nothing for a file that has none."""
     from vtcli.inference.results import Failure
     from vtcli.inference.windows import Timeline, full_video_segment
@@ -249,7 +249,7 @@ def _annotate(outcome: Outcome, target: Path, on_step: Progress) -> None:
 
 
 @contextmanager
-def _steps_shown() -> Iterator[Progress]:
+def _steps_shown() -> Iterator[ProgressCallback]:
     """A callback for windows and frames of one file; its bar shows from the first to the last.
 
     Between files nothing shows, so that answers on the same terminal are not disturbed.

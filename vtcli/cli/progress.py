@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vtcli.weights.load import Progress
+from vtcli.runtime.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def fetch_progress() -> Iterator[Progress]:
+def fetch_progress() -> Iterator[ProgressCallback]:
     """A callback for on_download and converting weights: shows a bar per file on a terminal."""
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
@@ -33,7 +33,7 @@ def fetch_progress() -> Iterator[Progress]:
 
 
 @contextmanager
-def file_progress(total: int, to_file: bool = False) -> Iterator[Progress]:
+def file_progress(total: int, to_file: bool = False) -> Iterator[ProgressCallback]:
     """A callback per finished file: shows one bar on a terminal when there are several files.
 
     Answers that appear on the same terminal are progress enough and would share the bar's line, so

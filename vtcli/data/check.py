@@ -35,7 +35,7 @@ from vtcli.runtime.worker_pool import Heartbeat, WorkerFailure, imap_with_timeou
 from vtcli.video.frame_source import FOLDER_RATE
 
 if TYPE_CHECKING:
-    from vtcli.weights.download import Progress
+    from vtcli.runtime.progress import ProgressCallback
 
 Problem: TypeAlias = Literal[VideoReason, "short", "segment", "duplicate", "leakage"]
 PROBLEMS: Mapping[Problem, str] = {
@@ -112,7 +112,7 @@ def check_datasets(
     timeout: float = 120.0,
     min_frames: int = 2,
     inspect: Callable[[Path, Heartbeat], VideoFingerprint | Unreadable] = inspect,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> CheckResult:
     """Decode every video of one dataset's splits and compare them all.
 
@@ -148,7 +148,7 @@ def _in_processes(
     paths: Sequence[Path],
     workers: int,
     timeout: float,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Iterator[tuple[Path, Inspected | Unreadable]]:
     """What a function makes of each path, as it is known; hanging and crashing included."""
     with closing(imap_with_timeout(function, paths, workers, timeout)) as outcomes:

@@ -33,8 +33,9 @@ from vtcli.inference.scoring import default_batch_size, forward, is_out_of_memor
 from vtcli.models.build import clip_shape
 from vtcli.runtime.distributed import Group
 from vtcli.runtime.files import file_sha256
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.checkpoint import HeadSpec
-from vtcli.weights.load import Progress, load_resolved
+from vtcli.weights.load import load_resolved
 from vtcli.weights.resolve import resolve
 
 if TYPE_CHECKING:
@@ -73,7 +74,11 @@ class Evaluator:
     """
 
     def __init__(
-        self, plan: EvalPlan, folder: Path, group: Group, on_download: Progress | None = None
+        self,
+        plan: EvalPlan,
+        folder: Path,
+        group: Group,
+        on_download: ProgressCallback | None = None,
     ) -> None:
         self.plan, self.group, self.run_dir = plan, group, RunDirectory(folder)
         found = resolve(plan.model, on_download)

@@ -12,10 +12,11 @@ from vtcli.data.samples import Dataset, require_labels
 from vtcli.evaluation.class_mapping import ClassMapping, match_heads
 from vtcli.evaluation.protocol import Protocol
 from vtcli.labels import load_labels
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.video.decode import Backend
 from vtcli.video.pipeline import parse_views
 from vtcli.weights.checkpoint import HeadSpec, ModelCard
-from vtcli.weights.load import KINETICS_SUBSETS, Progress, check_settings
+from vtcli.weights.load import KINETICS_SUBSETS, check_settings
 from vtcli.weights.registry import Checkpoint, named_pipeline
 from vtcli.weights.resolve import lookup
 
@@ -69,7 +70,10 @@ class EvalPlan:
 
 
 def plan_evaluation(
-    dataset: Dataset, model: str | Path, settings: EvalSettings, on_download: Progress | None = None
+    dataset: Dataset,
+    model: str | Path,
+    settings: EvalSettings,
+    on_download: ProgressCallback | None = None,
 ) -> EvalPlan:
     """Settle protocol and classes.
 

@@ -20,8 +20,9 @@ from vtcli.errors import InputError, UsageError, VideoDecodeError
 from vtcli.inference.inputs import find_videos
 from vtcli.inference.results import SCHEMA, Failure, PredictionResult, VideoPrediction
 from vtcli.inference.scoring import score_clips, topk_per_head
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.video.pipeline import View, parse_views, plan_views
-from vtcli.weights.load import Progress, check_settings, load_resolved
+from vtcli.weights.load import check_settings, load_resolved
 from vtcli.weights.registry import named_pipeline
 from vtcli.weights.resolve import lookup, resolve
 
@@ -87,7 +88,7 @@ class Predictor:
         decoder: Literal["auto", "pyav", "decord"] = "auto",
         label_set: str | None = None,
         pipeline: str | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         self.model, self.topk, self.device, self.precision = model, topk, device, precision
         self.batch_size, self.workers, self.progress = batch_size, workers, progress

@@ -22,9 +22,10 @@ from vtcli.models.build import clip_shape, prepare_for_inference
 from vtcli.profiling.benchmark import Benchmark, Timing
 from vtcli.profiling.flops import Cost, count
 from vtcli.runtime.device import cpu_features, resolve_device, resolve_dtype
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.video.decode import VideoInfo, probe, read_frames
 from vtcli.video.pipeline import Pipeline, plan_views
-from vtcli.weights.load import Progress, create_model, load_resolved
+from vtcli.weights.load import create_model, load_resolved
 from vtcli.weights.model_config import model_config
 from vtcli.weights.registry import Checkpoint, load_registry
 from vtcli.weights.resolve import LocalCheckpoint, is_path, resolve
@@ -190,7 +191,7 @@ def choose(
     models: Iterable[str] = (),
     patterns: Iterable[str] = (),
     everything: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[ProfiledModel]:
     """The models asked for, each once: names, files, shell patterns on ids, the whole registry.
 
@@ -209,7 +210,7 @@ def choose(
     return list({subject.id: subject for subject in subjects}.values())
 
 
-def find(name: str, progress: Progress | None = None) -> ProfiledModel:
+def find(name: str, progress: ProgressCallback | None = None) -> ProfiledModel:
     """The model of a name, a path to one of our files, or `hf://org/repo`.
 
     A name is an id, an alias, or a published size that has no checkpoint. Raises
@@ -234,7 +235,7 @@ def find(name: str, progress: Progress | None = None) -> ProfiledModel:
 
 
 def profile(
-    subjects: Sequence[ProfiledModel], options: Options, progress: Progress | None = None
+    subjects: Sequence[ProfiledModel], options: Options, progress: ProgressCallback | None = None
 ) -> Report:
     """Count, and measure what `options` ask for.
 

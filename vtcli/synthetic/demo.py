@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vtcli.evaluation.results import EvaluationReport
     from vtcli.inference.windows import Timeline
     from vtcli.profiling.profiler import Report
-    from vtcli.weights.load import Progress
+    from vtcli.runtime.progress import ProgressCallback
 
 CLIPS_PER_CLASS = 12
 FRAMES = 24
@@ -96,7 +96,7 @@ class Demo:
         """The film with what was seen drawn into it."""
         return self.folder / "film-annotated.mp4"
 
-    def make_clips(self, progress: Progress | None = None) -> None:
+    def make_clips(self, progress: ProgressCallback | None = None) -> None:
         """Write the test clips.
 
         Raises `DataError` where the folder holds something already or cannot be written.

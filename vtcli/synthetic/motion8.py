@@ -35,7 +35,7 @@ from vtcli.runtime.worker_pool import Heartbeat, WorkerFailure, imap_with_timeou
 from vtcli.synthetic.shapes import SHAPES, TEXTURES
 
 if TYPE_CHECKING:
-    from vtcli.weights.download import Progress
+    from vtcli.runtime.progress import ProgressCallback
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -259,7 +259,7 @@ def make_motion8(
     size: int = 80,
     frames: int = 24,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Write the dataset to a new or empty folder, which appears when it is whole; returns it.
 

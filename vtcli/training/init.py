@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from vtcli.errors import FetchError, LayoutError, UnknownModelError, UsageError
 from vtcli.models import Architecture, get_architecture, with_overrides
 from vtcli.models.build import format_names
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.training.recipes import Recipe
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.checkpoint import HeadSpec, ModelCard
-from vtcli.weights.load import Progress
 from vtcli.weights.model_config import config_for
 from vtcli.weights.registry import Checkpoint
 from vtcli.weights.resolve import is_path, lookup, resolve
@@ -69,7 +69,7 @@ def plan_init(
     heads: Mapping[str, int],
     recipe: Recipe,
     num_frames: int | None = None,
-    on_download: Progress | None = None,
+    on_download: ProgressCallback | None = None,
 ) -> ModelInit:
     """The network that is to be trained, with classifiers of these sizes; loads no weights.
 
@@ -97,7 +97,7 @@ def plan_init(
 
 
 def build_model(
-    start: ModelInit, labels: tuple[str, ...], on_download: Progress | None = None
+    start: ModelInit, labels: tuple[str, ...], on_download: ProgressCallback | None = None
 ) -> nn.Module:
     """The network with its initial weights, fp32 on the CPU, in training mode.
 
@@ -120,7 +120,7 @@ def build_model(
 
 
 def _from_checkpoint(
-    start: ModelInit, labels: tuple[str, ...], on_download: Progress | None
+    start: ModelInit, labels: tuple[str, ...], on_download: ProgressCallback | None
 ) -> dict[str, Tensor]:
     from vtcli.weights.checkpoint import open_tensors
 
@@ -132,7 +132,7 @@ def _from_checkpoint(
     return tensors
 
 
-def _from_image(start: ModelInit, on_download: Progress | None) -> dict[str, Tensor]:
+def _from_image(start: ModelInit, on_download: ProgressCallback | None) -> dict[str, Tensor]:
     """An image model's tensors under our names (`Architecture.init_from_image_model`)."""
     from vtcli.weights.formats.readers import read_checkpoint
 
@@ -148,7 +148,7 @@ def _from_image(start: ModelInit, on_download: Progress | None) -> dict[str, Ten
     return mapped.tensors
 
 
-def _image_file(name: str, on_download: Progress | None) -> Path:
+def _image_file(name: str, on_download: ProgressCallback | None) -> Path:
     """The file of an image model; timm's names lie at hf://timm/NAME."""
     from vtcli.weights.download import fetch_hub_file
 

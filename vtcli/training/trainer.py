@@ -38,6 +38,7 @@ from vtcli.inference.scoring import is_out_of_memory
 from vtcli.runtime.device import resolve_device
 from vtcli.runtime.distributed import Group
 from vtcli.runtime.files import atomic_write
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.training.artifacts import Scalars, draw_curve, history_text
 from vtcli.training.batchnorm import freeze_bn, preserve_bn_stats
 from vtcli.training.checkpoint import find_state, save_state
@@ -57,7 +58,6 @@ from vtcli.training.results import TrainingEstimate, TrainProgress
 from vtcli.training.training_state import RunningTotals, TrainPosition, TrainState
 from vtcli.training.validate import Validated, validate
 from vtcli.weights.checkpoint import CARD_KEY, write_checkpoint
-from vtcli.weights.download import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,7 +90,7 @@ class Trainer:
         folder: Path,
         group: Group,
         resume: bool = False,
-        on_download: Progress | None = None,
+        on_download: ProgressCallback | None = None,
     ) -> None:
         import torch
 

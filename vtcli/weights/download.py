@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from vtcli.errors import DataError, DigestError, FetchError
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.cache import cache_dir, lock
 from vtcli.weights.download_errors import USE_OWN_COPY, SourceError, with_retries
 
 if TYPE_CHECKING:
     from vtcli.weights.registry import Checkpoint, Source
 
-Progress = Callable[[str, int, "int | None"], None]
 
 TIMEOUT_S = 30.0
 LOOK_AT_HUB = "look on the Hub for what the repository holds"
@@ -48,7 +48,7 @@ class Fetched:
 
 
 def fetch(
-    row: Checkpoint, *, progress: Progress | None = None, alternatives: Sequence[str] = ()
+    row: Checkpoint, *, progress: ProgressCallback | None = None, alternatives: Sequence[str] = ()
 ) -> Fetched:
     """The file of a checkpoint in its upstream's format, from the first source with a good one.
 
@@ -75,7 +75,11 @@ def fetch(
 
 
 def fetch_hub_file(
-    repo: str, revision: str | None, names: Sequence[str], *, progress: Progress | None = None
+    repo: str,
+    revision: str | None,
+    names: Sequence[str],
+    *,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """The first of `names` that a Hub repository has, in the Hub's cache.
 
@@ -157,7 +161,7 @@ def _checked(path: Path, source: Source) -> Fetched:
 # --- the Hub --------------------------------------------------------------------------------------
 
 
-def _from_hub(source: Source, progress: Progress | None) -> Fetched:
+def _from_hub(source: Source, progress: ProgressCallback | None) -> Fetched:
     """A Hub source in the Hub's cache; a damaged copy found there is removed and fetched anew."""
     revision = source.revision or None
     path, was_cached = _hub_download(source.repo, source.file, revision, progress)
@@ -171,7 +175,7 @@ def _from_hub(source: Source, progress: Progress | None) -> Fetched:
 
 
 def _hub_download(
-    repo: str, file: str, revision: str | None, progress: Progress | None
+    repo: str, file: str, revision: str | None, progress: ProgressCallback | None
 ) -> tuple[Path, bool]:
     """A Hub file in the Hub's cache, and whether it was there before; raises `SourceError`."""
     import huggingface_hub as hub
@@ -199,7 +203,7 @@ def _discard(path: Path) -> None:
         blob.unlink(missing_ok=True)
 
 
-def _progress_bar(name: str, progress: Progress | None) -> Any:
+def _progress_bar(name: str, progress: ProgressCallback | None) -> Any:
     """A stand-in for the class tqdm: its instances report to `progress` and print nothing."""
 
     class Bar:
@@ -230,7 +234,7 @@ def _progress_bar(name: str, progress: Progress | None) -> Any:
 # --- https ----------------------------------------------------------------------------------------
 
 
-def _from_https(source: Source, progress: Progress | None) -> Fetched:
+def _from_https(source: Source, progress: ProgressCallback | None) -> Fetched:
     """An https source in our downloads folder, taken up again where an earlier try broke off."""
     # Several sources have a file called `checkpoint`: the address tells them apart.
     tag = hashlib.sha256(source.url.encode()).hexdigest()[:8]
@@ -254,7 +258,7 @@ def _from_https(source: Source, progress: Progress | None) -> Fetched:
     return replace(fetched, path=target)
 
 
-def _resume(url: str, part: Path, name: str, progress: Progress | None) -> None:
+def _resume(url: str, part: Path, name: str, progress: ProgressCallback | None) -> None:
     """Fetch what `part` still lacks of the file at `url`; returns when it is whole.
 
     If-Range (RFC 9110, 13.1.5) has the server send all of a file that changed since then.
@@ -283,7 +287,9 @@ def _resume(url: str, part: Path, name: str, progress: Progress | None) -> None:
         _append(response, part, done, name, progress)
 
 
-def _append(response: Any, part: Path, done: int, name: str, progress: Progress | None) -> None:
+def _append(
+    response: Any, part: Path, done: int, name: str, progress: ProgressCallback | None
+) -> None:
     """Write what arrives behind the `done` bytes of `part`; the session tells of an early end."""
     length = response.headers.get("Content-Length")
     total = done + int(length) if length else None

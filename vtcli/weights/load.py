@@ -21,8 +21,8 @@ from vtcli.models.build import (
     select_classes,
 )
 from vtcli.runtime.device import check_precision
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.checkpoint import ModelCard
-from vtcli.weights.download import Progress
 from vtcli.weights.model_config import model_config
 from vtcli.weights.resolve import LocalCheckpoint, resolve
 
@@ -37,7 +37,7 @@ def load_model(
     device: str = "cpu",
     precision: str = "fp32",
     label_set: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> nn.Module:
     """A network with its weights, in evaluation mode, with `.config`, `.labels` and `.card`.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtcli.errors import FetchError, InputError
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.checkpoint import ModelCard, read_card
-from vtcli.weights.download import Progress
 from vtcli.weights.registry import Checkpoint, Registry, bundled_path, load_registry
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def is_path(name: str | Path) -> bool:
     return isinstance(name, Path) or text.endswith(".safetensors") or os.path.isfile(text)
 
 
-def lookup(name: str | Path, progress: Progress | None = None) -> ModelCard | Checkpoint:
+def lookup(name: str | Path, progress: ProgressCallback | None = None) -> ModelCard | Checkpoint:
     """What can be said of a model before its weights are here: its card, or its registry row.
 
     Does not import PyTorch, and touches the network only for `hf://`. Raises what `resolve` raises.
@@ -49,7 +49,7 @@ def lookup(name: str | Path, progress: Progress | None = None) -> ModelCard | Ch
 
 
 def resolve(
-    name: str | Path, progress: Progress | None = None, registry: Registry | None = None
+    name: str | Path, progress: ProgressCallback | None = None, registry: Registry | None = None
 ) -> LocalCheckpoint:
     """Our file for an id, an alias, a path or `hf://org/repo[@revision]`; fetched and converted if
     need be.
@@ -75,7 +75,7 @@ def resolve(
     return LocalCheckpoint(path, read_card(path))
 
 
-def _fetched(row: Checkpoint, progress: Progress | None, registry: Registry | None) -> Path:
+def _fetched(row: Checkpoint, progress: ProgressCallback | None, registry: Registry | None) -> Path:
     try:
         return _ensure_cached(row, progress, registry)
     except FetchError:
@@ -85,7 +85,9 @@ def _fetched(row: Checkpoint, progress: Progress | None, registry: Registry | No
         return path
 
 
-def _ensure_cached(row: Checkpoint, progress: Progress | None, registry: Registry | None) -> Path:
+def _ensure_cached(
+    row: Checkpoint, progress: ProgressCallback | None, registry: Registry | None
+) -> Path:
     """The converted file of a row in the cache, made on first use and when the row has changed."""
     from vtcli.weights.cache import lock
 
