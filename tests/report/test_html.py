@@ -99,7 +99,7 @@ def test_warnings_and_what_differs_stand_above_the_figures(tmp_path: Path) -> No
     report = reports.report(differs="1 x 1 views instead of 4 x 3", warnings=("odd & <i>bad</i>",))
     text = Page(written(report, tmp_path)).text
     for words in ("Not the published protocol: 1 x 1 views", "Warning: odd & <i>bad</i>"):
-        assert 0 <= text.index(words) < text.index("Accuracy What was read")
+        assert 0 <= text.index(words) < text.index("Accuracy Videos")
 
 
 def test_names_and_paths_stand_as_they_are_and_run_nothing(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_frames_of_a_mistake_are_in_the_page(tmp_path: Path) -> None:
     assert kinds == ("data:image/jpeg", "data:image/png")
     assert tuple(base64.b64decode(content) for content in contents) == frames
     assert "0.0 s 0.5 s" in page.text
-    assert "answer right 98.0 % target left 1.0 %" in page.text
+    assert "prediction right 98.0% target left 1.0%" in page.text
 
 
 def test_few_classes_have_their_confusion_as_a_table(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_run_that_read_nothing_says_so(tmp_path: Path) -> None:
     head = reports.nothing(reports.MOTIONS, 12)
     report = reports.report(head, failures=tuple(reports.failures(12)))
     page = Page(written(report, tmp_path))
-    assert "Nothing was read" in page.text
+    assert "No video was read" in page.text
     assert "12 expected, 0 read, 12 failed" in page.text
     assert "Confusion" not in page.text
 
@@ -305,9 +305,9 @@ def test_buttons_filter_and_matrix_answer(tmp_path: Path, scheme: int) -> None:
     assert found["byName"] == sorted(names)
     assert found["found"] == [name for name in sorted(names) if "class 1" in name]
     assert found["hash"] == "#sort=name&order=ascending&filter=CLASS+1"
-    assert found["start"] == ["class 2", "class 6", "2 of 4 (50.0 %)"]
-    assert found["pointed"] == ["class 2", "class 5", "1 of 4 (25.0 %)"]
-    assert found["stepped"] == ["class 3", "class 15", "0 of 4 (0.0 %)"]
+    assert found["start"] == ["class 2", "class 6", "2 of 4 (50.0%)"]
+    assert found["pointed"] == ["class 2", "class 5", "1 of 4 (25.0%)"]
+    assert found["stepped"] == ["class 3", "class 15", "0 of 4 (0.0%)"]
     red, _, blue, strength = found["right"]
     assert blue > red
     assert strength == 255

@@ -21,7 +21,9 @@ from vtcli.evaluation.results import (
     SplitMean,
     percent,
 )
-from vtcli.report.tables import _say, plain_table, plural, points, with_interval
+from vtcli.report.tables import plain_table, points, with_interval
+from vtcli.report.tables import print_text as _say
+from vtcli.runtime.words import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
