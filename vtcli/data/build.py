@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from vtcli.data.annotations.base import Annotation, AnnotationRow, SkippedFolder
 from vtcli.data.catalog import CatalogEntry, canonical_split
 from vtcli.data.find_files import Finder
-from vtcli.data.label_map import plural, resolve_labels
+from vtcli.data.label_map import resolve_labels
 from vtcli.data.samples import Dataset, Sample
 from vtcli.errors import DataError
+from vtcli.runtime.words import plural
 
 _DEFAULT_SPLITS = ("validation", "test", "1")
 _NAMES_SHOWN = 3

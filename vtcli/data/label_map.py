@@ -15,6 +15,7 @@ from typing import NamedTuple
 from vtcli.data.annotations.base import Annotation, AnnotationRow, Label
 from vtcli.data.catalog import CatalogEntry, Head
 from vtcli.errors import DataError
+from vtcli.runtime.words import plural
 
 # The fraction of class folders that must agree with an order: dataset versions rename a few classes.
 _MIN_AGREEMENT = 0.9
@@ -224,10 +225,6 @@ def _describe(
         else:
             found, prefix = {label for row in labels for label in row}, ""
         noun = f"{'' if head.names else 'unnamed '}{prefix}class"
-        parts.append(plural(len(head.names) or len(found), noun, "es") + head.description)
+        count = plural(len(head.names) or len(found), noun, f"{noun}es")
+        parts.append(count + head.description)
     return f"{kind}, {' and '.join(parts)}"
-
-
-def plural(count: int, noun: str, suffix: str = "s") -> str:
-    """A count with its noun, such as `1 sample` or `1,200 samples`."""
-    return f"{count:,} {noun}{suffix * (count != 1)}"

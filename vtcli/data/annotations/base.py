@@ -222,7 +222,9 @@ def json_records(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{path} is not a list with at least one record; give the official file")
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or key not in record:
-            raise annotation_error(path, number, f"has no '{key}'; give the official file", "record")
+            raise annotation_error(
+                path, number, f"has no '{key}'; give the official file", "record"
+            )
         yield number, record
 
 
