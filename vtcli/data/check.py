@@ -197,7 +197,7 @@ def _rate(fingerprint: VideoFingerprint, frame_rate: float | None) -> float:
 def _frames_of(
     sample: Sample, fingerprint: VideoFingerprint, frame_rate: float | None
 ) -> tuple[int, int]:
-    """A sample's first frame and the one after its last, counted as `open_footage` does."""
+    """A sample's first frame and the one after its last, counted as `open_frame_source` does."""
     fps = _rate(fingerprint, frame_rate)
     start, end = sample.first_frame or 0, fingerprint.frames
     if sample.last_frame is not None:
