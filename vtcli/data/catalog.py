@@ -68,7 +68,7 @@ class Split:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One dataset, by the name it has in the checkpoint registry; see catalog.toml for the fields."""
+    """One dataset, under its name in the checkpoint registry; see catalog.toml for the fields."""
 
     name: str
     title: str

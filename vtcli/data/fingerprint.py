@@ -87,24 +87,24 @@ def _inspect_video(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
 
 
 def _inspect_folder(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
-    footage = open_frame_source(path)
-    assert isinstance(footage, FrameFolder)
-    _check_numbers(path, [image.stem for image in footage.images])
-    wanted = _middles(footage.frames)
+    source = open_frame_source(path)
+    assert isinstance(source, FrameFolder)
+    _check_numbers(path, [image.stem for image in source.images])
+    wanted = _middles(source.frames)
     thumbnails = {}
     first: tuple[int, ...] | None = None
-    for position in range(footage.frames):
+    for position in range(source.frames):
         heartbeat()
-        rgb_HW3 = footage.read([position])[0]
+        rgb_HW3 = source.read([position])[0]
         first = first or rgb_HW3.shape
         if rgb_HW3.shape != first:
-            name = footage.images[position].name
+            name = source.images[position].name
             text = f"contains images of different sizes, the first is {name}; extract it again"
             raise VideoDecodeError(path, "corrupt", text)
         if position in wanted:
             thumbnails[position] = _thumbnail(rgb_HW3)
-    size = sum(image.stat().st_size for image in footage.images)
-    return VideoFingerprint(footage.frames, None, size, b"".join(thumbnails[p] for p in wanted))
+    size = sum(image.stat().st_size for image in source.images)
+    return VideoFingerprint(source.frames, None, size, b"".join(thumbnails[p] for p in wanted))
 
 
 def _check_numbers(folder: Path, stems: Sequence[str]) -> None:
@@ -138,8 +138,8 @@ def digest(path: Path, heartbeat: Heartbeat) -> str | Unreadable:
     """The SHA-256 of a file, or of the images of a folder in order, in hexadecimal digits."""
     total = hashlib.sha256()
     try:
-        footage = open_frame_source(path) if path.is_dir() else None
-        for file in footage.images if isinstance(footage, FrameFolder) else (path,):
+        source = open_frame_source(path) if path.is_dir() else None
+        for file in source.images if isinstance(source, FrameFolder) else (path,):
             with file.open("rb") as opened:
                 while chunk := opened.read(2**20):
                     total.update(chunk)

@@ -17,7 +17,7 @@ from vtcli.data.catalog import CatalogEntry, Head
 from vtcli.errors import DataError
 from vtcli.runtime.words import plural
 
-# The fraction of class folders that must agree with an order: dataset versions rename a few classes.
+# Fraction of class folders that must agree with a class order; versions rename a few classes.
 _MIN_AGREEMENT = 0.9
 
 

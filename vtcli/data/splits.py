@@ -36,7 +36,7 @@ class TrainValSplit:
 
     @property
     def flip_sensitive(self) -> bool:
-        """Whether a horizontal flip may change a video's class, by the catalog or by class names."""
+        """Whether a horizontal flip may change the class, by the catalog or by class names."""
         entry = known_entry(self.train.name)
         class_names = (name for names in self.train.classes.values() for name in names)
         return bool(entry and entry.flip_sensitive) or any(

@@ -72,6 +72,6 @@ def _print_findings(result: CheckResult) -> None:
     samples = plural(sum(len(dataset.samples) for dataset in result.datasets), "sample")
     frames = plural(sum(content.frames for content in result.fingerprints.values()), "frame")
     console.print(
-        f"{samples} of {plural(result.videos, 'video')}: {len(result.fingerprints):,} can be decoded "
-        f"to the end ({frames}), {plural(len(result.issues), 'sample')} with a problem"
+        f"{samples} of {plural(result.videos, 'video')}: {len(result.fingerprints):,} can be "
+        f"decoded to the end ({frames}), {plural(len(result.issues), 'sample')} with a problem"
     )

@@ -1,5 +1,7 @@
-"""Files with one video per row and named columns, as csv or JSON lines: vt's own manifest with
-`path,label` and optionally `start,end,split,id`, and Hugging Face's metadata with `file_name,label`.
+"""Files with one video per row and named columns, as csv or JSON lines.
+
+vt's own manifest has `path,label` and optionally `start,end,split,id`; Hugging Face's metadata has
+`file_name,label`.
 """
 
 from __future__ import annotations
