@@ -29,17 +29,17 @@ class Finder:
         anywhere: also accept a video file of that name in any folder and in any letter case, if
         there is only one.
         """
+        paths = [
+            os.path.normpath(os.path.join(base, path))
+            for base in self._bases
+            for path in candidate_paths
+        ]
         found = (
-            next(filter(self._exists, self._paths(candidate_paths)), None)
-            or next(filter(None, map(self._other_extension, self._paths(candidate_paths))), None)
+            next(filter(self._exists, paths), None)
+            or next(filter(None, map(self._other_extension, paths)), None)
             or (next(filter(None, map(self._in_tree, candidate_paths)), None) if anywhere else None)
         )
-        return Path(found or next(self._paths(candidate_paths)))
-
-    def _paths(self, candidate_paths: Sequence[str]) -> Iterator[str]:
-        for base in self._bases:
-            for path in candidate_paths:
-                yield os.path.normpath(os.path.join(base, path))
+        return Path(found or paths[0])
 
     def _exists(self, path: str) -> bool:
         folder, name = os.path.split(path)
