@@ -49,7 +49,7 @@ def test_a_card_tells_layout_protocol_and_published_figures(capsys: Streams) -> 
     assert run(["datasets", "show", "something-something-v2"]) == 0
     out = capsys.readouterr().out
     assert "20bn-something-something-v2/{id}.webm" in out
-    assert "never: classes name a direction" in out
+    assert "never: class names include directions" in out
     assert "uniformerv2-b-local.ssv2-16f" in out
     assert "69.5" in out
     assert run(["datasets", "show", "epic100"]) == 0
@@ -67,7 +67,7 @@ def test_a_card_with_a_data_root_tells_what_lies_there(tmp_path: Path, capsys: S
     assert run(["datasets", "show", "ssv2", "--data-root", root]) == 0
     out = capsys.readouterr().out
     assert "validation.json: Something-Something v2 json" in out
-    assert "1 of them not there" in out
+    assert "1 missing" in out
     args = ["datasets", "show", "ssv2", "--data-root", root, "--split", "train"]
     assert run([*args, "--format", "json"]) == 0
     dataset = json.loads(capsys.readouterr().out)["dataset"]

@@ -1,4 +1,4 @@
-"""What a check found, for people and for programs."""
+"""The result of a dataset check as text, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = 20
 
 
 def print_check(result: CheckResult, format: str) -> None:
-    """Print the findings as `table`, `json` or `csv` on standard output."""
+    """Print as `table`, `json` or `csv` on standard output."""
     if format == "json":
         print(json.dumps(_table(result), indent=2, ensure_ascii=False))
     elif format == "csv":
@@ -55,7 +55,7 @@ def _line(finding: Issue) -> dict[str, str]:
 
 
 def _print_findings(result: CheckResult) -> None:
-    """What was read; each problem with its samples, the first of many; the sum."""
+    """The datasets, each problem with its first samples, and the totals."""
     from rich.console import Console
     from rich.text import Text
 

@@ -36,7 +36,8 @@ def print_text(console: Console, text: str, style: str = "", indent: int = 0) ->
     from rich.padding import Padding
     from rich.text import Text
 
-    console.print(Padding(Text(text, style=style), (0, 0, 0, indent), expand=False))
+    line = Text(text, style=style)
+    console.print(Padding(line, (0, 0, 0, indent), expand=False) if indent else line)
 
 
 def plain_table(

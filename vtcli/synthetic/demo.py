@@ -27,7 +27,7 @@ from vtcli.weights.registry import bundled_path, load_registry
 if TYPE_CHECKING:
     from vtcli.evaluation.results import EvaluationReport
     from vtcli.inference.windows import Timeline
-    from vtcli.profiling.profiler import Report
+    from vtcli.profiling import ProfileReport
     from vtcli.runtime.progress import ProgressCallback
 
 CLIPS_PER_CLASS = 12
@@ -131,11 +131,11 @@ class Demo:
                 answers[outcome.path][model] = (best.label, best.score)
         return [Seen(str(path), motion, answers[str(path)]) for motion, path in self.examples]
 
-    def profile(self) -> Report:
+    def profile(self) -> ProfileReport:
         """What the models cost, and how long they take here."""
-        from vtcli.profiling.profiler import Options, choose, profile
+        from vtcli.profiling import ProfileSettings, profile
 
-        return profile(choose(self.models), Options(device=self.device, timed=True))
+        return profile(self.models, ProfileSettings(device=self.device, timed=True))
 
     def evaluate(self, model: str) -> EvaluationReport:
         """A model's accuracy on all clips; its run directory has the report as a page."""
