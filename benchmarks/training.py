@@ -59,7 +59,7 @@ class Memory:
         return self.clips[number % CLIPS]
 
     def read(self, draw: ClipRequest) -> TrainClip:
-        return TrainClip(self[draw.number], short=False)
+        return TrainClip(self[draw.number], padded=False)
 
 
 class InOrder(IterableDataset):

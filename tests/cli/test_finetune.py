@@ -83,7 +83,7 @@ def test_a_plan_changes_nothing(
     ("words", "code", "sentence"),
     [
         (["--epochs", "0"], 2, "--epochs 0 is below 1"),
-        (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is no augmentation"),
+        (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is not an augmentation policy"),
         (["--opt", "adamm"], 2, "--opt adamm is no optimizer"),
         (["--opt", "kron"], 2, "keeps lists of tensors"),
         (["--train", "last-0-blocks"], 2, "--train is full, head or last-N-blocks"),

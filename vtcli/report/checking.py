@@ -25,7 +25,7 @@ def print_check(result: CheckResult, format: str) -> None:
     elif format == "csv":
         writer = csv.DictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
-        writer.writerows(map(_line, result.findings))
+        writer.writerows(map(_line, result.issues))
     else:
         _print_findings(result)
 
@@ -38,15 +38,15 @@ def _table(result: CheckResult) -> dict[str, Any]:
         "summary": [dataset.summary for dataset in result.datasets],
         "samples": sum(len(dataset.samples) for dataset in result.datasets),
         "videos": result.videos,
-        "readable": len(result.contents),
-        "frames": sum(content.frames for content in result.contents.values()),
+        "readable": len(result.fingerprints),
+        "frames": sum(content.frames for content in result.fingerprints.values()),
         "problems": _counted(result),
-        "findings": [_line(finding) for finding in result.findings],
+        "findings": [_line(finding) for finding in result.issues],
     }
 
 
 def _counted(result: CheckResult) -> dict[Problem, int]:
-    counts = Counter(finding.problem for finding in result.findings)
+    counts = Counter(finding.problem for finding in result.issues)
     return {problem: counts[problem] for problem in PROBLEMS if counts[problem]}
 
 
@@ -67,14 +67,14 @@ def _print_findings(result: CheckResult) -> None:
         console.print(Text(dataset.summary, style="dim"))
     for problem, count in _counted(result).items():
         console.print(Text(f"{problem}: {PROBLEMS[problem]} ({count:,})", style="bold red"))
-        found = [finding for finding in result.findings if finding.problem == problem]
+        found = [finding for finding in result.issues if finding.problem == problem]
         for finding in found[:SHOWN]:
             console.print(f"  {finding.sample.path}: {finding.detail}")
         if count > SHOWN:
             console.print(f"  ... and {count - SHOWN:,} more; --format csv lists all")
     samples = plural(sum(len(dataset.samples) for dataset in result.datasets), "sample")
-    frames = plural(sum(content.frames for content in result.contents.values()), "frame")
+    frames = plural(sum(content.frames for content in result.fingerprints.values()), "frame")
     console.print(
-        f"{samples} of {plural(result.videos, 'video')}: {len(result.contents):,} can be decoded "
-        f"to the end ({frames}), {plural(len(result.findings), 'sample')} with a problem"
+        f"{samples} of {plural(result.videos, 'video')}: {len(result.fingerprints):,} can be "
+        f"decoded to the end ({frames}), {plural(len(result.issues), 'sample')} with a problem"
     )

@@ -333,7 +333,7 @@ class Trainer:
         sums.loss += loss
         sums.right += hits
         sums.clips += len(read)
-        sums.short += sum(clip.short for _, clip in read)
+        sums.short += sum(clip.padded for _, clip in read)
 
     def _step_seed(self, step: int) -> int:
         """Of dropout and mixup in a step of this process."""
