@@ -130,8 +130,8 @@ def test_every_defect_is_reported_and_a_clean_manifest_is_written(
     assert run([*words, "-o", str(clean)]) == EXIT_SOME_FAILED
     table = json.loads(capsys.readouterr().out)
     wrong = {f"r{number}": problem for number, (_, problem) in enumerate(DEFECTS) if problem}
-    assert {line["id"]: line["problem"] for line in table["findings"]} == wrong
-    others = {line["id"]: line["other"] for line in table["findings"] if line["other"]}
+    assert {line["id"]: line["problem"] for line in table["issues"]} == wrong
+    others = {line["id"]: line["other"] for line in table["issues"] if line["other"]}
     assert others == {"r13": "r0", "r14": "r1", "r15": "r2"}
     assert (table["samples"], table["splits"]) == (len(DEFECTS), ["train", "validation"])
 
