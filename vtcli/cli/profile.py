@@ -78,8 +78,8 @@ def profile(
     output: OutputOption = None,
 ) -> int:
     """Say what models cost and how fast they run here."""
-    from vtcli.cli.progress import fetch_progress, file_progress
     from vtcli import profiling
+    from vtcli.cli.progress import fetch_progress, file_progress
     from vtcli.report.plot import check_plot, draw_accuracy
     from vtcli.report.predictions import open_output
     from vtcli.report.profile import write_profiles

@@ -1,4 +1,7 @@
-"""The result of `vt convert` as text: the file, its tensors, class order and digest."""
+"""The result of `vt convert` as text: the file, its tensors, class order and digest.
+
+The record is `vtcli.weights.convert.ConversionReport`, for either direction.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Datasets as tables, JSON or CSV: the catalog, one of its entries, or an annotation."""
+"""Datasets as tables, JSON or CSV: the catalog, one of its entries, or an annotation.
+
+The output of `vt datasets list` and `vt datasets show`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The tables of `vt demo` that no other command prints, and the headings of its steps."""
+"""The tables of `vt demo` that no other command prints, and the headings of its steps.
+
+The other steps print through the reports of their own commands.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The output of `vt doctor`: a block of plain text for a bug report, or JSON."""
+"""The output of `vt doctor`: a block of plain text for a bug report, or JSON.
+
+The facts are collected in `vtcli.doctor`.
+"""
 
 from __future__ import annotations
 

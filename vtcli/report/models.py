@@ -1,4 +1,7 @@
-"""Registry entries as tables, JSON or CSV: the list, and everything about one of them."""
+"""Registry entries as tables, JSON or CSV: the list, and everything about one of them.
+
+The output of `vt models list` and `vt models show`.
+"""
 
 from __future__ import annotations
 
