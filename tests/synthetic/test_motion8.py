@@ -36,7 +36,7 @@ CHANCE = 1 / 8
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_motion8(tmp_path_factory.mktemp("made") / "motion8", seed=5, **COUNTS)
+    return make_motion8(tmp_path_factory.mktemp("made") / "motion8", clips=COUNTS, seed=5)
 
 
 def wedge(motion: str, frames: int = 9, size: int = 128) -> Scene:
@@ -199,13 +199,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_files_depend_on_the_seed_and_not_on_the_workers(dataset: Path, tmp_path: Path) -> None:
-    again = contents(make_motion8(tmp_path / "again", seed=5, workers=2, **COUNTS))
+    again = contents(make_motion8(tmp_path / "again", clips=COUNTS, seed=5, workers=2))
     assert again == contents(dataset)
-    smaller = contents(make_motion8(tmp_path / "smaller", seed=5, train=8, val=0, test=0))
+    smaller = contents(make_motion8(tmp_path / "smaller", clips={"train": 8}, seed=5))
     clips = {name: data for name, data in smaller.items() if name.endswith(".mp4")}
     assert len(clips) == 8
     assert clips.items() <= again.items()
-    other = contents(make_motion8(tmp_path / "other", seed=6, train=8, val=0, test=0))
+    other = contents(make_motion8(tmp_path / "other", clips={"train": 8}, seed=6))
     assert all(other[name] != data for name, data in clips.items())
     assert len(set(again.values())) == len(again)
 
@@ -213,16 +213,17 @@ def test_files_depend_on_the_seed_and_not_on_the_workers(dataset: Path, tmp_path
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"train": 7}, "multiple of 8"),
-        ({"val": -8}, "multiple of 8"),
-        ({"train": 0, "val": 0, "test": 0}, "nothing to make"),
+        ({"clips": {"train": 7}}, "multiple of 8"),
+        ({"clips": {"val": -8}}, "multiple of 8"),
+        ({"clips": {"train": 0, "val": 0, "test": 0}}, "nothing to make"),
+        ({"clips": {"training": 8}}, "choose from train, val, test"),
         ({"size": 33}, "even size"),
         ({"size": 16}, "even size"),
         ({"frames": 1}, "no motion"),
         ({"seed": -1}, "0 or more"),
     ],
 )
-def test_invalid_numbers_are_refused(tmp_path: Path, options: dict[str, int], says: str) -> None:
+def test_invalid_numbers_are_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         make_motion8(tmp_path / "made", **options)
     assert not list(tmp_path.iterdir())
@@ -239,7 +240,7 @@ def test_an_existing_empty_folder_is_filled_and_not_replaced(tmp_path: Path) -> 
     (tmp_path / "there").mkdir()
     before = (tmp_path / "there").stat().st_ino
     (tmp_path / "link").symlink_to("there")
-    make_motion8(tmp_path / "link", train=0, val=0, test=8, size=32, frames=4)
+    make_motion8(tmp_path / "link", clips={"test": 8}, size=32, frames=4)
     assert (tmp_path / "there").stat().st_ino == before
     assert (tmp_path / "link").is_symlink()
     assert len(list((tmp_path / "there").glob("test/*/0000.mp4"))) == 8
@@ -251,7 +252,7 @@ def test_a_full_disk_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(motion8, "encode", full)
     with pytest.raises(DataError, match="No space left"):
-        make_motion8(tmp_path / "made", train=8, val=0, test=0)
+        make_motion8(tmp_path / "made", clips={"train": 8})
     assert not list(tmp_path.iterdir())
 
 

@@ -107,10 +107,8 @@ class Demo:
             raise DataError(f"{folder} is not an empty folder; name another with -o")
         make_motion8(
             self.dataset,
+            clips={"test": self.clips},
             seed=self.seed,
-            train=0,
-            val=0,
-            test=self.clips,
             frames=FRAMES,
             workers=self.workers,
             progress=progress,
