@@ -162,7 +162,7 @@ def test_a_known_dataset_opens_as_class_folders(tmp_path: Path) -> None:
     assert all_exist(dataset)
 
 
-# --- where it is searched -----------------------------------------------------------------------
+# --- finding the data folder --------------------------------------------------------------------
 
 
 def test_a_name_is_looked_up_in_vt_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

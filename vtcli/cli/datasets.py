@@ -172,10 +172,8 @@ def make(
     with file_progress(train + val + test, to_file=True) as progress:
         made = make_motion8(
             folder,
+            clips={"train": train, "val": val, "test": test},
             seed=seed,
-            train=train,
-            val=val,
-            test=test,
             size=size,
             frames=frames,
             workers=workers,

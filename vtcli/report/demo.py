@@ -27,12 +27,12 @@ def print_step(console: Console, title: str, command: str) -> None:
 
 def print_seen(console: Console, clips: Sequence[Mapping[str, Any]]) -> None:
     """A row per clip, a column per model: its confidence, and its prediction where it is wrong."""
-    models = list(clips[0]["answers"]) if clips else []
+    models = list(clips[0]["predictions"]) if clips else []
     table = plain_table("target", *(model.split("-")[0] for model in models))
     for column in table.columns[1:]:  # a long wrong prediction is folded, never cut
         column.no_wrap, column.overflow = False, "fold"
     for clip in clips:
-        table.add_row(clip["target"], *map(_prediction, clip["answers"].values()))
+        table.add_row(clip["target"], *map(_prediction, clip["predictions"].values()))
     console.print(table)
 
 
@@ -40,7 +40,7 @@ def _prediction(prediction: Mapping[str, Any]) -> Text:
     from rich.text import Text
 
     confidence = f"{100 * prediction['score']:.0f}%"
-    if prediction["right"]:
+    if prediction["correct"]:
         return Text(f"✓ {confidence}", style="green")
     return Text(f"✗ {prediction['label']}, {confidence}", style="red")
 

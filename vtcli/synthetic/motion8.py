@@ -59,6 +59,7 @@ PARTNERS: Mapping[str, str] = {
 """The opposite class, which a clip of each class belongs to when played backwards."""
 
 FRAMES_PER_SECOND = 15
+DEFAULT_CLIPS: Mapping[str, int] = {"train": 4000, "val": 400, "test": 800}
 # Periods that a coordinate moves through in one clip. Rotation is slower: many shapes look nearly
 # the same after half a turn, and every third frame has to show the direction.
 _PERIODS = {X: (0.7, 1.2), Y: (0.7, 1.2), SIZE: (0.7, 1.2), ANGLE: (0.45, 0.8)}
@@ -250,10 +251,8 @@ class _Job:
 def make_motion8(
     folder: str | Path,
     *,
+    clips: Mapping[str, int] = DEFAULT_CLIPS,
     seed: int = 0,
-    train: int = 4000,
-    val: int = 400,
-    test: int = 800,
     size: int = 80,
     frames: int = 24,
     workers: int = 1,
@@ -261,7 +260,8 @@ def make_motion8(
 ) -> Path:
     """Write the dataset to a new or empty folder and return it; files appear when all are complete.
 
-    train, val, test: number of clips of all classes together; 0 leaves the split out.
+    clips: number of clips of all classes together, for each of `train`, `val` and `test`; a split
+        that is absent or has 0 clips is left out.
     size, frames: height and width in pixels, and frames per clip.
     workers: number of processes; the same seed gives the same files with any number of them.
     Clips are stored as SPLIT/CLASS/NNNN.mp4 (H.264, 15 frames per second), and SPLIT.csv lists them
@@ -270,15 +270,14 @@ def make_motion8(
     written.
     """
     target = Path(os.path.realpath(folder))
-    counts = {"train": train, "val": val, "test": test}
-    _check(seed, counts, size, frames)
+    _check(clips, seed, size, frames)
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise DataError(f"{folder} is not an empty folder; give a new one")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
             part = Path(temporary)
-            jobs = list(_plan(part, counts, seed, size, frames))
+            jobs = list(_plan(part, clips, seed, size, frames))
             for number, job in enumerate(_written(jobs, workers), 1):
                 if progress:
                     progress(str(job.path.relative_to(part)), number, len(jobs))
@@ -291,14 +290,16 @@ def make_motion8(
     return Path(folder)
 
 
-def _check(seed: int, counts: Mapping[str, int], size: int, frames: int) -> None:
-    for split, count in counts.items():
+def _check(clips: Mapping[str, int], seed: int, size: int, frames: int) -> None:
+    for split, count in clips.items():
+        if split not in TEXTURES:
+            raise UsageError(f"unknown split '{split}'; choose from {', '.join(TEXTURES)}")
         if count < 0 or count % len(MOTIONS):
             raise UsageError(
                 f"{count} {split} clips cannot be divided evenly among {len(MOTIONS)} classes; "
                 f"choose a multiple of {len(MOTIONS)}"
             )
-    if not any(counts.values()):
+    if not any(clips.values()):
         raise UsageError(
             "there is nothing to make; choose more than 0 clips for at least one split"
         )
@@ -313,10 +314,10 @@ def _check(seed: int, counts: Mapping[str, int], size: int, frames: int) -> None
 
 
 def _plan(
-    folder: Path, counts: Mapping[str, int], seed: int, size: int, frames: int
+    folder: Path, clips: Mapping[str, int], seed: int, size: int, frames: int
 ) -> Iterator[_Job]:
     """Create the folders and lists, and yield the clips to write."""
-    for split, count in counts.items():
+    for split, count in clips.items():
         if not count:
             continue
         rows = []

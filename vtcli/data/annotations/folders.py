@@ -125,7 +125,7 @@ def _videos(folder: Path) -> Iterator[str]:
 
 
 def _raise_unreadable(error: OSError) -> NoReturn:
-    """Its videos would be missing without a word."""
+    """Raise `DataError`; skipping the folder would silently drop its videos."""
     raise DataError(
         f"folder {error.filename} cannot be opened ({error.strerror}); check its permissions"
     ) from error
