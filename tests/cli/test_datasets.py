@@ -1,4 +1,4 @@
-"""`vt datasets list` and `show`: the catalog, a card, what an annotation holds; no decoding."""
+"""`vt datasets list` and `show`: the catalog, a card, an annotation's content; no decoding."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_listing_does_not_import_pytorch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_card_has_layout_protocol_and_published_results(capsys: Streams) -> None:
+def test_a_card_shows_layout_protocol_and_published_results(capsys: Streams) -> None:
     assert run(["datasets", "show", "something-something-v2"]) == 0
     out = capsys.readouterr().out
     assert "20bn-something-something-v2/{id}.webm" in out
@@ -61,7 +61,7 @@ def test_a_card_has_layout_protocol_and_published_results(capsys: Streams) -> No
     assert card["checkpoints"][0]["views"] == "4x1"
 
 
-def test_a_card_with_a_data_root_shows_what_was_found_there(
+def test_a_card_with_a_data_root_shows_what_is_stored_there(
     tmp_path: Path, capsys: Streams
 ) -> None:
     root = str(layouts.ssv2(tmp_path))

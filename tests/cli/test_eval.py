@@ -1,4 +1,4 @@
-"""`vt eval`, `vt eval rescore` and `vt eval compare` as a person types them."""
+"""`vt eval`, `vt eval rescore` and `vt eval compare` on the command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def test_the_answer_is_on_stdout_and_the_rest_is_not(made: dict[str, Path]) -> None:
+def test_only_the_report_is_on_stdout(made: dict[str, Path]) -> None:
     out, err = made["out_a"].read_text().split("\0")
     assert "16 expected, 16 read, 0 failed" in out
     assert "class folders" in err
@@ -51,7 +51,7 @@ def test_json_is_the_summary(made: dict[str, Path]) -> None:
     assert shown["read"] == 16
 
 
-def test_a_run_directory_holds_what_it_should(made: dict[str, Path]) -> None:
+def test_a_run_directory_holds_all_documented_files(made: dict[str, Path]) -> None:
     names = {path.name for path in made["a"].iterdir()}
     assert names >= {
         *("run.json", "samples.jsonl", "scores", "summary.json"),
@@ -63,7 +63,7 @@ def test_a_run_directory_holds_what_it_should(made: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("average", ["prob", "logit"])
 @pytest.mark.parametrize("views", [None, "1x1", "2x3"])
-def test_rescoring_is_plain_arithmetic_on_the_stored_views(
+def test_rescoring_averages_the_stored_views(
     made: dict[str, Path],
     views: str | None,
     average: str,
@@ -121,7 +121,7 @@ def test_an_unfinished_run_is_not_scored(
     assert "1 of 16 samples are not scored" in capsys.readouterr().err
 
 
-def test_a_run_that_was_stopped_before_it_began_says_so(
+def test_a_run_that_was_stopped_before_it_began_is_reported(
     made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.json").write_bytes((made["a"] / "run.json").read_bytes())
@@ -182,7 +182,7 @@ def test_a_known_dataset_is_found_below_vt_data(tmp_path: Path) -> None:
     assert without.stderr.count("vt: error:") == 1
 
 
-def test_all_divisions_of_a_dataset_and_their_mean(tmp_path: Path) -> None:
+def test_all_splits_of_a_dataset_and_their_mean(tmp_path: Path) -> None:
     layouts.ucf101(tmp_path / "ucf")
     model = model_file(
         tmp_path / "m.safetensors", {"action": load_labels("ucf101")}, "ucf101", (1, 1)
@@ -209,7 +209,7 @@ def test_all_divisions_of_a_dataset_and_their_mean(tmp_path: Path) -> None:
     assert [shown["splits"][n]["split"] for n in "123"] == ["1", "2", "3"]
 
 
-def test_a_dataset_is_called_like_its_folder_however_it_is_named(
+def test_a_dataset_is_named_after_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = class_folders(tmp_path / "my videos", 1)

@@ -1,20 +1,24 @@
-"""The architectures: one folder each, found by its name; a package from outside may register
-another.
+"""The architectures: one folder each, found by its name; other packages can add architectures.
 
-A folder holds `model.py` (the network), `configs.py` (a frozen dataclass and the published sizes)
-and `checkpoints.py` (upstream key names <-> ours), and its `__init__.py` binds them in one
-`ARCHITECTURE`.
+A folder holds `model.py` (the network), `configs.py` (a frozen dataclass and the published sizes),
+`checkpoints.py` (upstream key names <-> ours) and `recipe.py` (training recipes), and its
+`__init__.py` combines them in one `ARCHITECTURE`. An installed package adds an architecture through
+the entry point group `vtcli.architectures`: the entry point has the architecture's name and refers
+to its `Architecture`. It is loaded only when the architecture is used.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import pkgutil
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import UnknownModelError, UsageError
+from vtcli.models.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from vtcli.models.layouts import Layout, Mapped
 
 Shapes = Mapping[str, tuple[int, ...]]
+ENTRY_POINTS = "vtcli.architectures"
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,13 @@ class Architecture:
     layouts: upstream file layouts by name.
     variable_fields: fields in which files of one model may differ; their shapes are believed.
     head_tensors: our names of the tensors whose first dimension is the class index.
-    init_from_image_model: image-model tensors, config -> our tensors for the part they cover (None: there is
-    no such source).
+    init_from_image_model: image-model tensors, config -> our tensors for the part they cover (None:
+    there is no such source).
+    recipes: training recipes by variant: "default", and "something" for labels that distinguish
+    left from right. Without any, training uses the defaults of `Recipe`.
+
+    The network itself states what training needs of its layers; see `vtcli.training.layers` for
+    the methods `group_matcher` and `transformer_blocks`.
     """
 
     name: str
@@ -49,6 +59,7 @@ class Architecture:
     variable_fields: tuple[str, ...] = ()
     published_macs: Callable[[Any], int] | None = None
     init_from_image_model: Callable[[Mapping[str, Tensor], Any], Mapped] | None = None
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
     @property
     def config_class(self) -> type[Any]:
@@ -64,27 +75,55 @@ _registered: dict[str, Architecture] = {}
 
 
 def register_architecture(architecture: Architecture) -> None:
-    """Make an architecture from outside this package known for the rest of the process."""
+    """Add an architecture from outside this package, until the process ends."""
     _registered[architecture.name] = architecture
 
 
 def list_architectures() -> list[str]:
-    """Names of all architectures, those in this package first."""
-    own = [m.name for m in pkgutil.iter_modules(__path__) if m.ispkg]
-    return own + [name for name in _registered if name not in own]
+    """Names of all architectures: those of this package, registered ones, and entry points."""
+    return list(dict.fromkeys([*_own_names(), *_registered, *_entry_points()]))
 
 
 def get_architecture(name: str) -> Architecture:
     """The architecture of this name.
 
-    Raises `UnknownModelError` where none is known.
+    Raises `UnknownModelError` for an unknown name, and `UsageError` where the entry point of
+    another package cannot be loaded.
     """
     if name in _registered:
         return _registered[name]
-    if name not in list_architectures():
-        known = ", ".join(list_architectures())
-        raise UnknownModelError(f"unknown architecture '{name}'; known are {known}")
-    architecture: Architecture = importlib.import_module(f"{__name__}.{name}").ARCHITECTURE
+    if name in _own_names():
+        own: Architecture = importlib.import_module(f"{__name__}.{name}").ARCHITECTURE
+        return own
+    if entry_point := _entry_points().get(name):
+        return _load(entry_point)
+    known = ", ".join(list_architectures())
+    raise UnknownModelError(f"unknown architecture '{name}'; known are {known}")
+
+
+def _own_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    """Architectures of other installed packages, not loaded."""
+    return {found.name: found for found in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _load(entry_point: EntryPoint) -> Architecture:
+    """Raises `UsageError` naming the distribution where the entry point is broken."""
+    try:
+        architecture = entry_point.load()
+        if not isinstance(architecture, Architecture):
+            raise TypeError(f"{entry_point.value} is not an Architecture")
+        if architecture.name != entry_point.name:
+            raise ValueError(f"{entry_point.value} has the name '{architecture.name}'")
+    except Exception as error:
+        package = entry_point.dist.name if entry_point.dist else entry_point.value
+        raise UsageError(
+            f"the architecture '{entry_point.name}' of the package {package} cannot be loaded "
+            f"({type(error).__name__}: {error}); update {package} or uninstall it"
+        ) from error
     return architecture
 
 

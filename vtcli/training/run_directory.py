@@ -1,5 +1,5 @@
-"""The folder of a training: training.json says what is trained, so that only the same training is
-resumed there.
+"""The folder of a training: training.json records what is trained, so that only the same training
+is resumed there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from vtcli.errors import DataError
 from vtcli.runtime.files import atomic_write
 from vtcli.runtime.run_lock import lock_run_directory
-from vtcli.training.plan import SCHEMA
+from vtcli.training.checkpoint import FORMAT, check_format
 
 
 @contextmanager
@@ -22,41 +22,43 @@ def open_run_directory(
 ) -> Iterator[bool]:
     """Lock the folder of a training and yield whether it holds a training to resume.
 
-    Raises `DataError` where another run is writing there, where it holds a training with another
-    recipe, model or dataset, or any training unless `resume`.
+    `fingerprint` is `TrainPlan.fingerprint()`. Raises `DataError` where another run is writing
+    there, where the folder holds a training with another recipe, model or dataset, one of another
+    version of vt, or any training unless `resume`.
     """
     with lock_run_directory(folder):
-        yield _claim(folder, fingerprint, resume)
+        yield _check_or_create(folder, fingerprint, resume)
 
 
-def _claim(folder: Path, fingerprint: Mapping[str, Any], resume: bool) -> bool:
+def _check_or_create(folder: Path, fingerprint: Mapping[str, Any], resume: bool) -> bool:
     path = folder / "training.json"
-    # Nothing was trained where the options were refused after the folder was claimed.
+    # A run whose options were refused leaves training.json but has trained nothing.
     trained = any(file.suffix in (".safetensors", ".dcp") for file in folder.iterdir())
     if not (path.exists() and trained):
-        text = json.dumps({"schema": SCHEMA, **fingerprint}, indent=1)
+        text = json.dumps({"format": FORMAT, **fingerprint}, indent=1)
         with atomic_write(path, len(text)) as part:
             part.write_text(text, encoding="utf-8")
         return False
     if not resume:
         raise DataError(
-            f"{folder} holds a training already; go on with --resume auto, or name another folder "
-            "with -o"
+            f"{folder} holds a training already; resume it without --no-resume, or name another "
+            "folder with -o"
         )
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        old = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} cannot be read; name another folder with -o") from error
-    if differs := _difference(old, json.loads(json.dumps(fingerprint))):
+    check_format(folder, old.get("format", 1))
+    if difference := _difference(old, json.loads(json.dumps(fingerprint))):
         raise DataError(
-            f"{folder} holds a training with another {differs}; name another folder with -o, or "
+            f"{folder} holds a training with another {difference}; name another folder with -o, or "
             "give the same options"
         )
     return True
 
 
-def _difference(old: Any, new: Mapping[str, Any], inside: str = "") -> str:
-    """The first thing that differs, in words; "" where nothing does."""
+def _difference(old: Any, new: Mapping[str, Any], prefix: str = "") -> str:
+    """The first entry that differs, in words; "" where none does."""
     for name, value in new.items():
         before = old.get(name) if isinstance(old, dict) else None
         if before == value:
@@ -66,5 +68,5 @@ def _difference(old: Any, new: Mapping[str, Any], inside: str = "") -> str:
                 return found
             continue
         short = isinstance(value, str | int | float | None)
-        return f"{inside}{name} ({before}, not {value})" if short else f"{inside}{name}"
+        return f"{prefix}{name} ({before}, not {value})" if short else f"{prefix}{name}"
     return ""

@@ -6,6 +6,7 @@ from vtcli.models import Architecture
 from vtcli.models.uniformerv2.checkpoints import LAYOUTS, init_from_image_model
 from vtcli.models.uniformerv2.configs import PRESETS, infer_config, published_macs
 from vtcli.models.uniformerv2.model import UniFormerV2
+from vtcli.models.uniformerv2.recipe import RECIPES
 
 ARCHITECTURE = Architecture(
     name="uniformerv2",
@@ -16,4 +17,5 @@ ARCHITECTURE = Architecture(
     published_macs=published_macs,
     layouts=LAYOUTS,
     init_from_image_model=init_from_image_model,
+    recipes=RECIPES,
 )

@@ -11,6 +11,8 @@ classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -246,6 +248,17 @@ class UniFormerV2(nn.Module):
             raise ShapeError(
                 f"this model reads two frames per step: the clip length must be even, not {frames}"
             )
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers of the image transformer as timm's models name them, for layer-wise rates."""
+        return {
+            "stem": r"^(?:patch_embed|class_token|pos_embed|norm_pre)",
+            "blocks": r"^blocks\.(\d+)\.",
+        }
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """The modules that are recomputed, or sharded, one at a time."""
+        return [*self.blocks, *self.global_blocks]
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -395,6 +395,18 @@ class VideoSwin(nn.Module):
             x_BTHWC = stage(x_BTHWC)
         return self.norm(x_BTHWC).mean((1, 2, 3))
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers as timm's models name them, for layer-wise rates; a merging is a layer of its own,
+        after the blocks of its stage.
+        """
+        blocks = [(r"^stages\.(\d+)\.blocks\.(\d+)\.", None), (r"^stages\.(\d+)\.merge\.", (9999,))]
+        return {"stem": r"^patch_embed", "blocks": r"^stages\.(\d+)\." if coarse else blocks}
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """The modules that are recomputed, or sharded, one at a time."""
+        stages: list[Any] = list(self.stages)
+        return [block for stage in stages for block in stage.blocks]
+
     @torch.no_grad()
     def init_weights(self) -> None:
         """Values for training from scratch, upstream's; larger ones in narrow networks."""

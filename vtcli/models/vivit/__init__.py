@@ -4,6 +4,7 @@ from vtcli.models import Architecture
 from vtcli.models.vivit.checkpoints import LAYOUTS, init_from_image_model
 from vtcli.models.vivit.configs import PRESETS, infer_config, published_macs
 from vtcli.models.vivit.model import ViViT
+from vtcli.models.vivit.recipe import RECIPES
 
 ARCHITECTURE = Architecture(
     name="vivit",
@@ -15,4 +16,5 @@ ARCHITECTURE = Architecture(
     layouts=LAYOUTS,
     variable_fields=("temporal_depth",),
     init_from_image_model=init_from_image_model,
+    recipes=RECIPES,
 )

@@ -12,7 +12,7 @@ T is 1.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -249,6 +249,18 @@ class ViViT(nn.Module):
                 f"this model reads clips of {length} of {rows}x{columns}, "
                 f"not {frames} of {height}x{width}: its positions are made for that"
             )
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers of the first encoder as timm's models name them, for layer-wise rates."""
+        return {
+            "stem": r"^(?:encoder\.|spatial\.)?(?:patch_embed|class_token|pos_embed)",
+            "blocks": r"^(?:encoder|spatial)\.blocks\.(\d+)\.",
+        }
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """The modules that are recomputed, or sharded, one at a time."""
+        encoders = [module for module in self.children() if isinstance(module, Encoder)]
+        return [block for encoder in encoders for block in encoder.blocks]
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -279,6 +279,18 @@ class XViT(nn.Module):
                 f"{self.config.temporal_positions} positions"
             )
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers of the image transformer as timm's models name them, for layer-wise rates."""
+        return {
+            "stem": r"^(?:patch_embed|class_token|pos_embed)",
+            "blocks": r"^blocks\.(\d+)\.",
+        }
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """The modules that are recomputed, or sharded, one at a time."""
+        temporal = self.temporal.blocks if isinstance(self.temporal, TemporalAttention) else ()
+        return [*self.blocks, *temporal]
+
     @torch.no_grad()
     def init_weights(self) -> None:
         """Values for training from scratch, which upstream never does; PyTorch's own after the
