@@ -56,7 +56,7 @@ def write_weights(folder: Path) -> tuple[Path, Path]:
     net = create_model(CHECKPOINT)
     tensors = from_vt(get_architecture("vivit").layouts["hf"], net.state_dict(), net.config)
     write_checkpoint(theirs / "model.safetensors", tensors, {})
-    labels = load_registry().find(CHECKPOINT).heads[0].class_names()
+    labels = load_registry().find(CHECKPOINT).heads[0].labels
     (theirs / "config.json").write_text(hf_config(net.config, labels)[1])
     (theirs / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     words = ("convert", str(theirs / "model.safetensors"), "-m", CHECKPOINT, "-o", str(ours))

@@ -79,7 +79,7 @@ def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
     found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(theirs)]
     assert [layout.name for layout in found] == [manifest["layout"]]
     mapped = to_vt(found[0], theirs)
-    assert mapped.left_over == []
+    assert mapped.unexpected == []
     assert {n for n, _ in mapped.dropped} == {n for n in theirs if n.endswith("batches_tracked")}
     back = from_vt(found[0], mapped.tensors, config_of(manifest["config"]))
     assert back.keys() == theirs.keys()
@@ -137,7 +137,7 @@ def test_clip_initialization_is_upstreams(name: str) -> None:
     config = config_of(manifest["config"])
     source = {n: t for n, t in tensors.items() if n in manifest["source_tensors"]}
     mapped = ARCHITECTURE.init_from_image_model(source, config)
-    assert not mapped.left_over
+    assert not mapped.unexpected
     assert {n for n, _ in mapped.dropped} == set(manifest["dropped"])
     with torch.device("meta"):
         model = ARCHITECTURE.build(config)

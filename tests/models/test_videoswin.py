@@ -123,7 +123,7 @@ def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
     found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(theirs)]
     assert [layout.name for layout in found] == [manifest["layout"]]
     mapped = to_vt(found[0], theirs)
-    assert mapped.left_over == []
+    assert mapped.unexpected == []
     assert {n for n, _ in mapped.dropped} == set(manifest["unused_keys"])
     back = from_vt(found[0], mapped.tensors, config_of(manifest))
     if manifest["layout"] == "mmaction2":  # written with the name it has after four stages
@@ -258,7 +258,7 @@ def _timm_name(name: str) -> str:
 @pytest.mark.parametrize("name", INFLATED)
 def test_initialization_from_image_swin_is_upstreams(name: str, rename: bool) -> None:
     manifest, mapped = _inflated(name, rename)
-    assert mapped.left_over == []
+    assert mapped.unexpected == []
     unused = set(manifest["unused_keys"])
     assert {n for n, _ in mapped.dropped} == (
         {"head.fc.weight", "head.fc.bias"} if rename else unused
@@ -294,7 +294,7 @@ def test_an_image_swin_of_timm_is_read_whole() -> None:
         width=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(8, 3, 3)
     )
     mapped = init_from_image_model(image.state_dict(), config)
-    assert mapped.left_over == []
+    assert mapped.unexpected == []
     shapes = {n: tuple(t.shape) for n, t in mapped.tensors.items()}
     wanted = _shapes(config)
     assert shapes == {n: s for n, s in wanted.items() if not n.startswith("head.")}

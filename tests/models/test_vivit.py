@@ -61,7 +61,7 @@ def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
     found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(theirs)]
     assert [layout.name for layout in found] == [manifest["layout"]]
     result = to_vt(found[0], theirs)
-    assert result.left_over == []
+    assert result.unexpected == []
     assert result.dropped == []
     back = from_vt(found[0], result.tensors, config_of(manifest))
     usual = {found[0].full_name(name): tensor for name, tensor in theirs.items()}
@@ -98,7 +98,7 @@ def test_flax_names_are_read_under_every_root_and_numbering(root: str, old: bool
     renamed = {old_numbered(n) if old else n: t for n, t in names.items()}
     assert layout.recognizes(renamed)
     result = to_vt(layout, renamed)
-    assert result.left_over == []
+    assert result.unexpected == []
     assert result.tensors.keys() == plain.keys()
     assert all(torch.equal(result.tensors[n], plain[n]) for n in plain)
 

@@ -93,7 +93,7 @@ def test_initialization_from_an_image_model_is_upstreams(name: str, form: str) -
     source = FORMS[form](source)
     method = manifest["config"]["model"]["temporal_encoding_config"]["kernel_init_method"]
     taken = init_from_image_model(source, config, embedding=EMBEDDING[method])
-    assert taken.left_over == []
+    assert taken.unexpected == []
     rest = synthetic_tensors(manifest["fresh_tensors"])
     start = to_vt(layout, {n.replace("fresh/", ROOT): t for n, t in rest.items()}).tensors
     final = {**start, **taken.tensors}
@@ -143,7 +143,7 @@ def test_what_initialization_leaves_out_is_reported() -> None:
     head = {"output_projection/kernel", "output_projection/bias"}
     assert {name for name, _ in taken.dropped} == {"cls", "pre_logits/kernel", *head}
     assert all(why for _, why in taken.dropped)
-    assert taken.left_over == ["extra"]
+    assert taken.unexpected == ["extra"]
 
 
 def test_an_image_model_that_does_not_fit_is_refused() -> None:

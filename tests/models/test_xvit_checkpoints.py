@@ -33,7 +33,7 @@ def test_official_files_come_back_bit_for_bit(name: str) -> None:
     manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
     layout = layout_of(theirs)
     mapped = to_vt(layout, theirs)
-    assert mapped.left_over == []
+    assert mapped.unexpected == []
     assert [name for name, _ in mapped.dropped] == manifest["unused_keys"]
     back = from_vt(layout, mapped.tensors, config_of(manifest))
     assert back.keys() == theirs.keys()
@@ -43,7 +43,7 @@ def test_official_files_come_back_bit_for_bit(name: str) -> None:
 
 
 def test_export_names_the_tensors_where_upstreams_reader_looks_for_them() -> None:
-    assert all(layout.nest == ("model_state",) for layout in LAYOUTS.values())
+    assert all(layout.wrapper_keys == ("model_state",) for layout in LAYOUTS.values())
 
 
 def test_a_model_is_not_exported_with_a_head_it_does_not_have() -> None:
@@ -157,7 +157,7 @@ def test_what_is_no_xvit_is_refused() -> None:
 def test_initialization_from_an_image_model_is_upstreams(name: str) -> None:
     manifest, source = load_manifest(GOLDEN / f"{name}.json")
     mapped = init_from_image_model(source, config_of(manifest))
-    assert mapped.left_over == []
+    assert mapped.unexpected == []
     assert [name for name, _ in mapped.dropped] == manifest["unused_keys"]
     model = fresh_model(depth=3).eval()
     model = build(config_of(manifest), {**model.state_dict(), **mapped.tensors})

@@ -49,7 +49,7 @@ def test_a_file_says_of_itself_what_its_row_says(row: Checkpoint) -> None:
         row.dataset,
     )
     assert card.pipeline == row.pipeline
-    assert card.labels == row.heads[0].class_names() == tuple(sorted(MOTIONS))
+    assert card.labels == row.heads[0].labels == tuple(sorted(MOTIONS))
     assert get_architecture(row.arch).read_config(card.config) == config
     assert "vt finetune" in card.notes
     assert "--seed" in card.notes
@@ -90,7 +90,7 @@ def test_it_is_there_where_nothing_that_comes_first_is(
     row = ROWS[0]
     (tmp_path / "mine.toml").write_text(
         f'[[checkpoint]]\nid = "{row.id}"\nsource = [{{ kind = "local", layout = "official", '
-        f'trust = "pickle", state = "alive", file = "{tmp_path / "gone.pth"}" }}]\n'
+        f'serialization = "pickle", link_status = "alive", file = "{tmp_path / "gone.pth"}" }}]\n'
     )
     monkeypatch.setenv("VT_REGISTRY", str(tmp_path / "mine.toml"))
     changed = load_registry().find(row.id)

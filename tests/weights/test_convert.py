@@ -105,7 +105,7 @@ def test_training_checkpoints_are_read_by_their_weights(tmp_path: Path, nest: st
 
     content = {nest: tiny.official(), "epoch": 3, "cfg": "a: 1", "meta": Namespace(x=np.float64(1))}
     src = saved(tmp_path / "training.pyth", content)
-    assert convert(src, tmp_path / "o.safetensors", model="tiny.k400-8f").container == nest
+    assert convert(src, tmp_path / "o.safetensors", model="tiny.k400-8f").wrapper_keys == nest
 
 
 def test_a_known_digest_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -371,7 +371,7 @@ def test_every_source_that_failed_is_named_with_its_reason(hub: Hub, tmp_path: P
 
 
 def test_a_dead_source_is_never_asked(hub: Hub, tmp_path: Path) -> None:
-    dead = https_source(hub, state="dead", checked="2026-08-14")
+    dead = https_source(hub, link_status="dead", checked="2026-08-14")
     other = https_source(hub, convertible=False)
     words = ("dead when last checked, 2026-08-14", "cannot be converted", "use near-1 or near-2")
     failed(row(dead, other), tmp_path, *words, alternatives=["near-1", "near-2"])

@@ -59,7 +59,7 @@ def folder(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", [NAME, "tiny.k400-8f.pth", "tiny.k400-8f.pyth"])
 def test_a_file_of_the_users_folder_serves_a_dead_source(hub: Hub, folder: Path, name: str) -> None:
     (folder / name).write_bytes(GOOD)
-    dead = https_source(hub, state="dead")
+    dead = https_source(hub, link_status="dead")
     fetched = download.fetch(row(dead))
     assert (fetched.path, fetched.source) == (folder / name, dead)
     assert hub.requests == []

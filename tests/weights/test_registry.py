@@ -125,11 +125,11 @@ def test_uniformerv2_sees_blue_first_on_something_something_only() -> None:
 @every_row
 def test_every_head_has_a_class_list_of_its_size_or_says_why_not(row: Checkpoint) -> None:
     for head in row.heads:
-        assert len(head.class_names()) == head.size
+        assert len(head.labels) == head.size
         assert head.confidence
         if not head.labels:
             assert head.confidence.startswith("unknown")
-            assert head.class_names()[17] == "class 17 (order unverified)"
+            assert head.labels[17] == "class 17 (order unverified)"
 
 
 @every_row
@@ -137,7 +137,7 @@ def test_every_source_brings_its_classes_into_the_order_of_its_row(row: Checkpoi
     if len(row.heads) > 1 or not row.heads[0].labels:
         assert not any(s.permutation for s in row.sources)
         return
-    wanted = row.heads[0].class_names()
+    wanted = row.heads[0].labels
     for source in row.sources:
         theirs = load_labels(source.labels)
         permutation = (
@@ -242,9 +242,9 @@ def test_a_source_says_where_it_is_what_is_known_and_since_when(
     else:
         assert source.sha256_source.startswith("none ")
     assert source.checked
-    if source.state in ("alive", "likely", "dead"):
+    if source.link_status in ("alive", "likely", "dead"):
         assert re.match(r"20\d\d(-\d\d-\d\d)? \(", source.checked)
-    if source.state == "dead":
+    if source.link_status == "dead":
         assert source is row.sources[-1]
     assert source.layout in ("official", "mmaction2", "torchvision", "hf", "scenic")
 

@@ -30,7 +30,7 @@ frames = 8
 resolution = 224
 views = "1x1"
 pipeline = "videoswin-kinetics"
-source = [{ kind = "local", layout = "vt", trust = "safetensors", file = "mine.safetensors" }]
+source = [{ kind = "local", layout = "vt", serialization = "safetensors", file = "mine.safetensors" }]
 """
 Write = Callable[[str], Path]
 
@@ -49,7 +49,7 @@ def test_a_users_file_adds_a_row(write: Write, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("VT_REGISTRY", str(write(NEW_ROW)))
     registry = load_registry()
     row = registry.find("videoswin-t.mine-8f")
-    assert row.heads[0].class_names() == load_labels("ucf101")
+    assert row.heads[0].labels == load_labels("ucf101")
     assert (row.pipeline.frames, row.pipeline.clips, row.pipeline.crops) == (8, 1, 1)
     assert row.available
     assert set(registry.checkpoints) == {*REGISTRY.checkpoints, "videoswin-t.mine-8f"}
@@ -65,7 +65,7 @@ def test_a_users_file_puts_its_sources_in_front_of_a_known_row(write: Write) -> 
                 [[checkpoint.source]]
                 kind = "hub"
                 layout = "vt"
-                trust = "safetensors"
+                serialization = "safetensors"
                 repo = "me/vivit"
                 file = "vivit.safetensors"
                 [default.model]
@@ -121,8 +121,8 @@ def test_a_broken_file_is_refused_by_name(write: Write, tmp_path: Path) -> None:
         ('views = "1x1"', 'views = "1x1"\nhead = "x"', "'head'"),
         ("resolution = 224", 'resolution = "224"', "a whole number"),
         ('kind = "local"', 'kind = "ftp"', "known are bundled, hub, https, local"),
-        ('trust = "safetensors"', 'trust = "yes"', "known are safetensors, pickle, msgpack"),
-        ('kind = "local"', 'kind = "local", state = "up"', "known are alive"),
+        ('serialization = "safetensors"', 'serialization = "yes"', "known are safetensors, pickle, msgpack"),
+        ('kind = "local"', 'kind = "local", link_status = "up"', "known are alive"),
         ('kind = "local"', 'kind = "local", permutation = "x"', "no class permutation 'x'"),
         ('kind = "local"', 'kind = "local", labels = "x"', "no class list 'x'"),
         ('labels = "ucf101"', 'labels = "ufc101"', "no class list 'ufc101'"),

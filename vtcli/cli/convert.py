@@ -11,8 +11,8 @@ from vtcli.errors import EXIT_OK, UsageError
 
 
 def convert(
-    src: Annotated[
-        Path,
+    source: Annotated[
+        str,
         typer.Argument(
             metavar="SRC", help="A checkpoint file; an id is enough to write one of ours elsewhere."
         ),
@@ -59,12 +59,13 @@ def convert(
     from vtcli.report.conversion import print_report
     from vtcli.weights import convert, export_graph, export_upstream
 
+    src = Path(source)
     if to == "safetensors":
         dst = output or src.with_name(f"{src.stem}.vt.safetensors")
         _refuse_overwriting_itself(src, dst)
         print_report(convert.convert(src, dst, model, layout, labels, verify), tensors)
         return EXIT_OK
-    ours = _our_file(src)
+    ours = _our_file(source)
     if to in export_graph.SUFFIXES:
         dst = output or Path(ours.stem + export_graph.SUFFIXES[to])
         _refuse_overwriting_itself(ours, dst)
@@ -79,15 +80,15 @@ def convert(
     return EXIT_OK
 
 
-def _our_file(src: Path) -> Path:
+def _our_file(source: str) -> Path:
     """One of our files, by its path or by a checkpoint's id."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.weights.resolve import is_path, resolve
 
-    if src.exists() or is_path(str(src)):
-        return src
+    if is_path(source):
+        return Path(source)
     with fetch_progress() as progress:
-        return resolve(str(src), progress).path
+        return resolve(source, progress).path
 
 
 def _refuse_overwriting_itself(src: Path, dst: Path) -> None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vtcli.data.annotations.base import Annotation, Label, Row
-from vtcli.data.catalog import CatalogEntry, Head
+from vtcli.data.catalog import CatalogEntry
 from vtcli.errors import DataError
+from vtcli.labels.heads import HeadSpec
 
 _AGREEMENT = 0.9  # of the folders that must bear their class's name; versions rename a few classes
 
@@ -67,22 +68,24 @@ def _head_labels(annotation: Annotation, place: int, entry: CatalogEntry | None)
         if row.labels
     ]
     if not labeled:
-        return _numbered(annotation, stated or (known.class_names() if known else ()), "")
+        return _numbered(annotation, stated or (known.labels if known else ()), "")
     if isinstance(labeled[0][1][0], str):
         return _from_names(annotation, stated, known)
     numbers = [(row, int(label)) for row, labels in labeled for label in labels]
     return _from_numbers(annotation, numbers, stated, known)
 
 
-def _known_head(entry: CatalogEntry | None, name: str) -> Head | None:
+def _known_head(entry: CatalogEntry | None, name: str) -> HeadSpec | None:
     return next((h for h in entry.heads if h.name == name), None) if entry else None
 
 
-def _from_names(annotation: Annotation, stated: tuple[str, ...], known: Head | None) -> _HeadLabels:
+def _from_names(
+    annotation: Annotation, stated: tuple[str, ...], known: HeadSpec | None
+) -> _HeadLabels:
     if stated:
         names, words = stated, ""
     elif known and known.labels:
-        names, words = known.class_names(), f" as in {known.labels}"
+        names, words = known.labels, f" as in {known.label_list}"
     else:
         names = tuple(sorted({str(label) for row in annotation.rows for label in row.labels}))
         words = " in sorted order"
@@ -121,7 +124,7 @@ def _from_numbers(
     annotation: Annotation,
     numbers: Sequence[tuple[Row, int]],
     stated: tuple[str, ...],
-    known: Head | None,
+    known: HeadSpec | None,
 ) -> _HeadLabels:
     if stated:
         return _numbered(annotation, stated, "")
@@ -155,7 +158,7 @@ def _check_base(annotation: Annotation, numbers: Sequence[tuple[Row, int]], coun
 
 
 def _order_of(
-    annotation: Annotation, numbers: Sequence[tuple[Row, int]], known: Head
+    annotation: Annotation, numbers: Sequence[tuple[Row, int]], known: HeadSpec
 ) -> tuple[tuple[str, ...], str]:
     """The class order that the names of the videos' folders show, else the usual one, and the words
     that say which.
@@ -163,11 +166,11 @@ def _order_of(
     orders = known.known_orders()
     if not orders:
         return (), ""
-    usual = orders[known.labels]
+    usual = orders[known.label_list]
     pairs = _folder_pairs(numbers, usual)
     if not pairs:
         others = f" ({' and '.join(list(orders)[1:])} in use too)" if len(orders) > 1 else ""
-        return usual, f" taken to be in the order of {known.labels}{others}"
+        return usual, f" taken to be in the order of {known.label_list}{others}"
     for stem, names in orders.items():
         if sum(_agrees(pair, names) for pair in pairs) >= _AGREEMENT * len(pairs):
             return names, f" in the order of {stem} as their folders show"

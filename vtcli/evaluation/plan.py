@@ -100,11 +100,5 @@ def _heads(known: ModelCard | Checkpoint, label_set: str | None) -> list[HeadSpe
     """The model's classifiers with their class names, as they are going to be read."""
     if label_set is not None:
         labels = load_labels(label_set)
-        return [replace(_card_heads(known)[0], size=len(labels), labels=labels)]
-    return _card_heads(known)
-
-
-def _card_heads(known: ModelCard | Checkpoint) -> list[HeadSpec]:
-    if isinstance(known, ModelCard):
-        return list(known.heads)
-    return [HeadSpec(h.name, h.size, h.class_names(), h.confidence) for h in known.heads]
+        return [replace(known.heads[0], size=len(labels), labels=labels)]
+    return list(known.heads)

@@ -18,7 +18,7 @@ from vtcli.video.pipeline import Pipeline
 from vtcli.weights.checkpoint import HeadSpec, ModelCard
 from vtcli.weights.model_config import config_for
 from vtcli.weights.registry import Checkpoint
-from vtcli.weights.resolve import is_path, lookup, resolve
+from vtcli.weights.resolve import lookup, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -140,9 +140,9 @@ def _from_image(start: ModelInit, on_download: ProgressCallback | None) -> dict[
         raise UsageError(f"{start.architecture.title} does not start from an image model")
     path = _image_file(start.init, on_download)
     mapped = start.architecture.init_from_image_model(read_checkpoint(path).tensors, start.config)
-    if mapped.left_over:
+    if mapped.unexpected:
         raise LayoutError(
-            f"{start.init} has {format_names(mapped.left_over)} that {start.architecture.title} has "
+            f"{start.init} has {format_names(mapped.unexpected)} that {start.architecture.title} has "
             "no place for; take the image model that its paper starts from"
         )
     return mapped.tensors
@@ -152,8 +152,9 @@ def _image_file(name: str, on_download: ProgressCallback | None) -> Path:
     """The file of an image model; timm's names lie at hf://timm/NAME."""
     from vtcli.weights.download import fetch_hub_file
 
-    if is_path(name) or Path(name).suffix in (".pth", ".pt", ".bin", ".npz"):
-        return Path(name).expanduser()
+    path = Path(name).expanduser()
+    if path.is_file() or path.suffix in (".safetensors", ".pth", ".pt", ".bin", ".npz"):
+        return path
     repo, _, revision = name.removeprefix("hf://").partition("@")
     if not name.startswith("hf://"):
         if "/" in name:
