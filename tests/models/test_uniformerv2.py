@@ -163,7 +163,7 @@ def test_a_whole_clip_with_its_text_tower_is_read_by_its_image_tower() -> None:
 
 
 def test_what_is_no_clip_is_refused() -> None:
-    with pytest.raises(LayoutError, match="no CLIP image transformer"):
+    with pytest.raises(LayoutError, match="not a CLIP image transformer"):
         ARCHITECTURE.init_from_image_model(
             {"fc.weight": torch.ones(2, 2)}, PRESETS["uniformerv2-b"]
         )

@@ -301,7 +301,7 @@ def test_an_image_swin_of_timm_is_read_whole() -> None:
 
 
 def test_what_is_no_image_swin_is_refused() -> None:
-    with pytest.raises(LayoutError, match="no image Swin"):
+    with pytest.raises(LayoutError, match="not an image Swin"):
         init_from_image_model({"fc.weight": torch.ones(2, 2)}, PRESETS["videoswin-t"])
 
 

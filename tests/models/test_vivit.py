@@ -147,12 +147,12 @@ def test_other_clips_are_read_off_shapes_with_a_hint() -> None:
     assert infer_config(shapes_of(longer), {}) == longer
     joint = replace(PRESETS["vivit-b"], num_frames=128)
     assert infer_config(shapes_of(joint), {"num_frames": 128}) == joint
-    with pytest.raises(LayoutError, match="say what clip"):
+    with pytest.raises(LayoutError, match="give num_frames and image_size"):
         infer_config(shapes_of(replace(PRESETS["vivit-b"], num_frames=12)), {})
 
 
 def test_what_is_no_vivit_is_refused() -> None:
-    with pytest.raises(LayoutError, match="no complete ViViT"):
+    with pytest.raises(LayoutError, match="not a complete ViViT"):
         infer_config({"head.weight": (10, 10)}, {})
 
 
@@ -282,7 +282,7 @@ def test_two_heads_answer_by_name_and_share_one_classifier() -> None:
     }
     config = with_overrides(PRESETS["vivit-b"], {"heads": [["noun", 300], ["verb", 100]]})
     assert config.heads == (("noun", 300), ("verb", 100))
-    with pytest.raises(UsageError, match="do not make up 400"):
+    with pytest.raises(UsageError, match="do not add up to 400"):
         replace(config, heads=(("noun", 300), ("verb", 97)))
 
 

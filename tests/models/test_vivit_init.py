@@ -28,7 +28,7 @@ from tests.models.vivit_goldens import (
 from vtcli.errors import LayoutError
 from vtcli.models.layouts import from_vt, to_vt
 from vtcli.models.vivit import ARCHITECTURE, PRESETS
-from vtcli.models.vivit.checkpoints import Inflation, inflate, init_from_image_model
+from vtcli.models.vivit.image_init import Inflation, inflate, init_from_image_model
 
 INITS = sorted(p.stem for p in GOLDEN.glob("init_*.json"))
 EMBEDDING: dict[str, Inflation] = {
@@ -148,7 +148,7 @@ def test_what_initialization_leaves_out_is_reported() -> None:
 
 def test_an_image_model_that_does_not_fit_is_refused() -> None:
     manifest = json.loads((GOLDEN / "init_m1_central_tile.json").read_text())
-    with pytest.raises(LayoutError, match="no image ViT"):
+    with pytest.raises(LayoutError, match="not an image ViT"):
         init_from_image_model({"fc.weight": torch.ones(2, 2)}, config_of(manifest))
     with pytest.raises(LayoutError, match="of the model's size"):
         init_from_image_model(image_model(manifest), replace(config_of(manifest), depth=4))

@@ -292,7 +292,7 @@ def test_several_classifiers_answer_by_name() -> None:
     assert isinstance(answers, dict)
     assert torch.equal(answers["verb"], together[:, :97])
     assert torch.equal(answers["noun"], together[:, 97:])
-    with pytest.raises(UsageError, match="do not make up 400 classes"):
+    with pytest.raises(UsageError, match="do not add up to 400 classes"):
         replace(PRESETS["xvit-b"], heads=EPIC)
 
 

@@ -195,5 +195,5 @@ def test_a_patch_embedding_stored_as_a_linear_layer_is_read() -> None:
 
 
 def test_what_is_no_vit_is_no_start() -> None:
-    with pytest.raises(LayoutError, match="no vision transformer"):
+    with pytest.raises(LayoutError, match="not a vision transformer"):
         init_from_image_model({"fc.weight": torch.ones(2, 2)}, PRESETS["xvit-b"])

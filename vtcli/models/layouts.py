@@ -134,7 +134,7 @@ class Layout:
         return {}
 
     def _has_no_prefix(self, name: str) -> bool:
-        """Whether a rule has this name without the prefix, like a classifier next to `backbone.`."""
+        """Whether a rule has this name without the prefix, such as a classifier's."""
         bare = [n for rule in self.rules for n in rule.names if not n.startswith(self.prefix)]
         return any(_pattern(n).fullmatch(name) for n in bare)
 

@@ -180,7 +180,7 @@ def init_from_image_model(tensors: Mapping[str, Tensor], config: UniFormerV2Conf
 
 
 def inflate_center(kernel_C3HW: Tensor, frames: int) -> Tensor:
-    """An image kernel in the middle frame of a video kernel, zeros elsewhere: -> [C,3,frames,H,W]."""
+    """An image kernel as the middle frame of a video kernel of zeros: -> [C,3,frames,H,W]."""
     inflated = kernel_C3HW.new_zeros(*kernel_C3HW.shape[:2], frames, *kernel_C3HW.shape[2:])
     inflated[:, :, frames // 2] = kernel_C3HW
     return inflated

@@ -1,4 +1,4 @@
-"""Read upstream checkpoint files safely: safetensors, PyTorch pickle, Flax msgpack or NumPy archive.
+"""Read upstream checkpoint files safely: safetensors, PyTorch pickle, Flax msgpack, NumPy archive.
 
 The format is detected from the file's first bytes, never from its name. Nothing in a file is ever
 executed: a pickle that names anything but tensors and known inert records is refused, and so is a
