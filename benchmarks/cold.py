@@ -56,7 +56,7 @@ def write_weights(folder: Path) -> tuple[Path, Path]:
     net = create_model(CHECKPOINT)
     tensors = from_vt(get_architecture("vivit").layouts["hf"], net.state_dict(), net.config)
     write_checkpoint(upstream / "model.safetensors", tensors, {})
-    labels = load_registry().find(CHECKPOINT).heads[0].class_names()
+    labels = load_registry().find(CHECKPOINT).heads[0].labels
     (upstream / "config.json").write_text(hf_config(net.config, labels)[1])
     (upstream / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     words = ("convert", str(upstream / "model.safetensors"), "-m", CHECKPOINT, "-o", str(ours))

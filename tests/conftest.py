@@ -1,4 +1,4 @@
-"""Every test has a cache of its own and none of the user's settings."""
+"""Every test has its own cache and none of the user's settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Tests that run side by side share the cores; read when torch is loaded, here and in processes
-    # that tests start.
+    # Parallel tests share the cores. Read when torch is loaded, here and in child processes.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests import goldens
@@ -36,7 +35,7 @@ def _default_interrupts() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    goldens.drawn = tmp_path_factory.mktemp("drawn")
+def _golden_weights_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    goldens.weights_folder = tmp_path_factory.mktemp("golden_weights")
     yield
-    goldens.drawn = None
+    goldens.weights_folder = None

@@ -15,8 +15,8 @@ ENTRIES = load_catalog().values()
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
 def test_every_class_list_has_as_many_names_as_its_dataset_has_classes(entry) -> None:
     for head in entry.heads:
-        names = head.class_names()
-        assert len(names) == (head.size if head.labels else 0)
+        names = head.labels
+        assert len(names) == (head.size if head.label_list else 0)
         assert all(len(order) == head.size for order in head.known_orders().values())
 
 

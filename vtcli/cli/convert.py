@@ -11,8 +11,8 @@ from vtcli.errors import EXIT_OK, UsageError
 
 
 def convert(
-    src: Annotated[
-        Path,
+    source: Annotated[
+        str,
         typer.Argument(
             metavar="SRC", help="Checkpoint file; with --to, a checkpoint id works too."
         ),
@@ -78,12 +78,13 @@ def convert(
     from vtcli.report.conversion import print_report
     from vtcli.weights import convert, export_graph, export_upstream
 
+    src = Path(source)
     if to == "safetensors":
         dst = output or src.with_name(f"{src.stem}.vt.safetensors")
         _refuse_overwriting_input(src, dst)
         print_report(convert.convert(src, dst, model, layout, labels, verify), tensors)
         return EXIT_OK
-    checkpoint = _local_checkpoint(src)
+    checkpoint = _local_checkpoint(source)
     if to in export_graph.SUFFIXES:
         dst = output or Path(checkpoint.stem + export_graph.SUFFIXES[to])
         _refuse_overwriting_input(checkpoint, dst)
@@ -98,15 +99,15 @@ def convert(
     return EXIT_OK
 
 
-def _local_checkpoint(src: Path) -> Path:
+def _local_checkpoint(source: str) -> Path:
     """A checkpoint file that vt wrote, by path or checkpoint id."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.weights.resolve import is_path, resolve
 
-    if src.exists() or is_path(str(src)):
-        return src
+    if is_path(source):
+        return Path(source)
     with fetch_progress() as progress:
-        return resolve(str(src), progress).path
+        return resolve(source, progress).path
 
 
 def _refuse_overwriting_input(src: Path, dst: Path) -> None:

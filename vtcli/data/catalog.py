@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from vtcli.errors import UsageError
-from vtcli.labels import list_label_files, load_labels
+from vtcli.labels.heads import HeadSpec
 
 _SPLIT_WORDS = {
     "train": "train",
@@ -28,27 +28,6 @@ _SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
-
-
-@dataclass(frozen=True)
-class Head:
-    """One classification head, and its class list ("" if no class order is known)."""
-
-    name: str
-    size: int
-    labels: str = ""
-
-    def class_names(self) -> tuple[str, ...]:
-        """The class names in index order; empty if no list is known."""
-        return load_labels(self.labels) if self.labels else ()
-
-    def known_orders(self) -> Mapping[str, tuple[str, ...]]:
-        """Every class order of this dataset by the name of its list, the usual one first."""
-        if not self.labels:
-            return {}
-        dataset = self.labels.split(".")[0]
-        others = [s for s in list_label_files() if s.split(".")[0] == dataset and s != self.labels]
-        return {stem: load_labels(stem) for stem in (self.labels, *others)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +54,7 @@ class CatalogEntry:
     aliases: tuple[str, ...]
     annotations: str
     default_split: str
-    heads: tuple[Head, ...]
+    heads: tuple[HeadSpec, ...]
     splits: Mapping[str, Split]
     layout: str
     format: str = ""
@@ -98,7 +77,10 @@ def load_catalog() -> Mapping[str, CatalogEntry]:
 
 
 def _entry(table: dict[str, Any]) -> CatalogEntry:
-    heads = tuple(Head(**head) for head in table.pop("head"))
+    heads = tuple(
+        HeadSpec.from_list(head["name"], head["size"], head.get("labels", ""))
+        for head in table.pop("head")
+    )
     splits = [Split(**_tuples(split)) for split in table.pop("split")]
     by_name = {split.name: split for split in splits}
     table["layout"] = table["layout"].strip()

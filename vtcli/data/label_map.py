@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vtcli.data.annotations.base import Annotation, AnnotationRow, Label
-from vtcli.data.catalog import CatalogEntry, Head
+from vtcli.data.catalog import CatalogEntry
 from vtcli.errors import DataError
+from vtcli.labels.heads import HeadSpec
 from vtcli.runtime.words import plural
 
 # Fraction of class folders that must agree with a class order; versions rename a few classes.
@@ -69,22 +70,24 @@ def _head_labels(annotation: Annotation, position: int, entry: CatalogEntry | No
         if row.labels
     ]
     if not labeled:
-        return _numbered(annotation, listed or (known.class_names() if known else ()), "")
+        return _numbered(annotation, listed or (known.labels if known else ()), "")
     if isinstance(labeled[0][1][0], str):
         return _from_names(annotation, listed, known)
     numbers = [(row, int(label)) for row, labels in labeled for label in labels]
     return _from_numbers(annotation, numbers, listed, known)
 
 
-def _known_head(entry: CatalogEntry | None, name: str) -> Head | None:
+def _known_head(entry: CatalogEntry | None, name: str) -> HeadSpec | None:
     return next((h for h in entry.heads if h.name == name), None) if entry else None
 
 
-def _from_names(annotation: Annotation, listed: tuple[str, ...], known: Head | None) -> _HeadLabels:
+def _from_names(
+    annotation: Annotation, listed: tuple[str, ...], known: HeadSpec | None
+) -> _HeadLabels:
     if listed:
         names, description = listed, ""
     elif known and known.labels:
-        names, description = known.class_names(), f" as in {known.labels}"
+        names, description = known.labels, f" as in {known.label_list}"
     else:
         names = tuple(sorted({str(label) for row in annotation.rows for label in row.labels}))
         description = " in sorted order"
@@ -125,7 +128,7 @@ def _from_numbers(
     annotation: Annotation,
     numbers: Sequence[tuple[AnnotationRow, int]],
     listed: tuple[str, ...],
-    known: Head | None,
+    known: HeadSpec | None,
 ) -> _HeadLabels:
     if listed:
         return _numbered(annotation, listed, "")
@@ -161,7 +164,7 @@ def _check_base(
 
 
 def _order_of(
-    annotation: Annotation, numbers: Sequence[tuple[AnnotationRow, int]], known: Head
+    annotation: Annotation, numbers: Sequence[tuple[AnnotationRow, int]], known: HeadSpec
 ) -> tuple[tuple[str, ...], str]:
     """The class order that agrees with the names of the videos' folders, else the usual one, and a
     description of which it is.
@@ -169,13 +172,13 @@ def _order_of(
     orders = known.known_orders()
     if not orders:
         return (), ""
-    usual = orders[known.labels]
+    usual = orders[known.label_list]
     pairs = _folder_pairs(numbers, usual)
     if not pairs:
         others = " and ".join(list(orders)[1:])
         verb = "are" if len(orders) > 2 else "is"
         note = f" ({others} {verb} also in use)" if others else ""
-        return usual, f" assumed to be in the order of {known.labels}{note}"
+        return usual, f" assumed to be in the order of {known.label_list}{note}"
     for stem, names in orders.items():
         if sum(_agrees(pair, names) for pair in pairs) >= _MIN_AGREEMENT * len(pairs):
             return names, f" in the order of {stem} as the folder names show"

@@ -105,11 +105,7 @@ def plan_evaluation(
 
 def model_heads(checkpoint: ModelCard | Checkpoint, label_set: str | None) -> list[HeadSpec]:
     """The model's classifiers with their class names, restricted to `label_set` if given."""
-    if isinstance(checkpoint, ModelCard):
-        heads = list(checkpoint.heads)
-    else:
-        heads = [HeadSpec(h.name, h.size, h.class_names(), h.confidence) for h in checkpoint.heads]
     if label_set is None:
-        return heads
+        return list(checkpoint.heads)
     labels = load_labels(label_set)
-    return [replace(heads[0], size=len(labels), labels=labels)]
+    return [replace(checkpoint.heads[0], size=len(labels), labels=labels)]

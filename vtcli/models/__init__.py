@@ -31,19 +31,19 @@ ENTRY_POINTS = "vtcli.architectures"
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything the rest of the program needs to know of one architecture.
+    """Everything the rest of the program needs to know about one architecture.
 
-    presets: published sizes by model name, e.g. `uniformerv2-b`.
-    build: config -> module, its parameters made under the current default device.
-    infer_config: shapes by our names, and what the weights do not show -> config.
+    presets: published configurations by model name, e.g. `uniformerv2-b`.
+    build: config -> module, with parameters on the current default device.
+    infer_config: (shapes by our names, fields that shapes do not show) -> config.
     published_macs: config -> multiply-accumulates of one view as papers count them.
     layouts: upstream file layouts by name.
-    variable_fields: fields in which files of one model may differ; their shapes are believed.
+    variable_fields: fields that may differ between files of one model; a file's shapes decide.
     head_tensors: our names of the tensors whose first dimension is the class index.
-    init_from_image_model: image-model tensors, config -> our tensors for the part they cover (None:
-    there is no such source).
+    init_from_image_model: (tensors of an image model, config) -> the tensors of ours that they
+        provide; None if there is no such image model.
     recipes: training recipes by variant: "default", and "something" for labels that distinguish
-    left from right. Without any, training uses the defaults of `Recipe`.
+        left from right. Without any, training uses the defaults of `Recipe`.
 
     The network itself states what training needs of its layers; see `vtcli.training.layers` for
     the methods `group_matcher` and `transformer_blocks`.
@@ -67,7 +67,7 @@ class Architecture:
         return type(next(iter(self.presets.values())))
 
     def read_config(self, table: Mapping[str, Any]) -> Any:
-        """A configuration from its JSON form, where tuples are lists."""
+        """A configuration from its JSON form, in which tuples are lists."""
         return with_overrides(self.config_class(), table)
 
 
@@ -75,7 +75,7 @@ _registered: dict[str, Architecture] = {}
 
 
 def register_architecture(architecture: Architecture) -> None:
-    """Add an architecture from outside this package, until the process ends."""
+    """Register an architecture from outside this package for the rest of the process."""
     _registered[architecture.name] = architecture
 
 
@@ -130,7 +130,7 @@ def _load(entry_point: EntryPoint) -> Architecture:
 def find_preset(model: str) -> tuple[Architecture, Any]:
     """The architecture and published configuration of a model name such as `uniformerv2-b`.
 
-    Raises `UnknownModelError` where no architecture publishes it.
+    Raises `UnknownModelError` if no architecture has it.
     """
     for name in list_architectures():
         architecture = get_architecture(name)
@@ -152,7 +152,7 @@ def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 def count_layers(names: Container[str], pattern: str) -> int:
-    """How many consecutive layers, from 0, have the tensor that `pattern` names with `{}`."""
+    """The number of consecutive layers, from 0, with the tensor that `pattern` names with `{}`."""
     count = 0
     while pattern.format(count) in names:
         count += 1
@@ -160,5 +160,5 @@ def count_layers(names: Container[str], pattern: str) -> int:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists, which JSON and TOML give, as the tuples a frozen configuration holds."""
+    """Lists, as in JSON and TOML, as the tuples of a frozen configuration."""
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value

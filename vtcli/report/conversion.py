@@ -18,7 +18,7 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
 
     # Paths and tensor names are printed as they are, without markup or emoji codes.
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    inside = f" under '{report.container}'" if report.container else ""
+    inside = f" under '{report.wrapper_keys}'" if report.wrapper_keys else ""
     source, output = (str(report.source), "bold"), (str(report.output), "bold")
     console.print(Text.assemble(source, " -> ", output))
     console.print(f"  model      {report.model or report.arch}")

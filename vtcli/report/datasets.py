@@ -94,8 +94,8 @@ def print_card(
 def _facts(entry: CatalogEntry) -> Iterator[tuple[str, str]]:
     yield "aliases", ", ".join(entry.aliases)
     for head in entry.heads:
-        order = f"order of {head.labels}" if head.labels else "class order unknown"
-        others = [stem for stem in head.known_orders() if stem != head.labels]
+        order = f"order of {head.label_list}" if head.labels else "class order unknown"
+        others = [stem for stem in head.known_orders() if stem != head.label_list]
         order += f", also in use: {', '.join(others)}" if others else ""
         yield f"{head.name}s", f"{head.size} classes, {order}"
     for split in entry.splits.values():

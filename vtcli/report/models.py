@@ -48,7 +48,7 @@ def best_state(row: Checkpoint) -> str:
 
     `unread` where all known files have tensor names that no layout describes.
     """
-    states = [s.state for s in row.sources if s.convertible]
+    states = [s.link_status for s in row.sources if s.convertible]
     last = "dead" if states else "unread"
     return next((s for s in ("alive", "likely", "unknown") if s in states), last)
 
@@ -123,7 +123,7 @@ def _facts(row: Checkpoint, cached: Path | None) -> Iterator[tuple[str, str]]:
     yield "model", f"{row.model} ({row.arch})"
     yield "dataset", row.dataset
     for head in row.heads:
-        order = f"order: {head.labels or 'unknown'} ({head.confidence or 'not stated'})"
+        order = f"order: {head.label_list or 'unknown'} ({head.confidence or 'not stated'})"
         yield f"{head.name} head", f"{head.size} classes, {order}"
     yield "clip", f"{row.frames} frames of {row.resolution}x{row.resolution}"
     yield (
@@ -147,13 +147,14 @@ def _facts(row: Checkpoint, cached: Path | None) -> Iterator[tuple[str, str]]:
 
 def _source_lines(source: Source) -> Iterator[str]:
     mark = "" if source.convertible else ", not convertible"
-    yield f"[{source.state}{mark}] {source.address}"
+    yield f"[{source.link_status}{mark}] {source.address}"
     digest = source.sha256 or (
         f"{source.sha256_prefix}..." if source.sha256_prefix else "not stated"
     )
     size = f"{source.bytes / 1e6:.0f} MB, " if source.bytes else ""
     order = source.labels or "unknown"
-    yield f"    {size}{source.layout} layout, {source.trust}, sha256 {digest}, class order {order}"
+    kind = f"{source.layout} layout, {source.serialization}"
+    yield f"    {size}{kind}, sha256 {digest}, class order {order}"
     for text in (source.checked and f"checked {source.checked}", source.notes):
         if text:
             yield f"    {text}"

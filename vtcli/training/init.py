@@ -18,7 +18,7 @@ from vtcli.video.pipeline import Pipeline
 from vtcli.weights.checkpoint import HeadSpec, ModelCard
 from vtcli.weights.model_config import config_for
 from vtcli.weights.registry import Checkpoint
-from vtcli.weights.resolve import is_path, lookup, resolve
+from vtcli.weights.resolve import lookup, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -165,9 +165,9 @@ def _from_image(model_init: ModelInit, on_download: ProgressCallback | None) -> 
     mapped = model_init.architecture.init_from_image_model(
         read_checkpoint(path).tensors, model_init.config
     )
-    if mapped.left_over:
+    if mapped.unexpected:
         raise LayoutError(
-            f"{model_init.init} has {format_names(mapped.left_over)} that "
+            f"{model_init.init} has {format_names(mapped.unexpected)} that "
             f"{model_init.architecture.title} does not use; choose the image model that its paper "
             "starts from"
         )
@@ -178,8 +178,9 @@ def _image_file(name: str, on_download: ProgressCallback | None) -> Path:
     """The file of an image model; a name of timm is a repository hf://timm/NAME."""
     from vtcli.weights.download import fetch_hub_file
 
-    if is_path(name) or Path(name).suffix in (".pth", ".pt", ".bin", ".npz"):
-        return Path(name).expanduser()
+    path = Path(name).expanduser()
+    if path.is_file() or path.suffix in (".safetensors", ".pth", ".pt", ".bin", ".npz"):
+        return path
     repo, _, revision = name.removeprefix("hf://").partition("@")
     if not name.startswith("hf://"):
         if "/" in name:

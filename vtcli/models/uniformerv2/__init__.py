@@ -1,6 +1,4 @@
-"""UniFormerV2: CLIP image transformers armed with local and global UniFormer blocks (arXiv
-2211.09552).
-"""
+"""UniFormerV2: CLIP's image transformer with local and global blocks (arXiv 2211.09552)."""
 
 from vtcli.models import Architecture
 from vtcli.models.uniformerv2.checkpoints import LAYOUTS, init_from_image_model
