@@ -1,9 +1,8 @@
-"""Reference answers: rebuild the synthetic weights a golden was made with, and find its files.
+"""Goldens, the outputs of upstream code: their files, and the synthetic weights behind them.
 
 A manifest lists every tensor of one upstream checkpoint with shape, kind, mean and std; its values
-are drawn from NumPy's legacy generator, seeded by the crc32 of the tensor's name. Small goldens lie
-in tests/golden; big ones are read from the folder $VT_GOLDEN, and tests that need them skip where
-it is not set.
+are sampled with NumPy's legacy generator, seeded by the crc32 of the tensor's name. Small goldens
+are in tests/golden; big ones in the folder $VT_GOLDEN, without which tests that need them skip.
 """
 
 from __future__ import annotations
@@ -24,49 +23,49 @@ from torch import Tensor, nn
 from vtcli.models import Architecture
 
 ROOT = Path(__file__).parent / "golden"
-# Set by conftest: where the weights of big goldens, which take seconds to draw, are kept.
-drawn: Path | None = None
+# Set by conftest: a folder for the weights of big goldens, which take seconds to generate.
+weights_folder: Path | None = None
 
 
 def synthetic(name: str, shape: list[int], kind: str, mean: float, std: float) -> Tensor:
     """One tensor of a golden's checkpoint."""
     if kind == "index":
         return torch.zeros(shape, dtype=torch.int64)
-    draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(size=tuple(shape))
-    values = np.asarray(draw.astype(np.float32) * np.float32(std) + np.float32(mean))
+    noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(size=tuple(shape))
+    values = np.asarray(noise.astype(np.float32) * np.float32(std) + np.float32(mean))
     if kind == "abs":
         values = np.abs(values) + np.float32(0.5)
     return torch.from_numpy(np.array(values, dtype=np.float32))
 
 
 def synthetic_tensors(listing: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    """All tensors of one listing, by name; NumPy lets all cores draw at once."""
+    """All tensors of one listing, by name; generated on all cores, as NumPy releases the GIL."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         values = pool.map(lambda name: synthetic(name, **listing[name]), listing)
         return dict(zip(listing, values, strict=True))
 
 
 def load_manifest(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The manifest and the checkpoint's tensors under upstream's names.
+    """The manifest and the checkpoint's tensors by upstream's names.
 
-    Several tests need the weights of each big golden: they are drawn once in a session.
+    Several tests need the weights of each big golden, so they are generated once per session.
     """
     manifest = json.loads(path.read_text())
     listing = manifest["tensors"]
-    if drawn is None or path.is_relative_to(ROOT):
+    if weights_folder is None or path.is_relative_to(ROOT):
         return manifest, synthetic_tensors(listing)
-    kept = drawn / f"{path.parent.name}-{path.stem}.safetensors"
-    if not kept.exists():
-        save_file(synthetic_tensors(listing), kept)
-    tensors = load_file(kept)
-    # Copies, since what is loaded is one block of memory, which torch.save would write whole.
+    cached = weights_folder / f"{path.parent.name}-{path.stem}.safetensors"
+    if not cached.exists():
+        save_file(synthetic_tensors(listing), cached)
+    tensors = load_file(cached)
+    # Copies, because all tensors share one block of memory, which torch.save would write.
     return manifest, {name: tensors[name].clone() for name in listing}
 
 
 def golden_input(shape: list[int], seed: int = 0) -> Tensor:
     """The clip a golden was computed on: N(0, 1) of the manifest's input shape."""
-    draw = np.random.RandomState(seed).standard_normal(size=tuple(shape))
-    return torch.from_numpy(draw.astype(np.float32))
+    noise = np.random.RandomState(seed).standard_normal(size=tuple(shape))
+    return torch.from_numpy(noise.astype(np.float32))
 
 
 def golden_dir(arch: str) -> Path:
@@ -75,7 +74,7 @@ def golden_dir(arch: str) -> Path:
 
 
 def big_golden(arch: str, name: str) -> Path:
-    """A golden that is too big to come with the tests; skips where $VT_GOLDEN does not hold it."""
+    """A golden that is too big for tests/golden; skips the test if $VT_GOLDEN does not have it."""
     root = os.environ.get("VT_GOLDEN", "")
     path = Path(root) / arch / name
     if not root or not path.exists():
@@ -84,7 +83,7 @@ def big_golden(arch: str, name: str) -> Path:
 
 
 def build_model(architecture: Architecture, config: Any, tensors: dict[str, Tensor]) -> nn.Module:
-    """A network in evaluation mode with exactly these weights, under our names."""
+    """A network in evaluation mode with exactly these weights, by our names."""
     with torch.device("meta"):
         model = architecture.build(config)
     model.load_state_dict(tensors, assign=True)

@@ -1,8 +1,8 @@
-"""A Hugging Face Hub on loopback: as much of it as the real client needs to fetch and to push.
+"""A Hugging Face Hub on localhost: what the real client needs to download and to push.
 
-Large files answer with a redirect to a second port, as the Hub sends its clients to a file store on
-another host. Plain files lie under /files/ of that store, for sources that are fetched over https.
-Every request is recorded, and faults can be laid on a file. By hand: `python -m tests.hub FOLDER`.
+Large files are redirected to a second port, as the Hub redirects to a file store on another host.
+Plain files are under /files/ of that store, for sources that are downloaded over https. Every
+request is recorded, and faults can be injected per file. By hand: `python -m tests.hub FOLDER`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Fault:
-    """What befalls a file, `times` times: an HTTP status, other bytes, or a cut after n bytes."""
+    """A fault injected `times` times: an HTTP status, other bytes, or a cut after n bytes."""
 
     status: int = 0
     body: bytes | None = None
@@ -79,7 +79,7 @@ class Hub:
         self.url, self.store_url = (f"http://127.0.0.1:{s.server_address[1]}" for s in self.servers)
 
     def start(self) -> None:
-        """Serve in the background until `stop`."""
+        """Serve in the background until `stop` is called."""
         for server in self.servers:
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -91,12 +91,12 @@ class Hub:
             server.server_close()
 
     def add_repo(self, name: str, files: dict[str, bytes], **access: bool) -> Repo:
-        """A repository; `private=True` and `gated=True` close it."""
+        """Add a repository, which may be `private=True` or `gated=True`."""
         self.repos[name] = Repo(dict(files), **access)
         return self.repos[name]
 
     def add_file(self, name: str, content: bytes) -> str:
-        """A plain file and its address."""
+        """Add a plain file; returns its URL."""
         self.files[name] = content
         return f"{self.store_url}/files/{name}"
 
@@ -106,13 +106,13 @@ class Hub:
 
 
 def point_client_at(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the Hub's client of this process use `hub`, and empty caches below `home`.
+    """Make the Hub's client of this process use `hub` and empty caches in `home`.
 
-    The client reads its environment once, on import, so what it keeps of it is set here.
+    The client reads its environment only on import, so its constants are set here.
     """
     from huggingface_hub import constants
 
-    kept = {
+    values = {
         "ENDPOINT": hub.url,
         "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_CACHE": str(home / "hf" / "hub"),
@@ -122,7 +122,7 @@ def point_client_at(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "HF_HUB_DISABLE_XET": True,
         "DOWNLOAD_CHUNK_SIZE": 1024,
     }
-    for name, value in kept.items():
+    for name, value in values.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("VT_CACHE", str(home / "vt"))
     monkeypatch.setenv("NO_PROXY", "*")
@@ -142,16 +142,16 @@ def running_hub() -> Iterator[Hub]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Recording, reading and answering, common to the pages and the file store."""
+    """Recording, reading and responding, shared by the pages and the file store."""
 
     hub: Hub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args: Any) -> None:
-        """Keep the terminal quiet; `Hub.requests` has it all."""
+        """Print nothing; `Hub.requests` has every request."""
 
     def record(self) -> str:
-        """Note the request; returns its path."""
+        """Record the request; returns its path."""
         path = urlsplit(self.path).path
         header = self.headers.get
         self.hub.requests.append(
@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
         return path
 
     def body(self) -> bytes:
-        """The content of a request, sent whole or in chunks."""
+        """The content of a request, also of a chunked one."""
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         content = b""
@@ -171,7 +171,7 @@ class Handler(BaseHTTPRequestHandler):
         return content
 
     def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
-        """One whole answer; header names are written with `_` for `-`."""
+        """A complete response; header names are written with `_` for `-`."""
         self.send_response(status)
         for name, value in {"Content_Length": str(len(content)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
@@ -183,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(status, json.dumps(value).encode(), Content_Type="application/json")
 
     def send_file(self, name: str, content: bytes, etag: str, **headers: str) -> None:
-        """A file or the rest of it that a Range header asks for, with the fault laid on it."""
+        """A file, or the rest of it that a Range header asks for, with its injected fault."""
         fault = self.fault(name)
         if fault.status:
             self.answer(fault.status)
@@ -204,7 +204,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer_cut(206 if start else 200, piece, fault.cut_after, headers)
 
     def answer_cut(self, status: int, piece: bytes, length: int, headers: dict[str, str]) -> None:
-        """Promise a whole piece, send `length` bytes of it and hang up."""
+        """Announce the full length, send `length` bytes and disconnect."""
         self.send_response(status)
         for name, value in {"Content_Length": str(len(piece)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
@@ -212,13 +212,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(piece[:length])
 
     def start(self, etag: str) -> int:
-        """The first byte asked for: 0 without a Range, or where If-Range names another version."""
+        """The first requested byte: 0 without a Range, or if If-Range names another version."""
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         same = self.headers.get("If-Range", f'"{etag}"') == f'"{etag}"'
         return int(wanted[1]) if wanted and same else 0
 
     def fault(self, name: str) -> Fault:
-        """The fault that now befalls a file; without a body in the answer only a status can."""
+        """The fault for this request; a response without body can only have a wrong status."""
         fault = self.hub.faults.get(name, Fault(times=0))
         if fault.times <= 0:
             return Fault()
@@ -246,7 +246,7 @@ class FileStore(Handler):
         self.do_GET()
 
     def do_PUT(self) -> None:
-        """An upload under its sha256, which is checked; the fault `upload` befalls any."""
+        """An upload by its sha256, which is checked; the fault `upload` applies to all."""
         oid = self.record().rpartition("/")[2]
         content = self.body()
         if status := self.fault("upload").status:
@@ -259,7 +259,7 @@ class FileStore(Handler):
 
 
 class HubPages(Handler):
-    """The Hub itself: files of repositories and the interface for making commits."""
+    """The Hub itself: files of repositories and the API for commits."""
 
     def do_GET(self) -> None:
         path = self.record()
@@ -301,7 +301,7 @@ class HubPages(Handler):
         self.answer(status, X_Error_Message="You don't have the rights to write here.")
 
     def readable(self, name: str) -> Repo | None:
-        """The repository, or None after the answer of a Hub that does not show it."""
+        """The repository, or None after the response of a Hub that denies access."""
         repo, known = self.hub.repos.get(name), self.token() in self.hub.readers
         if repo is None or (repo.private and not known):
             status = 404 if known else 401
@@ -328,7 +328,7 @@ class HubPages(Handler):
             self.redirect(repo, file)
 
     def redirect(self, repo: Repo, file: str) -> None:
-        """Send the client to the file store, as for every large file."""
+        """Redirect to the file store, as for every large file."""
         if status := self.fault(file).status:
             self.answer(status)
             return
@@ -380,7 +380,7 @@ class HubPages(Handler):
         self.answer_json({"transfer": "basic", "objects": objects})
 
     def commit(self, name: str, lines: list[dict[str, Any]]) -> None:
-        """One commit: files that came with it, and files uploaded before."""
+        """One commit: files in the request, and files uploaded before."""
         repo = self.hub.repos[name]
         for line in lines:
             value = line["value"]

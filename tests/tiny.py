@@ -1,6 +1,4 @@
-"""A tiny UniFormerV2 in the official file format, and a registry file that knows it: real files in
-milliseconds.
-"""
+"""A tiny UniFormerV2 in the official file format, a registry file with it, and a tiny video."""
 
 from __future__ import annotations
 
@@ -61,8 +59,8 @@ SOURCE = """
 kind = "{kind}"
 {where}
 layout = "official"
-trust = "pickle"
-state = "alive"
+serialization = "pickle"
+link_status = "alive"
 labels = "k400.uniformerv2"
 permutation = "uniformerv2_to_alpha_k400"
 sha256 = "{sha256}"
@@ -70,7 +68,7 @@ sha256 = "{sha256}"
 
 
 def tensors(seed: int = 0, config: UniFormerV2Config = CONFIG) -> dict[str, Tensor]:
-    """Weights under our names; every parameter is far from zero, so that each one matters."""
+    """Weights by our names; no parameter is near zero, so that each one affects the output."""
     with torch.device("meta"):
         shapes = {n: t.shape for n, t in ARCHITECTURE.build(config).state_dict().items()}
     generator = torch.Generator().manual_seed(seed)
@@ -81,7 +79,7 @@ def tensors(seed: int = 0, config: UniFormerV2Config = CONFIG) -> dict[str, Tens
 
 
 def official(seed: int = 0, config: UniFormerV2Config = CONFIG) -> dict[str, Tensor]:
-    """The same weights under the official names."""
+    """The same weights by the official names."""
     return from_vt(ARCHITECTURE.layouts["official"], tensors(seed, config), config)
 
 
@@ -92,7 +90,7 @@ def official_file(path: Path, seed: int = 0) -> Path:
 
 
 def registry_file(path: Path, *sources: str) -> Path:
-    """A registry file with one row, `tiny.k400-8f`, that lies at these sources."""
+    """A registry file with one entry, `tiny.k400-8f`, with these sources."""
     path.write_text(REGISTRY.format(sources="\n".join(sources)))
     return path
 
@@ -107,7 +105,7 @@ def video(path: Path, frames: int = 20, size: tuple[int, int] = (64, 48), seed: 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for picture in noise:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for frame in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path

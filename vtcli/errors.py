@@ -1,7 +1,7 @@
-"""One error type per kind of failure, each with the exit code the command ends with.
+"""One exception type per kind of failure, each with the exit code of the command.
 
-Every message is one sentence that names the thing, the reason and the way out; the commands print
-it after `vt: error:` and keep the traceback for `--debug`.
+Every message is one sentence that names the thing, the reason and the fix; the commands print it
+after `vt: error:` and show the traceback only with `--debug`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ EXIT_TERMINATED = 143
 
 
 class VtError(Exception):
-    """Base of every failure that has a sentence for the user instead of a traceback."""
+    """Base of every failure that is reported in one sentence instead of a traceback."""
 
     exit_code = EXIT_BUG
 
 
 class UsageError(VtError):
-    """The command or call was put together wrongly (exit 2)."""
+    """A command or call with arguments that are wrong or do not go together (exit 2)."""
 
     exit_code = EXIT_USAGE
 
@@ -39,7 +39,7 @@ class UnknownModelError(UsageError):
 
 
 class InputError(VtError):
-    """An input file is missing or cannot be used at all (exit 4)."""
+    """An input file that is missing or cannot be used (exit 4)."""
 
     exit_code = EXIT_NO_INPUT
 
@@ -51,6 +51,7 @@ VideoReason = Literal[
     "unsupported",
     "corrupt",
     "missing_frames",
+    "io_error",
     "limit",
     "timeout",
     "crashed",
@@ -58,10 +59,10 @@ VideoReason = Literal[
 
 
 class VideoDecodeError(InputError, ValueError):
-    """A video that cannot be read as asked.
+    """A video that cannot be read.
 
-    Attributes: `path`; `reason`, one of the `VideoReason` words; `backend_messages`, what each
-    decoder that was tried said.
+    Attributes: `path`; `reason`, one of `VideoReason`; `backend_messages`, the message of each
+    decoder that was tried.
     """
 
     def __init__(
@@ -82,40 +83,38 @@ class VideoDecodeError(InputError, ValueError):
 
 
 class WeightsError(VtError):
-    """Weights that cannot be fetched, read, verified or fitted to a model (exit 5)."""
+    """Weights that cannot be downloaded, read, verified or loaded into a model (exit 5)."""
 
     exit_code = EXIT_WEIGHTS
 
 
 class FetchError(WeightsError):
-    """No source of a checkpoint could be fetched."""
+    """No source of a checkpoint could be downloaded."""
 
 
 class DigestError(FetchError):
-    """A fetched file has the wrong size or digest and was removed."""
+    """A downloaded file had the wrong size or digest and was removed."""
 
 
 class UnsafeFileError(WeightsError):
-    """A file that could only be read by running code it carries."""
+    """A file that could only be read by running code in it."""
 
 
 class LayoutError(WeightsError):
-    """Tensors that do not fit the layout or the model: missing, left over or mis-shaped."""
+    """Tensors that do not fit the layout or the model: missing, unexpected or mis-shaped."""
 
 
 class OutOfMemoryError(VtError):
-    """The device has too little memory for what was asked (exit 6)."""
+    """The device has too little memory (exit 6)."""
 
     exit_code = EXIT_OUT_OF_MEMORY
 
 
 class DataError(VtError):
-    """Data, labels, numbers (NaN) or a folder that do not fit what is asked, or a full disk (exit
-    7).
-    """
+    """Data, labels or a run directory that do not fit, NaN, or a disk that is full (exit 7)."""
 
     exit_code = EXIT_DATA
 
 
 class ShapeError(UsageError, ValueError):
-    """A clip or an option whose frame count or resolution the network cannot take (exit 2)."""
+    """A clip or a setting with a shape or frame count that the network does not accept (exit 2)."""

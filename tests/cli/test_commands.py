@@ -1,6 +1,4 @@
-"""The commands: answers on stdout and nothing else there, one sentence and the right exit code for
-what is wrong.
-"""
+"""The commands: results alone on stdout; one sentence and the documented exit code for an error."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ PREDICT = ["predict", "-m", "tiny.k400-8f"]
 
 
 def sentence(streams: Streams) -> str:
-    """What stands on stderr: one sentence; and nothing on stdout."""
+    """The one error on stderr."""
     out, err = streams.readouterr()
     assert "Traceback" not in err
     lines = [line for line in err.splitlines() if line.startswith("vt: error: ")]
@@ -51,7 +49,7 @@ def sentence(streams: Streams) -> str:
     return lines[0]
 
 
-def test_help_is_there_without_pytorch() -> None:
+def test_help_does_not_import_pytorch() -> None:
     code = "import sys; from vtcli.cli import run; run(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
@@ -68,7 +66,7 @@ def test_predicting_imports_neither_timm_nor_torchvision(clip: str) -> None:
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
-def test_a_table_names_the_classes_and_how_they_were_found(clip: str, capsys: Streams) -> None:
+def test_a_table_names_classes_model_and_views(clip: str, capsys: Streams) -> None:
     assert run([*PREDICT, "-k", "3", clip]) == 0
     out = capsys.readouterr().out
     assert out.count("%") == 3
@@ -82,7 +80,7 @@ def test_json_is_one_object_and_nothing_else(clip: str, capsys: Streams) -> None
     assert len(table["results"][0]["predictions"]) == 5
 
 
-def test_csv_and_json_lines_have_a_line_per_answer(clip: str, capsys: Streams) -> None:
+def test_csv_and_json_lines_have_a_line_per_prediction(clip: str, capsys: Streams) -> None:
     assert run([*PREDICT, "--format", "csv", "-k", "2", clip, clip]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["rank"] for row in rows] == ["1", "2", "1", "2"]
@@ -91,14 +89,14 @@ def test_csv_and_json_lines_have_a_line_per_answer(clip: str, capsys: Streams) -
     assert [line["path"] for line in lines] == [clip, clip]
 
 
-def test_an_output_file_takes_its_format_from_its_ending(
+def test_the_extension_of_an_output_file_sets_the_format(
     clip: str, tmp_path: Path, capsys: Streams
 ) -> None:
     assert run([*PREDICT, clip, "-o", str(tmp_path / "o.json")]) == 0
     assert capsys.readouterr().out == ""
     assert json.loads((tmp_path / "o.json").read_text())["results"]
     assert run([*PREDICT, clip, "-o", str(tmp_path / "o.xyz")]) == 2
-    assert "no known ending" in sentence(capsys)
+    assert "no known file extension" in sentence(capsys)
     assert run([*PREDICT, clip, "-o", str(tmp_path / "no" / "o.json")]) == 7
     assert "cannot write" in sentence(capsys)
 
@@ -114,7 +112,7 @@ def test_some_failures_end_with_3_and_none_read_with_4(
 
 
 def bad_video(kind: str, folder: Path) -> Path:
-    """A file that is no readable video, of one kind."""
+    """A file that is not a readable video, of one kind."""
     path = folder / f"{kind.replace(' ', '_')}.mp4"
     if kind == "empty":
         path.touch()
@@ -147,7 +145,7 @@ def test_an_url_is_refused(capsys: Streams) -> None:
     assert "download" in sentence(capsys)
 
 
-def test_an_unknown_model_gets_near_names(clip: str, capsys: Streams) -> None:
+def test_an_unknown_model_suggests_similar_names(clip: str, capsys: Streams) -> None:
     assert run(["predict", "-m", "uniformer-b", clip]) == 2
     assert "uniformerv2-b" in sentence(capsys)
 
@@ -170,26 +168,24 @@ def test_wrong_usage_ends_with_2(words: list[str], capsys: Streams) -> None:
     assert "Traceback" not in err
 
 
-def test_views_that_cannot_be_end_with_2(clip: str, capsys: Streams) -> None:
+def test_impossible_views_end_with_2(clip: str, capsys: Streams) -> None:
     assert run([*PREDICT, clip, "--views", "4x2"]) == 2
     assert "CLIPSxCROPS" in sentence(capsys)
 
 
-def test_weights_that_cannot_be_had_end_with_5(clip: str, capsys: Streams) -> None:
+def test_weights_that_cannot_be_downloaded_end_with_5(clip: str, capsys: Streams) -> None:
     assert run(["predict", "-m", "uniformerv2-b", clip]) == 5
     assert "offline" in sentence(capsys)
     assert run(["predict", "-m", "uniformerv2-b-local", clip]) == 5
     assert "dead" in sentence(capsys)
 
 
-def test_converting_reports_what_became_of_each_tensor(
-    src: Path, tmp_path: Path, capsys: Streams
-) -> None:
+def test_converting_reports_every_tensor(src: Path, tmp_path: Path, capsys: Streams) -> None:
     out = tmp_path / "ours.safetensors"
     words = ["convert", str(src), "-m", "tiny.k400-8f", "-o", str(out), "--verify", "--tensors"]
     assert run(words) == 0
     text = capsys.readouterr().out
-    assert "come back bit for bit" in text
+    assert "bit-identical after a round trip" in text
     assert "backbone.ln_pre.weight -> norm_pre.weight" in text
     assert run(["predict", "-m", str(out), str(tiny.video(tmp_path / "v.mp4"))]) == 0
 
@@ -210,7 +206,7 @@ def test_models_can_be_listed_shown_and_fetched(capsys: Streams, tmp_path: Path)
     assert run(["models", "list", "--dataset", "k400", "--available"]) == 0
     assert "tiny.k400-8f" in capsys.readouterr().out
     assert run(["models", "list", "nothing*"]) == 2
-    assert "no checkpoint fits" in sentence(capsys)
+    assert "no checkpoint matches" in sentence(capsys)
     assert run(["models", "show", "tiny.k400-8f"]) == 0
     assert "uniformerv2_to_alpha_k400" not in capsys.readouterr().err
     assert run(["models", "show", "tiny.k400-8f", "--format", "json"]) == 0
@@ -219,7 +215,7 @@ def test_models_can_be_listed_shown_and_fetched(capsys: Streams, tmp_path: Path)
     assert Path(capsys.readouterr().out.strip()).is_file()
 
 
-def test_the_doctor_prints_a_block_for_a_bug_report(capsys: Streams) -> None:
+def test_the_doctor_prints_facts_for_a_bug_report(capsys: Streams) -> None:
     assert run(["doctor", "--format", "json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["vt"]["torch"] == torch.__version__.split("+")[0] or report["vt"]["torch"]
@@ -231,12 +227,12 @@ def test_the_doctor_prints_a_block_for_a_bug_report(capsys: Streams) -> None:
 def test_a_bug_shows_no_traceback_unless_asked(
     monkeypatch: pytest.MonkeyPatch, clip: str, capsys: Streams
 ) -> None:
-    from vtcli.inference import predictor
+    from vtcli.inference import inputs
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(predictor, "find_videos", broken)
+    monkeypatch.setattr(inputs, "find_videos", broken)
     assert run([*PREDICT, clip]) == 1
     assert "this is a bug" in sentence(capsys)
     assert run([*PREDICT, clip, "--debug"]) == 1
@@ -250,12 +246,12 @@ def test_every_failure_has_an_exit_code_of_the_contract() -> None:
     assert {kind.exit_code for kind in kinds(VtError)} <= {1, 2, 4, 5, 6, 7}
 
 
-def test_a_mistyped_path_is_told_before_any_weights_are_fetched(capsys: Streams) -> None:
+def test_a_mistyped_path_is_reported_before_weights_are_downloaded(capsys: Streams) -> None:
     assert run(["predict", "-m", "uniformerv2-b", "nowhere.mp4"]) == 4
     assert "nowhere.mp4" in sentence(capsys)
 
 
-def test_a_reader_that_leaves_early_is_no_failure(clip: str) -> None:
+def test_a_closed_output_is_not_an_error(clip: str) -> None:
     words = [sys.executable, "-m", "vtcli", *PREDICT, "--format", "jsonl", *[clip] * 4]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""`vt datasets list` and `show`: the catalog, a card, what an annotation holds; no decoding."""
+"""`vt datasets list` and `show`: the catalog, a card, an annotation's content; no decoding."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_list_names_every_dataset_in_each_format(capsys: Streams) -> None:
     assert all(row["title"] in out for row in rows)
 
 
-def test_listing_waits_for_no_pytorch() -> None:
+def test_listing_does_not_import_pytorch() -> None:
     code = (
         "import sys; from vtcli.cli import run; run(['datasets', 'list']); "
         "print([m for m in ('torch', 'av') if m in sys.modules])"
@@ -45,11 +45,11 @@ def test_listing_waits_for_no_pytorch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_card_tells_layout_protocol_and_published_figures(capsys: Streams) -> None:
+def test_a_card_shows_layout_protocol_and_published_results(capsys: Streams) -> None:
     assert run(["datasets", "show", "something-something-v2"]) == 0
     out = capsys.readouterr().out
     assert "20bn-something-something-v2/{id}.webm" in out
-    assert "never: classes name a direction" in out
+    assert "never: class names include directions" in out
     assert "uniformerv2-b-local.ssv2-16f" in out
     assert "69.5" in out
     assert run(["datasets", "show", "epic100"]) == 0
@@ -61,13 +61,15 @@ def test_a_card_tells_layout_protocol_and_published_figures(capsys: Streams) -> 
     assert card["checkpoints"][0]["views"] == "4x1"
 
 
-def test_a_card_with_a_data_root_tells_what_lies_there(tmp_path: Path, capsys: Streams) -> None:
+def test_a_card_with_a_data_root_shows_what_is_stored_there(
+    tmp_path: Path, capsys: Streams
+) -> None:
     root = str(layouts.ssv2(tmp_path))
     (tmp_path / "20bn-something-something-v2" / "78687.webm").unlink()
     assert run(["datasets", "show", "ssv2", "--data-root", root]) == 0
     out = capsys.readouterr().out
     assert "validation.json: Something-Something v2 json" in out
-    assert "1 of them not there" in out
+    assert "1 missing" in out
     args = ["datasets", "show", "ssv2", "--data-root", root, "--split", "train"]
     assert run([*args, "--format", "json"]) == 0
     dataset = json.loads(capsys.readouterr().out)["dataset"]
@@ -110,11 +112,11 @@ def test_segments_and_heads_are_shown(tmp_path: Path, capsys: Streams) -> None:
         (["./nope.csv"], 4, "check the path"),
         (["k400", "--split", "val"], 7, "the variable VT_DATA is not set"),
         (["{list}"], 7, "mmaction2 and pyslowfast"),
-        (["{list}", "--annotations", "yaml"], 2, "there is no annotation format 'yaml'"),
+        (["{list}", "--annotations", "yaml"], 2, "unknown annotation format 'yaml'"),
         (["{list}", "--split", "val", "--annotations", "mmaction2"], 7, "names no splits"),
     ],
 )
-def test_what_cannot_be_shown_is_one_sentence_and_its_exit_code(
+def test_errors_are_one_sentence_with_an_exit_code(
     tmp_path: Path, capsys: Streams, arguments: list[str], code: int, says: str
 ) -> None:
     listed = layouts.text(tmp_path / "list.txt", "a.mp4 12 0", "b.mp4 3 1")
@@ -126,7 +128,7 @@ def test_what_cannot_be_shown_is_one_sentence_and_its_exit_code(
     assert len(err.splitlines()) == 1
 
 
-def test_a_format_can_be_forced(tmp_path: Path, capsys: Streams) -> None:
+def test_the_format_can_be_given(tmp_path: Path, capsys: Streams) -> None:
     listed = layouts.text(tmp_path / "list.txt", "a.mp4 12 0", "b.mp4 3 1")
     args = ["datasets", "show", str(listed), "--annotations", "pyslowfast"]
     assert run(args) == 0

@@ -1,4 +1,4 @@
-"""`vt demo` shows everything once, offline, and leaves what it promises."""
+"""`vt demo` runs every step offline and writes what it promises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODELS = {f"{arch}-nano.motion8" for arch in ("uniformerv2", "videoswin", "vivit
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A demonstration, and what it printed as JSON."""
+    """The folder of one demo, and its JSON output."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as out:
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -28,11 +28,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         return folder, out.getvalue()
 
 
-def test_it_answers_for_all_models_and_motions(shown: tuple[Path, str]) -> None:
+def test_it_predicts_with_all_models_for_all_motions(shown: tuple[Path, str]) -> None:
     folder, text = shown
     table = json.loads(text)
     assert [clip["target"] for clip in table["clips"]] == list(MOTIONS)
-    assert all(clip["answers"].keys() == MODELS for clip in table["clips"])
+    assert all(clip["predictions"].keys() == MODELS for clip in table["clips"])
     assert {cost["id"] for cost in table["costs"]} == MODELS
     assert all(cost["timings"] for cost in table["costs"])
     assert {e["model"] for e in table["evaluations"]} == MODELS
@@ -40,7 +40,7 @@ def test_it_answers_for_all_models_and_motions(shown: tuple[Path, str]) -> None:
     assert not (folder / "cache").exists()
 
 
-def test_it_leaves_pages_and_an_annotated_film(shown: tuple[Path, str]) -> None:
+def test_it_writes_reports_and_an_annotated_film(shown: tuple[Path, str]) -> None:
     folder, text = shown
     table = json.loads(text)
     for evaluation in table["evaluations"]:
@@ -51,7 +51,7 @@ def test_it_leaves_pages_and_an_annotated_film(shown: tuple[Path, str]) -> None:
     assert sum(label == motion for label, motion in zip(labels, MOTIONS, strict=False)) >= 6
 
 
-def test_a_folder_that_holds_something_is_left_alone(
+def test_a_folder_that_is_not_empty_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine")

@@ -1,4 +1,4 @@
-"""`vt eval`, `vt eval rescore` and `vt eval compare` as a person types them."""
+"""`vt eval`, `vt eval rescore` and `vt eval compare` on the command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def test_the_answer_is_on_stdout_and_the_rest_is_not(made: dict[str, Path]) -> None:
+def test_only_the_report_is_on_stdout(made: dict[str, Path]) -> None:
     out, err = made["out_a"].read_text().split("\0")
     assert "16 expected, 16 read, 0 failed" in out
     assert "class folders" in err
@@ -51,7 +51,7 @@ def test_json_is_the_summary(made: dict[str, Path]) -> None:
     assert shown["read"] == 16
 
 
-def test_a_run_directory_holds_what_it_should(made: dict[str, Path]) -> None:
+def test_a_run_directory_holds_all_documented_files(made: dict[str, Path]) -> None:
     names = {path.name for path in made["a"].iterdir()}
     assert names >= {
         *("run.json", "samples.jsonl", "scores", "summary.json"),
@@ -63,7 +63,7 @@ def test_a_run_directory_holds_what_it_should(made: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("average", ["prob", "logit"])
 @pytest.mark.parametrize("views", [None, "1x1", "2x3"])
-def test_rescoring_is_plain_arithmetic_on_the_stored_views(
+def test_rescoring_averages_the_stored_views(
     made: dict[str, Path],
     views: str | None,
     average: str,
@@ -86,7 +86,7 @@ def test_rescoring_is_plain_arithmetic_on_the_stored_views(
         right += int(values.mean(0).argmax() in sample.target[0])
     assert shown["heads"][0]["top1_read"]["value"] == pytest.approx(right / 16)
     assert "stored views" in shown["protocol"]
-    assert "not of a protocol of its own" in shown["differs"]
+    assert "not of a published protocol" in shown["differs"]
 
 
 def test_more_views_than_are_stored_are_refused(
@@ -101,10 +101,10 @@ def test_two_runs_are_compared_sample_by_sample(
 ) -> None:
     assert run(["eval", "compare", str(made["a"]), str(made["b"]), "--format", "json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    a, b = (load_run_scores(RunDirectory(made[name])).right() for name in "ab")
+    a, b = (load_run_scores(RunDirectory(made[name])).correct() for name in "ab")
     assert shown["n"] == 16
-    assert shown["only_a"] == sum(a[i] and not b[i] for i in a)
-    assert shown["only_b"] == sum(b[i] and not a[i] for i in a)
+    assert shown["correct_only_a"] == sum(a[i] and not b[i] for i in a)
+    assert shown["correct_only_b"] == sum(b[i] and not a[i] for i in a)
     assert run(["eval", "compare", str(made["a"]), str(made["a"])]) == 0
     assert "p = 1.0" in capsys.readouterr().out
 
@@ -121,12 +121,24 @@ def test_an_unfinished_run_is_not_scored(
     assert "1 of 16 samples are not scored" in capsys.readouterr().err
 
 
-def test_a_run_that_was_stopped_before_it_began_says_so(
+def test_a_run_that_was_stopped_before_it_began_is_reported(
     made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.json").write_bytes((made["a"] / "run.json").read_bytes())
     assert run(["eval", "rescore", str(tmp_path)]) == 7
-    assert "was stopped before it began" in capsys.readouterr().err
+    assert "was interrupted before anything was scored" in capsys.readouterr().err
+
+
+def test_failed_videos_are_tried_again_on_request(tmp_path: Path) -> None:
+    videos = class_folders(tmp_path / "videos", 1)
+    next(videos.rglob("*.mp4")).write_text("not a video")
+    model = model_file(tmp_path / "m.safetensors", views=(1, 1))
+    words = ("eval", "--dataset", videos, "-m", model, "-o", tmp_path / "run")
+    assert vt_here(*words).returncode == 3
+    assert vt_here(*words).returncode == 3
+    assert len(list((tmp_path / "run" / "scores").iterdir())) == 1
+    assert vt_here(*words, "--retry-failures").returncode == 3
+    assert len(list((tmp_path / "run" / "scores").iterdir())) == 2
 
 
 @pytest.mark.parametrize("words", [["rescore"], ["compare", "."]])
@@ -135,7 +147,7 @@ def test_a_folder_without_a_run_is_named(
 ) -> None:
     folders = [str(tmp_path)] * (1 if words[0] == "rescore" else 2)
     assert run(["eval", words[0], *folders]) == 7
-    assert "holds no evaluation" in capsys.readouterr().err
+    assert "does not contain an evaluation" in capsys.readouterr().err
 
 
 def test_usage_errors_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -170,7 +182,7 @@ def test_a_known_dataset_is_found_below_vt_data(tmp_path: Path) -> None:
     assert without.stderr.count("vt: error:") == 1
 
 
-def test_all_divisions_of_a_dataset_and_their_mean(tmp_path: Path) -> None:
+def test_all_splits_of_a_dataset_and_their_mean(tmp_path: Path) -> None:
     layouts.ucf101(tmp_path / "ucf")
     model = model_file(
         tmp_path / "m.safetensors", {"action": load_labels("ucf101")}, "ucf101", (1, 1)
@@ -197,7 +209,7 @@ def test_all_divisions_of_a_dataset_and_their_mean(tmp_path: Path) -> None:
     assert [shown["splits"][n]["split"] for n in "123"] == ["1", "2", "3"]
 
 
-def test_a_dataset_is_called_like_its_folder_however_it_is_named(
+def test_a_dataset_is_named_after_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = class_folders(tmp_path / "my videos", 1)

@@ -1,4 +1,4 @@
-"""`vt finetune` as a command: what it prints, how it ends, and that a kill costs nothing."""
+"""`vt finetune` as a command: output, exit codes, and that a killed run resumes exactly."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 from tests.evaluation.harness import ROOT, class_folders, environment, vt, wait_for
 from tests.training.harness import model_file, same, weights
 from vtcli.cli import run
+from vtcli.cli.finetune import option_name
+from vtcli.training.checkpoint import find_state
 from vtcli.training.recipes import options
 
 TINY = ("--batch-size", "4", "--lr", "1e-3", "--device", "cpu", "-j", "1")
@@ -31,10 +33,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_field_of_a_recipe_is_an_option() -> None:
     words = vt("finetune", "--help", COLUMNS="200").stdout
-    assert all(f"--{name.replace('_', '-')}" in words for name in options())
+    assert all(option_name(field) in words for field in options())
 
 
-def test_from_a_folder_to_an_answer(
+def test_from_a_folder_to_a_prediction(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -50,9 +52,9 @@ def test_from_a_folder_to_an_answer(
     answer = vt("predict", video, "-m", folder / "best.safetensors", "--format", "json")
     found = json.loads(answer.stdout)["results"][0]["predictions"]
     assert {row["label"] for row in found} == {"a", "b", "c"}
-    assert here(*words, "--epochs", "2") == 7
+    assert here(*words, "--epochs", "2", "--no-resume") == 7
     assert "holds a training already" in capsys.readouterr().err
-    assert here(*words, "--resume", "auto") == 7
+    assert here(*words) == 7
     assert "another recipe: epochs (2, not 30)" in capsys.readouterr().err
 
 
@@ -65,17 +67,17 @@ def here(*words: str | Path) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_plan_changes_nothing(
+def test_a_dry_run_writes_nothing(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    words = ["--dataset", data, "-m", model, "-o", folder, "--plan", "--format", "json"]
+    words = ["--dataset", data, "-m", model, "-o", folder, "--dry-run", "--format", "json"]
     assert here(*words, "--batch-size", "4", "--lr-base-scale", "linear") == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["updates_per_epoch"], plan["clips_per_update"], plan["epochs"]) == (3, 4, 30)
+    assert (plan["steps_per_epoch"], plan["clips_per_step"], plan["epochs"]) == (3, 4, 30)
     assert plan["lr"] == pytest.approx(1e-3 * 4 / 64)
     assert plan["memory_bytes"] > 0
-    assert plan["seconds"] > 0
+    assert plan["total_time"] > 0
     assert not folder.exists()
 
 
@@ -84,11 +86,11 @@ def test_a_plan_changes_nothing(
     [
         (["--epochs", "0"], 2, "--epochs 0 is below 1"),
         (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is not an augmentation policy"),
-        (["--opt", "adamm"], 2, "--opt adamm is no optimizer"),
+        (["--opt", "adamm"], 2, "--opt adamm is not an optimizer"),
         (["--opt", "kron"], 2, "keeps lists of tensors"),
-        (["--train", "last-0-blocks"], 2, "--train is full, head or last-N-blocks"),
+        (["--trainable", "last-0-blocks"], 2, "--trainable must be full, head or last-N-blocks"),
         (["--amp-dtype", "fp16"], 2, "--amp-dtype fp16 needs a GPU"),
-        (["--train", "last-9-blocks"], 2, "names more blocks"),
+        (["--trainable", "last-9-blocks"], 2, "names more blocks"),
     ],
 )
 def test_bad_options_end_in_a_sentence(
@@ -107,7 +109,7 @@ def test_bad_options_end_in_a_sentence(
 
 def start(run: Path, data: Path, model: Path, *words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "vtcli", "finetune", "--dataset", str(data), "-m", str(model)]
-    command += ["-o", str(run), "--resume", "auto", "--epochs", "6", "--save-every", "1"]
+    command += ["-o", str(run), "--epochs", "6", "--save-every", "1"]
     command += ["--aa", "rand-m5-n1", *TINY, *words]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=quiet, stderr=quiet)
@@ -133,3 +135,28 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
         assert same(weights(whole / name), weights(broken / name))
     assert not [path for path in broken.iterdir() if path.name.startswith(".best")]
     assert os.access(broken / "history.csv", os.R_OK)
+
+
+def test_ctrl_c_in_an_epoch_saves_and_is_exit_code_130(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(run, data, model)
+    wait_for(run / "state.previous.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    saved = find_state(run)
+    assert saved
+    assert saved.position.steps_done > 1
+
+
+def test_under_nohup_ctrl_c_changes_nothing(data: Path, model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it, as from nohup
+    try:
+        process = start(run, data, model, "--epochs", "2")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    wait_for(run / "state.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0

@@ -1,4 +1,4 @@
-"""`vt predict --window` and `--annotate`: what the options mean together, and what is refused."""
+"""`vt predict --window` and `--annotate`: how the options combine, and what is refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clip(tmp_path: Path) -> str:
 
 
 def sentence(streams: Streams, kind: str = "error") -> str:
-    """What stands on stderr: one sentence; and nothing on stdout."""
+    """The one line on stderr; stdout is empty."""
     out, err = streams.readouterr()
     assert out == ""
     assert err.startswith(f"vt: {kind}: ")
@@ -62,9 +62,7 @@ def test_every_format_prints_the_same_segments(
     assert (tmp_path / "out.vtt").read_text().startswith("WEBVTT\n\n00:00:00.000 --> ")
 
 
-def test_what_is_not_expected_is_noted_beside_the_answer(
-    model: str, clip: str, capsys: Streams
-) -> None:
+def test_an_unexpected_result_has_a_note_on_stderr(model: str, clip: str, capsys: Streams) -> None:
     assert run(["predict", "-m", model, clip, "--window", "00:01:00", "--format", "csv"]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2
@@ -93,7 +91,7 @@ def test_wrong_combinations_end_with_2(
     assert said in sentence(capsys)
 
 
-def test_subtitles_and_drawings_are_of_one_video(
+def test_subtitles_and_annotated_videos_take_one_video(
     model: str, clip: str, tmp_path: Path, capsys: Streams
 ) -> None:
     words = ["predict", "-m", model, clip, clip]
@@ -104,7 +102,7 @@ def test_subtitles_and_drawings_are_of_one_video(
     assert run([*words, "--window", "1s", "--format", "activitynet"]) == 0
 
 
-def test_an_annotated_video_is_written_beside_the_answer(
+def test_an_annotated_video_is_written_in_addition_to_the_result(
     model: str, clip: str, tmp_path: Path, capsys: Streams
 ) -> None:
     for number, more in enumerate((["--window", "1s"], [])):
@@ -127,7 +125,7 @@ def test_the_source_is_never_overwritten(
     assert Path(clip).read_bytes() == before
 
 
-def test_a_place_that_cannot_be_written_is_told_at_once(
+def test_a_missing_output_folder_is_reported_first(
     model: str, clip: str, tmp_path: Path, capsys: Streams
 ) -> None:
     target = tmp_path / "none" / "out.mp4"
@@ -135,9 +133,7 @@ def test_a_place_that_cannot_be_written_is_told_at_once(
     assert "there is no folder" in sentence(capsys)
 
 
-def test_a_file_without_an_answer_is_not_annotated(
-    model: str, tmp_path: Path, capsys: Streams
-) -> None:
+def test_a_failed_video_is_not_annotated(model: str, tmp_path: Path, capsys: Streams) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     for words in (["--window", "1s"], []):
         source, target = str(tmp_path / "text.mp4"), tmp_path / "out.mp4"
@@ -147,7 +143,7 @@ def test_a_file_without_an_answer_is_not_annotated(
         assert not target.exists()
 
 
-def test_subtitles_of_a_file_without_an_answer_replace_nothing(
+def test_subtitles_of_a_failed_video_replace_nothing(
     model: str, tmp_path: Path, capsys: Streams
 ) -> None:
     kept = tmp_path / "kept.srt"

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 import vtcli
 from tests import tiny
+from tests.models import outside
 from vtcli import models
 from vtcli.cli import run
+from vtcli.errors import UsageError
 from vtcli.models import Architecture, register_architecture
 from vtcli.models.layouts import Layout, pairs
 
@@ -78,8 +80,8 @@ views = "2x3"
 kind = "local"
 file = "toy.pth"
 layout = "theirs"
-trust = "pickle"
-state = "alive"
+serialization = "pickle"
+link_status = "alive"
 labels = "hmdb51"
 """
 
@@ -107,3 +109,30 @@ def test_every_command_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run(["convert", str(tmp_path / "toy.pth"), "-o", str(ours), "--verify"]) == 0
     assert run(["convert", str(ours), "--to", "theirs", "-o", str(tmp_path / "back.pth")]) == 0
     assert run(["models", "list", "--arch", "toy"]) == 0
+
+
+def test_an_installed_package_adds_an_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(outside.install(tmp_path / "site"))
+    assert "outside" in models.list_architectures()
+    assert models.get_architecture("outside") is outside.OUTSIDE
+    assert vtcli.create_model("outside-xs", num_classes=7).head.out_features == 7
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("tests.models.nowhere:OUTSIDE", "ModuleNotFoundError"),
+        ("tests.models.outside:BLOCKS", "BLOCKS is not an Architecture"),
+        ("tests.models.outside:BARE", "BARE has the name 'bare'"),
+    ],
+)
+def test_a_broken_entry_point_names_its_package(
+    value: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(outside.install(tmp_path / "site", "broken", value))
+    assert "broken" in models.list_architectures()  # which loads nothing
+    with pytest.raises(UsageError, match=f"of the package vt-broken .*{reason}.* uninstall it"):
+        models.get_architecture("broken")
+    assert models.get_architecture("vivit").title == "ViViT"

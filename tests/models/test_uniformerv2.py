@@ -1,4 +1,4 @@
-"""UniFormerV2 gives upstream's logits, in both layouts, and starts from CLIP as upstream does."""
+"""UniFormerV2: logits equal upstream's, both layouts, and initialization from CLIP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FULL = [
 
 
 def config_of(upstream: dict[str, Any]) -> UniFormerV2Config:
-    """Upstream's constructor arguments as our configuration."""
+    """Our configuration for upstream's constructor arguments."""
     local = 0 if upstream["no_lmhra"] else 1 + upstream["double_lmhra"]
     return UniFormerV2Config(
         image_size=upstream["input_resolution"],
@@ -54,10 +54,10 @@ build = partial(build_model, ARCHITECTURE)
 
 @torch.inference_mode()
 def distance(path: Path) -> float:
-    """Largest logit difference to upstream for one golden."""
-    manifest, theirs = load_manifest(path)
-    ours = to_vt(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
-    logits = build(config_of(manifest["config"]), ours)(golden_input(manifest["input"]["shape"]))
+    """Largest logit difference from upstream for one golden."""
+    manifest, upstream = load_manifest(path)
+    vt = to_vt(ARCHITECTURE.layouts[manifest["layout"]], upstream).tensors
+    logits = build(config_of(manifest["config"]), vt)(golden_input(manifest["input"]["shape"]))
     expected = load_file(path.with_suffix(".safetensors"))["logits"]
     return (logits - expected).abs().max().item()
 
@@ -74,32 +74,32 @@ def test_full_size_logits_equal_upstream(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
-    manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(theirs)]
+def test_layouts_are_recognized_and_restored_bit_for_bit(name: str) -> None:
+    manifest, upstream = load_manifest(GOLDEN / f"{name}.json")
+    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(upstream)]
     assert [layout.name for layout in found] == [manifest["layout"]]
-    mapped = to_vt(found[0], theirs)
-    assert mapped.left_over == []
-    assert {n for n, _ in mapped.dropped} == {n for n in theirs if n.endswith("batches_tracked")}
+    mapped = to_vt(found[0], upstream)
+    assert mapped.unexpected == []
+    assert {n for n, _ in mapped.dropped} == {n for n in upstream if n.endswith("batches_tracked")}
     back = from_vt(found[0], mapped.tensors, config_of(manifest["config"]))
-    assert back.keys() == theirs.keys()
-    assert all(torch.equal(back[name], theirs[name]) for name in theirs)
+    assert back.keys() == upstream.keys()
+    assert all(torch.equal(back[name], upstream[name]) for name in upstream)
 
 
-def test_names_are_read_with_and_without_their_wrappers() -> None:
-    _, theirs = load_manifest(GOLDEN / "tiny_global_official.json")
+def test_names_are_read_with_and_without_prefixes() -> None:
+    _, upstream = load_manifest(GOLDEN / "tiny_global_official.json")
     layout = ARCHITECTURE.layouts["official"]
-    plain = to_vt(layout, theirs).tensors
+    plain = to_vt(layout, upstream).tensors
     for wrapped in (
-        {n.removeprefix("backbone."): t for n, t in theirs.items()},
-        {f"module.{n}": t for n, t in theirs.items()},
+        {n.removeprefix("backbone."): t for n, t in upstream.items()},
+        {f"module.{n}": t for n, t in upstream.items()},
     ):
         assert layout.recognizes(wrapped)
         assert to_vt(layout, wrapped).tensors.keys() == plain.keys()
 
 
 @pytest.mark.parametrize("model", [name for name in PRESETS if not name.endswith("-nano")])
-def test_every_published_size_is_read_off_its_shapes(model: str) -> None:
+def test_every_published_configuration_is_inferred_from_shapes(model: str) -> None:
     config = PRESETS[model]
     with torch.device("meta"):
         shapes = {n: tuple(t.shape) for n, t in ARCHITECTURE.build(config).state_dict().items()}
@@ -132,20 +132,20 @@ def test_parameters_are_as_measured_upstream(model: str, num_classes: int, milli
 @pytest.mark.parametrize(
     "name", ["clip_init_global_openai", "clip_init_full_openai", "clip_init_global_hf"]
 )
-def test_clip_initialization_is_upstreams(name: str) -> None:
+def test_clip_initialization_equals_upstream(name: str) -> None:
     manifest, tensors = load_manifest(GOLDEN / f"{name}.json")
     config = config_of(manifest["config"])
     source = {n: t for n, t in tensors.items() if n in manifest["source_tensors"]}
     mapped = ARCHITECTURE.init_from_image_model(source, config)
-    assert not mapped.left_over
+    assert not mapped.unexpected
     assert {n for n, _ in mapped.dropped} == set(manifest["dropped"])
     with torch.device("meta"):
         model = ARCHITECTURE.build(config)
     model.to_empty(device="cpu")
     model.init_weights()
-    # What upstream draws at random is given; every other new tensor must have its documented value.
-    drawn = {n: tensors[n] for n in manifest["random_new_tensors"]}
-    fresh = to_vt(ARCHITECTURE.layouts["official"], drawn).tensors
+    # Upstream's random values are given; every other new tensor must have its documented value.
+    random = {n: tensors[n] for n in manifest["random_new_tensors"]}
+    fresh = to_vt(ARCHITECTURE.layouts["official"], random).tensors
     model.load_state_dict({**model.state_dict(), **mapped.tensors, **fresh})
     with torch.inference_mode():
         logits = model.eval()(golden_input(manifest["input"]["shape"]))
@@ -153,7 +153,7 @@ def test_clip_initialization_is_upstreams(name: str) -> None:
     assert (logits - expected).abs().max() < 1e-5
 
 
-def test_a_whole_clip_with_its_text_tower_is_read_by_its_image_tower() -> None:
+def test_the_image_tower_of_a_full_clip_is_used() -> None:
     manifest, source = load_manifest(GOLDEN / "clip_init_global_openai.json")
     source = {n: t for n, t in source.items() if n in manifest["source_tensors"]}
     text = {"transformer.resblocks.0.ln_1.weight": torch.ones(8), "logit_scale": torch.ones(())}
@@ -162,8 +162,8 @@ def test_a_whole_clip_with_its_text_tower_is_read_by_its_image_tower() -> None:
     assert mapped.tensors["blocks.0.norm1.weight"].shape == (48,)
 
 
-def test_what_is_no_clip_is_refused() -> None:
-    with pytest.raises(LayoutError, match="no CLIP image transformer"):
+def test_tensors_that_are_not_clip_are_refused() -> None:
+    with pytest.raises(LayoutError, match="not a CLIP image transformer"):
         ARCHITECTURE.init_from_image_model(
             {"fc.weight": torch.ones(2, 2)}, PRESETS["uniformerv2-b"]
         )
@@ -183,18 +183,18 @@ def _with(config: UniFormerV2Config, **changes: Any) -> UniFormerV2Config:
     return UniFormerV2Config(**{**vars(config), **changes})
 
 
-def test_a_clip_scores_the_same_whoever_stands_beside_it() -> None:
-    _, theirs = load_manifest(GOLDEN / "tiny_full_official.json")
+def test_logits_do_not_depend_on_the_other_clips_of_the_batch() -> None:
+    _, upstream = load_manifest(GOLDEN / "tiny_full_official.json")
     manifest = json.loads((GOLDEN / "tiny_full_official.json").read_text())
-    ours = to_vt(ARCHITECTURE.layouts["official"], theirs).tensors
-    model = build(config_of(manifest["config"]), ours)
+    vt = to_vt(ARCHITECTURE.layouts["official"], upstream).tensors
+    model = build(config_of(manifest["config"]), vt)
     clips = golden_input([3, 3, 6, 32, 32])
     with torch.inference_mode():
         together, alone = model(clips), torch.cat([model(clip[None]) for clip in clips])
     assert (together - alone).abs().max() < 1e-5
 
 
-def test_a_clip_that_does_not_fit_is_refused_with_what_would_fit() -> None:
+def test_the_error_for_a_wrong_clip_size_names_the_right_one() -> None:
     model = _tiny()
     with pytest.raises(ShapeError, match="32x32"):
         model(torch.zeros(1, 3, 6, 32, 40))
@@ -202,7 +202,7 @@ def test_a_clip_that_does_not_fit_is_refused_with_what_would_fit() -> None:
         model(torch.zeros(1, 3, 5, 32, 32))
 
 
-def test_training_reaches_every_parameter() -> None:
+def test_every_parameter_gets_gradients() -> None:
     model = _tiny(drop_path=0.1, global_drop_path=0.1).train()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -213,11 +213,11 @@ def test_training_reaches_every_parameter() -> None:
     assert dead == []
 
 
-def test_half_precision_stays_close() -> None:
-    _, theirs = load_manifest(GOLDEN / "tiny_global_official.json")
+def test_half_precision_logits_are_close() -> None:
+    _, upstream = load_manifest(GOLDEN / "tiny_global_official.json")
     manifest = json.loads((GOLDEN / "tiny_global_official.json").read_text())
-    ours = to_vt(ARCHITECTURE.layouts["official"], theirs).tensors
-    model = build(config_of(manifest["config"]), ours)
+    vt = to_vt(ARCHITECTURE.layouts["official"], upstream).tensors
+    model = build(config_of(manifest["config"]), vt)
     clip = golden_input(manifest["input"]["shape"])
     with torch.inference_mode():
         exact = model(clip)
@@ -226,9 +226,7 @@ def test_half_precision_stays_close() -> None:
 
 
 def test_cost_is_as_measured_upstream() -> None:
-    """148.1 GMAC per view for B/16 at 8x224; the folded cross-attention executes less, never
-    more.
-    """
+    """148.1 GMACs per view for B/16 at 8x224; the folded cross-attention executes fewer."""
     with torch.device("meta"):
         model = ARCHITECTURE.build(PRESETS["uniformerv2-b"]).eval().requires_grad_(False)
         clip = torch.empty(1, 3, 8, 224, 224)

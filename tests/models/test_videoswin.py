@@ -1,4 +1,4 @@
-"""Video Swin gives upstream's logits, in every layout, and starts from image Swin as upstream."""
+"""Video Swin: logits equal upstream's, all layouts, and initialization from image Swin."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FULL = [
 
 
 def config_of(manifest: dict[str, Any]) -> VideoSwinConfig:
-    """Upstream's constructor arguments as our configuration."""
+    """Our configuration for upstream's constructor arguments."""
     upstream = manifest["config"]
     return VideoSwinConfig(
         patch_size=tuple(upstream["patch_size"]),
@@ -60,16 +60,16 @@ build = partial(build_model, ARCHITECTURE)
 
 def golden_model(path: Path) -> tuple[nn.Module, Tensor, Tensor]:
     """The model of one golden, its clip and upstream's logits."""
-    manifest, theirs = load_manifest(path)
-    ours = to_vt(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
+    manifest, upstream = load_manifest(path)
+    vt = to_vt(ARCHITECTURE.layouts[manifest["layout"]], upstream).tensors
     clip = golden_input(manifest["input"]["shape"])
     logits = load_file(path.with_suffix(".safetensors"))["logits"]
-    return build(config_of(manifest), ours), clip, logits
+    return build(config_of(manifest), vt), clip, logits
 
 
 @torch.inference_mode()
 def distance(path: Path) -> float:
-    """Largest logit difference to upstream for one golden."""
+    """Largest logit difference from upstream for one golden."""
     model, clip, expected = golden_model(path)
     return (model(clip) - expected).abs().max().item()
 
@@ -86,18 +86,18 @@ def test_full_size_logits_equal_upstream(name: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["shift", "clamp", "window16", "options"])
-@pytest.mark.parametrize("way", ["gradients", "small pieces", "fused attention"])
-def test_every_way_of_computing_gives_upstreams_logits(
-    case: str, way: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", ["gradients", "small chunks", "fused attention"])
+def test_every_code_path_gives_upstreams_logits(
+    case: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A CPU takes small pieces of big clips; other devices attend with PyTorch's fused kernel."""
-    if way == "small pieces":
+    """CPUs compute large clips in chunks; other devices use PyTorch's fused attention."""
+    if path == "small chunks":
         monkeypatch.setattr(network, "CPU_ELEMENTS", 1000)
         monkeypatch.setattr(network, "CPU_SCORES", 2 * 18 * 18)
-    if way == "fused attention":
+    if path == "fused attention":
         monkeypatch.setattr(network, "_explicit", network._fused)
     model, clip, expected = golden_model(GOLDEN / f"tiny_{case}_official.json")
-    with torch.set_grad_enabled(way == "gradients"):
+    with torch.set_grad_enabled(path == "gradients"):
         assert (model(clip) - expected).abs().max() < 1e-5
 
 
@@ -109,7 +109,7 @@ def test_a_compiled_model_gives_the_same_logits() -> None:
         assert (model(clip) - expected).abs().max() < 1e-5
 
 
-def test_an_exported_model_gives_the_same_logits_and_leaves_the_model_as_it_was() -> None:
+def test_an_exported_model_gives_the_same_logits_and_does_not_change_the_model() -> None:
     model, clip, expected = golden_model(GOLDEN / "tiny_shift_official.json")
     with torch.no_grad():
         exported = torch.export.export(model, (clip,)).module()
@@ -118,57 +118,59 @@ def test_an_exported_model_gives_the_same_logits_and_leaves_the_model_as_it_was(
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
-    manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(theirs)]
+def test_layouts_are_recognized_and_restored_bit_for_bit(name: str) -> None:
+    manifest, upstream = load_manifest(GOLDEN / f"{name}.json")
+    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(upstream)]
     assert [layout.name for layout in found] == [manifest["layout"]]
-    mapped = to_vt(found[0], theirs)
-    assert mapped.left_over == []
+    mapped = to_vt(found[0], upstream)
+    assert mapped.unexpected == []
     assert {n for n, _ in mapped.dropped} == set(manifest["unused_keys"])
     back = from_vt(found[0], mapped.tensors, config_of(manifest))
-    if manifest["layout"] == "mmaction2":  # written with the name it has after four stages
-        theirs = {re.sub(r"^backbone\.norm\d", "backbone.norm3", n): t for n, t in theirs.items()}
-    assert back.keys() == theirs.keys()
+    if manifest["layout"] == "mmaction2":  # exported with the name after four stages
+        upstream = {
+            re.sub(r"^backbone\.norm\d", "backbone.norm3", n): t for n, t in upstream.items()
+        }
+    assert back.keys() == upstream.keys()
     unused = set(manifest["unused_keys"])
-    assert all(torch.equal(back[n], theirs[n]) for n in theirs if n not in unused)
+    assert all(torch.equal(back[n], upstream[n]) for n in upstream if n not in unused)
 
 
-def test_names_are_read_with_and_without_their_wrappers() -> None:
-    _, theirs = load_manifest(GOLDEN / "tiny_shift_official.json")
+def test_names_are_read_with_and_without_prefixes() -> None:
+    _, upstream = load_manifest(GOLDEN / "tiny_shift_official.json")
     layout = ARCHITECTURE.layouts["official"]
-    plain = to_vt(layout, theirs).tensors
+    plain = to_vt(layout, upstream).tensors
     for wrapped in (
-        {n.removeprefix("backbone."): t for n, t in theirs.items()},
-        {f"module.{n}": t for n, t in theirs.items()},
+        {n.removeprefix("backbone."): t for n, t in upstream.items()},
+        {f"module.{n}": t for n, t in upstream.items()},
     ):
         assert layout.recognizes(wrapped)
         assert to_vt(layout, wrapped).tensors.keys() == plain.keys()
 
 
-def test_torchvision_loads_what_we_write() -> None:
-    """Its strict loader wants the position index too."""
+def test_torchvision_loads_an_exported_file() -> None:
+    """Its strict loader expects the position index too."""
     swin = pytest.importorskip("torchvision.models.video.swin_transformer")
     config = VideoSwinConfig(
         width=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(2, 3, 3), num_classes=7
     )
-    ours = _fresh(config).eval()
+    vt = _fresh(config).eval()
     peer = swin.SwinTransformer3d([2, 4, 4], 8, [2] * 4, [1, 2, 4, 8], [2, 3, 3], num_classes=7)
     index = peer.state_dict()["features.0.0.attn.relative_position_index"].clone()
-    written = from_vt(ARCHITECTURE.layouts["torchvision"], ours.state_dict(), config)
+    written = from_vt(ARCHITECTURE.layouts["torchvision"], vt.state_dict(), config)
     peer.load_state_dict(written, strict=True)
     assert torch.equal(written["features.0.0.attn.relative_position_index"], index)
     clip = golden_input([1, 3, 5, 50, 41])
     with torch.inference_mode():
-        assert (ours(clip) - peer.eval()(clip)).abs().max() < 1e-5
+        assert (vt(clip) - peer.eval()(clip)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("model", PRESETS)
-def test_every_published_size_is_read_off_its_shapes(model: str) -> None:
+def test_every_published_configuration_is_inferred_from_shapes(model: str) -> None:
     config = PRESETS[model]
     assert infer_config(_shapes(config), {}) == config
 
 
-def test_an_unpublished_window_is_asked_for() -> None:
+def test_an_unpublished_window_size_must_be_given() -> None:
     config = replace(PRESETS["videoswin-t"], window_size=(4, 7, 7), qkv_bias=False)
     with pytest.raises(LayoutError, match="window_size"):
         infer_config(_shapes(config), {})
@@ -225,7 +227,7 @@ def test_cost_is_as_measured_upstream(model: str, giga_macs: float) -> None:
 
 
 def _saved_in_time(config: VideoSwinConfig) -> float:
-    """Products of pairs that a shift in time brings together and that may not see each other.
+    """Products of token pairs that a shift in time joins but that must not attend to each other.
 
     They are half the pairs in the last windows in time of every second block.
     """
@@ -240,7 +242,7 @@ def _saved_in_time(config: VideoSwinConfig) -> float:
 
 
 def _inflated(name: str, rename: bool) -> tuple[dict[str, Any], Mapped]:
-    """A golden's image checkpoint, in timm's names if `rename`, as the start of its video model."""
+    """The initial tensors of a golden's video model; with `rename`, from timm's names."""
     manifest, image = load_manifest(GOLDEN / f"{name}.json")
     if rename:
         image = {_timm_name(n): t for n, t in image.items() if "index" not in n and "mask" not in n}
@@ -256,9 +258,9 @@ def _timm_name(name: str) -> str:
 
 @pytest.mark.parametrize("rename", [False, True], ids=["microsoft", "timm"])
 @pytest.mark.parametrize("name", INFLATED)
-def test_initialization_from_image_swin_is_upstreams(name: str, rename: bool) -> None:
+def test_initialization_from_image_swin_equals_upstream(name: str, rename: bool) -> None:
     manifest, mapped = _inflated(name, rename)
-    assert mapped.left_over == []
+    assert mapped.unexpected == []
     unused = set(manifest["unused_keys"])
     assert {n for n, _ in mapped.dropped} == (
         {"head.fc.weight", "head.fc.bias"} if rename else unused
@@ -267,7 +269,7 @@ def test_initialization_from_image_swin_is_upstreams(name: str, rename: bool) ->
         ARCHITECTURE.layouts["official"], synthetic_tensors(manifest["head_tensors"])
     ).tensors
     expected = load_file(GOLDEN / f"{name}.safetensors")
-    for theirs, ours in (
+    for upstream, vt in (
         ("patch_embed.proj.weight", "patch_embed.proj.weight"),
         (
             "layers.0.blocks.0.attn.relative_position_bias_table",
@@ -278,14 +280,14 @@ def test_initialization_from_image_swin_is_upstreams(name: str, rename: bool) ->
             "stages.3.blocks.1.attn.bias_table",
         ),
     ):
-        assert (mapped.tensors[ours] - expected[f"inflated.{theirs}"]).abs().max() < 1e-6
+        assert (mapped.tensors[vt] - expected[f"inflated.{upstream}"]).abs().max() < 1e-6
     model = build(config_of(manifest), {**mapped.tensors, **head})
     with torch.inference_mode():
         logits = model(golden_input(manifest["input"]["shape"]))
     assert (logits - expected["logits"]).abs().max() < 1e-5
 
 
-def test_an_image_swin_of_timm_is_read_whole() -> None:
+def test_every_tensor_of_a_timm_swin_is_used() -> None:
     timm = pytest.importorskip("timm")
     image = timm.models.swin_transformer.SwinTransformer(
         img_size=96, embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=3
@@ -294,18 +296,18 @@ def test_an_image_swin_of_timm_is_read_whole() -> None:
         width=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(8, 3, 3)
     )
     mapped = init_from_image_model(image.state_dict(), config)
-    assert mapped.left_over == []
+    assert mapped.unexpected == []
     shapes = {n: tuple(t.shape) for n, t in mapped.tensors.items()}
-    wanted = _shapes(config)
-    assert shapes == {n: s for n, s in wanted.items() if not n.startswith("head.")}
+    expected = _shapes(config)
+    assert shapes == {n: s for n, s in expected.items() if not n.startswith("head.")}
 
 
-def test_what_is_no_image_swin_is_refused() -> None:
-    with pytest.raises(LayoutError, match="no image Swin"):
+def test_tensors_that_are_not_an_image_swin_are_refused() -> None:
+    with pytest.raises(LayoutError, match="not an image Swin"):
         init_from_image_model({"fc.weight": torch.ones(2, 2)}, PRESETS["videoswin-t"])
 
 
-def test_a_clip_scores_the_same_whoever_stands_beside_it() -> None:
+def test_logits_do_not_depend_on_the_other_clips_of_the_batch() -> None:
     model, _, _ = golden_model(GOLDEN / "tiny_shift_official.json")
     clips = golden_input([3, 3, 7, 50, 46])
     with torch.inference_mode():
@@ -313,7 +315,7 @@ def test_a_clip_scores_the_same_whoever_stands_beside_it() -> None:
     assert (together - alone).abs().max() < 1e-5
 
 
-def test_inference_leaves_nothing_that_training_cannot_use() -> None:
+def test_training_works_after_inference() -> None:
     model, clip, _ = golden_model(GOLDEN / "tiny_shift_official.json")
     with torch.inference_mode():
         model(clip)
@@ -321,7 +323,7 @@ def test_inference_leaves_nothing_that_training_cannot_use() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_any_size_is_read_and_no_clip_is_refused() -> None:
+def test_any_clip_size_is_accepted_and_other_shapes_are_refused() -> None:
     model = _fresh(_TINY).eval()
     with torch.inference_mode():
         assert model(torch.zeros(2, 3, 1, 5, 33)).shape == (2, 5)
@@ -357,7 +359,7 @@ def test_a_fresh_model_has_upstreams_initial_values() -> None:
     assert narrow["stages.0.blocks.0.mlp.fc1.weight"].std() == pytest.approx(0.08, rel=0.02)
 
 
-def test_training_reaches_every_parameter() -> None:
+def test_every_parameter_gets_gradients() -> None:
     model = _fresh(_TINY).train()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -368,13 +370,13 @@ def test_training_reaches_every_parameter() -> None:
     assert dead == []
 
 
-def test_stochastic_depth_drops_whole_clips() -> None:
-    """Equal clips differ only by which of the last block's two branches each of them loses."""
+def test_stochastic_depth_drops_branches_per_clip() -> None:
+    """Equal clips differ only in which of the last block's two branches are dropped."""
     model = _fresh(replace(_TINY, depths=(1, 1), dropout=0.0)).train()
     clips = torch.randn(1, 3, 6, 32, 32).expand(64, -1, -1, -1, -1)
     with torch.no_grad():
-        answers = model(clips).unique(dim=0)
-    distances = (answers[:, None] - answers[None]).abs().amax(-1)
+        outputs = model(clips).unique(dim=0)
+    distances = (outputs[:, None] - outputs[None]).abs().amax(-1)
     assert len((distances < 1e-6).unique(dim=0)) == 4
 
 
@@ -389,7 +391,7 @@ def test_autocast_keeps_the_residual_stream_in_full_precision() -> None:
     assert (mixed - block(x_BTHWC)).abs().max() < 0.02
 
 
-def test_half_precision_stays_close() -> None:
+def test_half_precision_logits_are_close() -> None:
     model, clip, expected = golden_model(GOLDEN / "tiny_shift_official.json")
     with torch.inference_mode():
         half = model.to(torch.bfloat16)(clip.bfloat16()).float()

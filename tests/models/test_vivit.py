@@ -1,4 +1,4 @@
-"""ViViT gives upstream's logits in all four models and both layouts."""
+"""ViViT: logits equal upstream's in all four models and both layouts."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ FULL = ["full_scenic_m1_b16x2_k400", "full_hf_b16x2_k400"]
 
 @torch.inference_mode()
 def distance(path: Path) -> float:
-    """Largest logit difference to upstream for one golden."""
-    manifest, theirs = load_manifest(path)
-    ours = to_vt(ARCHITECTURE.layouts[manifest["layout"]], theirs).tensors
-    logits = together(build(config_of(manifest), ours)(clip_of(manifest)))
+    """Largest logit difference from upstream for one golden."""
+    manifest, upstream = load_manifest(path)
+    vt = to_vt(ARCHITECTURE.layouts[manifest["layout"]], upstream).tensors
+    logits = together(build(config_of(manifest), vt)(clip_of(manifest)))
     return (logits - load_file(path.with_suffix(".safetensors"))["logits"]).abs().max().item()
 
 
@@ -56,20 +56,20 @@ def test_full_size_logits_equal_upstream(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_layouts_are_told_apart_and_come_back_bit_for_bit(name: str) -> None:
-    manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(theirs)]
+def test_layouts_are_recognized_and_restored_bit_for_bit(name: str) -> None:
+    manifest, upstream = load_manifest(GOLDEN / f"{name}.json")
+    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(upstream)]
     assert [layout.name for layout in found] == [manifest["layout"]]
-    result = to_vt(found[0], theirs)
-    assert result.left_over == []
+    result = to_vt(found[0], upstream)
+    assert result.unexpected == []
     assert result.dropped == []
     back = from_vt(found[0], result.tensors, config_of(manifest))
-    usual = {found[0].full_name(name): tensor for name, tensor in theirs.items()}
+    usual = {found[0].full_name(name): tensor for name, tensor in upstream.items()}
     assert back.keys() == usual.keys()
     assert all(torch.equal(back[name], usual[name]) for name in usual)
 
 
-def test_both_generations_of_transformers_names_are_one_layout() -> None:
+def test_old_and_new_transformers_names_are_one_layout() -> None:
     old, new = (
         set(load_manifest(GOLDEN / f"{n}.json")[1]) for n in ("tiny_hf_cls", "tiny_hf5_cls")
     )
@@ -81,8 +81,10 @@ def test_both_generations_of_transformers_names_are_one_layout() -> None:
 
 
 def test_a_pooler_is_reported_as_unused() -> None:
-    _, theirs = load_manifest(GOLDEN / "tiny_hf_cls.json")
-    result = to_vt(ARCHITECTURE.layouts["hf"], {**theirs, "vivit.pooler.dense.bias": torch.ones(2)})
+    _, upstream = load_manifest(GOLDEN / "tiny_hf_cls.json")
+    result = to_vt(
+        ARCHITECTURE.layouts["hf"], {**upstream, "vivit.pooler.dense.bias": torch.ones(2)}
+    )
     assert [name for name, _ in result.dropped] == ["vivit.pooler.dense.bias"]
 
 
@@ -90,15 +92,15 @@ def test_a_pooler_is_reported_as_unused() -> None:
     "root", ["", "params/", "opt/target/", "optimizer/target/", "optimizer/target/params/"]
 )
 @pytest.mark.parametrize("old", [False, True])
-def test_flax_names_are_read_under_every_root_and_numbering(root: str, old: bool) -> None:
-    _, theirs = load_manifest(GOLDEN / "tiny_scenic_m1_token.json")
+def test_flax_names_are_read_with_every_root_and_numbering(root: str, old: bool) -> None:
+    _, upstream = load_manifest(GOLDEN / "tiny_scenic_m1_token.json")
     layout = ARCHITECTURE.layouts["scenic"]
-    plain = to_vt(layout, theirs).tensors
-    names = {root + n.removeprefix(ROOT): t for n, t in theirs.items()}
+    plain = to_vt(layout, upstream).tensors
+    names = {root + n.removeprefix(ROOT): t for n, t in upstream.items()}
     renamed = {old_numbered(n) if old else n: t for n, t in names.items()}
     assert layout.recognizes(renamed)
     result = to_vt(layout, renamed)
-    assert result.left_over == []
+    assert result.unexpected == []
     assert result.tensors.keys() == plain.keys()
     assert all(torch.equal(result.tensors[n], plain[n]) for n in plain)
 
@@ -106,28 +108,28 @@ def test_flax_names_are_read_under_every_root_and_numbering(root: str, old: bool
 @pytest.mark.parametrize(
     "name", ["tiny_scenic_m2_token", "tiny_scenic_m4", "tiny_scenic_m1_gap_ufs"]
 )
-def test_what_transformers_does_not_know_is_not_written_for_it(name: str) -> None:
+def test_models_that_transformers_does_not_support_are_not_exported_for_it(name: str) -> None:
     manifest, found = mapped(name)
     with pytest.raises(LayoutError):
         from_vt(ARCHITECTURE.layouts["hf"], found.tensors, config_of(manifest))
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_file_shows_its_configuration(name: str) -> None:
+def test_the_configuration_is_inferred_from_a_file(name: str) -> None:
     manifest, found = mapped(name)
     config = config_of(manifest)
-    invisible = ["num_frames", "image_size", "attention_order", "heads"]
-    invisible += ["num_heads"] if manifest["layout"] == "hf" else []
-    invisible += ["attention", "sampled_frames"] if config.sampled_frames else []
-    hints = {field: getattr(config, field) for field in invisible}
+    not_in_shapes = ["num_frames", "image_size", "attention_order", "heads"]
+    not_in_shapes += ["num_heads"] if manifest["layout"] == "hf" else []
+    not_in_shapes += ["attention", "sampled_frames"] if config.sampled_frames else []
+    hints = {field: getattr(config, field) for field in not_in_shapes}
     shapes = {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
     inferred = infer_config(shapes, {**found.hints, **hints})
-    # Frames that fill no tubelet leave no trace in the weights.
+    # Frames that do not fill a tubelet do not affect the shapes.
     assert replace(inferred, num_frames=config.num_frames) == config
 
 
 @pytest.mark.parametrize("model", [name for name in PRESETS if not name.endswith("-nano")])
-def test_every_published_size_is_read_off_its_shapes(model: str) -> None:
+def test_every_published_configuration_is_inferred_from_shapes(model: str) -> None:
     config = PRESETS[model]
     assert infer_config(shapes_of(config), {}) == config
     if config.temporal_depth and config.attention == "factorized_encoder":
@@ -140,19 +142,19 @@ def shapes_of(config: ViViTConfig) -> dict[str, tuple[int, ...]]:
         return {n: tuple(t.shape) for n, t in ARCHITECTURE.build(config).state_dict().items()}
 
 
-def test_other_clips_are_read_off_shapes_with_a_hint() -> None:
+def test_other_clip_sizes_are_inferred_with_a_hint() -> None:
     larger = replace(PRESETS["vivit-l"], image_size=320)
     assert infer_config(shapes_of(larger), {}) == larger
     longer = replace(PRESETS["vivit-l-fe"], num_frames=128)
     assert infer_config(shapes_of(longer), {}) == longer
     joint = replace(PRESETS["vivit-b"], num_frames=128)
     assert infer_config(shapes_of(joint), {"num_frames": 128}) == joint
-    with pytest.raises(LayoutError, match="say what clip"):
+    with pytest.raises(LayoutError, match="give num_frames and image_size"):
         infer_config(shapes_of(replace(PRESETS["vivit-b"], num_frames=12)), {})
 
 
-def test_what_is_no_vivit_is_refused() -> None:
-    with pytest.raises(LayoutError, match="no complete ViViT"):
+def test_tensors_that_are_not_a_vivit_are_refused() -> None:
+    with pytest.raises(LayoutError, match="not a complete ViViT"):
         infer_config({"head.weight": (10, 10)}, {})
 
 
@@ -160,9 +162,9 @@ def test_released_files_have_upstreams_names_and_shapes() -> None:
     """The EPIC-Kitchens file: 4 temporal layers, 397 classes; shapes as its code makes them."""
     config = replace(PRESETS["vivit-l-fe"], temporal_depth=4, num_classes=397)
     with torch.device("meta"):
-        ours = ARCHITECTURE.build(config).state_dict()
-    theirs = from_vt(ARCHITECTURE.layouts["scenic"], ours, config)
-    assert len(theirs) == 28 * 16 + 12
+        vt = ARCHITECTURE.build(config).state_dict()
+    upstream = from_vt(ARCHITECTURE.layouts["scenic"], vt, config)
+    assert len(upstream) == 28 * 16 + 12
     attention = "encoderblock_23/MultiHeadDotProductAttention_0"
     expected = {
         "embedding/kernel": (2, 16, 16, 3, 1024),
@@ -176,7 +178,7 @@ def test_released_files_have_upstreams_names_and_shapes() -> None:
         "TemporalTransformer/encoderblock_3/LayerNorm_1/scale": (1024,),
         "output_projection/kernel": (1024, 397),
     }
-    assert {name: tuple(theirs[ROOT + name].shape) for name in expected} == expected
+    assert {name: tuple(upstream[ROOT + name].shape) for name in expected} == expected
 
 
 # Million parameters and giga multiply-accumulates as measured upstream.
@@ -217,13 +219,13 @@ def test_size_and_cost_are_as_measured_upstream(
 
 
 def saved(steps: int, tokens: int) -> int:
-    """What a last block of width 768 saves that is read by its class token alone.
+    """MACs saved in a last block of width 768 of which only the class token is used.
 
-    The token's own projections and MLP remain, and its scores and sums over all tokens.
+    What remains are the token's projections and MLP, and its scores and sums over all tokens.
     """
     C, H = 768, 12
-    whole = tokens * 12 * C * C + 2 * tokens**2 * C
-    return steps * (whole - 12 * C * C - 2 * H * tokens * C)
+    full = tokens * 12 * C * C + 2 * tokens**2 * C
+    return steps * (full - 12 * C * C - 2 * H * tokens * C)
 
 
 @pytest.mark.parametrize(
@@ -246,25 +248,25 @@ def test_no_more_is_executed_than_needed(model: str, savings: int) -> None:
     assert executed == pytest.approx(published_macs(PRESETS[model]) - savings, rel=1e-4)
 
 
-def test_frames_are_sampled_where_upstream_samples_them() -> None:
+def test_frames_are_sampled_as_upstream_samples_them() -> None:
     golden = json.loads((GOLDEN / "sampling_uniform_scenic.json").read_text())
     for key, indices in golden["table"].items():
         frames, count = map(int, key.split(","))
-        # Where upstream's rounding gives one frame too many, the others are as asked.
-        wanted = indices[:count] if key in golden["count_mismatch"] else indices
-        assert sampled_indices(frames, count) == wanted, key
+        # If upstream's rounding gives one frame too many, the others are as expected.
+        expected = indices[:count] if key in golden["count_mismatch"] else indices
+        assert sampled_indices(frames, count) == expected, key
 
 
 @pytest.mark.parametrize("name", ["tiny_scenic_m1_token", "tiny_scenic_m2_token", "tiny_scenic_m4"])
-def test_a_clip_scores_the_same_whoever_stands_beside_it(name: str) -> None:
+def test_logits_do_not_depend_on_the_other_clips_of_the_batch(name: str) -> None:
     model, clips = golden_model(name)
     with torch.inference_mode():
-        beside, alone = model(clips), torch.cat([model(clip[None]) for clip in clips])
-    assert (beside - alone).abs().max() < 1e-5
+        batched, alone = model(clips), torch.cat([model(clip[None]) for clip in clips])
+    assert (batched - alone).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name.startswith("tiny_scenic")])
-def test_half_precision_stays_close(name: str) -> None:
+def test_half_precision_logits_are_close(name: str) -> None:
     model, clip = golden_model(name)
     with torch.inference_mode():
         exact = together(model(clip))
@@ -272,7 +274,7 @@ def test_half_precision_stays_close(name: str) -> None:
     assert (half - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-def test_two_heads_answer_by_name_and_share_one_classifier() -> None:
+def test_two_heads_are_named_and_share_one_classifier() -> None:
     model, clip = golden_model("tiny_scenic_m2_epic")
     with torch.inference_mode():
         logits = model(clip)
@@ -282,11 +284,11 @@ def test_two_heads_answer_by_name_and_share_one_classifier() -> None:
     }
     config = with_overrides(PRESETS["vivit-b"], {"heads": [["noun", 300], ["verb", 100]]})
     assert config.heads == (("noun", 300), ("verb", 100))
-    with pytest.raises(UsageError, match="do not make up 400"):
+    with pytest.raises(UsageError, match="do not add up to 400"):
         replace(config, heads=(("noun", 300), ("verb", 97)))
 
 
-def test_a_clip_that_does_not_fit_is_refused_with_what_would_fit() -> None:
+def test_the_error_for_a_wrong_clip_size_names_the_right_one() -> None:
     model, clip = golden_model("tiny_hf_cls")
     for wrong in (clip[:, :, :, :12], clip[:, :, :4], torch.cat([clip, clip], dim=2)):
         with pytest.raises(ShapeError, match="clips of 6 frames of 16x16, not"):

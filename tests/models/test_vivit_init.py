@@ -1,4 +1,4 @@
-"""ViViT starts from image models and from scratch as upstream does, and trains."""
+"""ViViT: initialization from image models and from scratch as upstream does, and training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.models.vivit_goldens import (
 from vtcli.errors import LayoutError
 from vtcli.models.layouts import from_vt, to_vt
 from vtcli.models.vivit import ARCHITECTURE, PRESETS
-from vtcli.models.vivit.checkpoints import Inflation, inflate, init_from_image_model
+from vtcli.models.vivit.image_init import Inflation, inflate, init_from_image_model
 
 INITS = sorted(p.stem for p in GOLDEN.glob("init_*.json"))
 EMBEDDING: dict[str, Inflation] = {
@@ -43,7 +43,7 @@ def image_model(manifest: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def as_timm(flax: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A Flax ViT's tensors as timm stores them."""
+    """A Flax ViT's tensors by timm's names."""
     patches = flax["embedding/kernel"].permute(3, 2, 0, 1)
     result = {
         "cls_token": flax["cls"],
@@ -56,24 +56,24 @@ def as_timm(flax: dict[str, Tensor]) -> dict[str, Tensor]:
         "head.bias": flax["output_projection/bias"],
     }
     for i in range(sum(name.endswith("LayerNorm_0/scale") for name in flax)):
-        block, ours = f"Transformer/encoderblock_{i}/", f"blocks.{i}."
+        block, vt = f"Transformer/encoderblock_{i}/", f"blocks.{i}."
         attention = f"{block}MultiHeadDotProductAttention_0/"
-        for theirs, end in (("kernel", "weight"), ("bias", "bias")):
-            parts = [flax[f"{attention}{part}/{theirs}"] for part in ("query", "key", "value")]
-            result[f"{ours}attn.qkv.{end}"] = torch.cat([p.flatten(-2).t() for p in parts])
+        for upstream, end in (("kernel", "weight"), ("bias", "bias")):
+            parts = [flax[f"{attention}{part}/{upstream}"] for part in ("query", "key", "value")]
+            result[f"{vt}attn.qkv.{end}"] = torch.cat([p.flatten(-2).t() for p in parts])
             for j, fc in enumerate(("fc1", "fc2")):
-                dense = flax[f"{block}MlpBlock_0/Dense_{j}/{theirs}"]
-                result[f"{ours}mlp.{fc}.{end}"] = dense.t()
-        result[f"{ours}attn.proj.weight"] = flax[f"{attention}out/kernel"].flatten(0, 1).t()
-        result[f"{ours}attn.proj.bias"] = flax[f"{attention}out/bias"]
+                dense = flax[f"{block}MlpBlock_0/Dense_{j}/{upstream}"]
+                result[f"{vt}mlp.{fc}.{end}"] = dense.t()
+        result[f"{vt}attn.proj.weight"] = flax[f"{attention}out/kernel"].flatten(0, 1).t()
+        result[f"{vt}attn.proj.bias"] = flax[f"{attention}out/bias"]
         for j in range(2):
-            for theirs, end in (("scale", "weight"), ("bias", "bias")):
-                result[f"{ours}norm{j + 1}.{end}"] = flax[f"{block}LayerNorm_{j}/{theirs}"]
+            for upstream, end in (("scale", "weight"), ("bias", "bias")):
+                result[f"{vt}norm{j + 1}.{end}"] = flax[f"{block}LayerNorm_{j}/{upstream}"]
     return result
 
 
 def as_archive(flax: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A Flax ViT's tensors as the original NumPy archives name them."""
+    """A Flax ViT's tensors by the names of the original NumPy archives."""
     return {old_numbered(n).replace("output_projection", "head"): t for n, t in flax.items()}
 
 
@@ -86,14 +86,14 @@ FORMS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", INITS)
-def test_initialization_from_an_image_model_is_upstreams(name: str, form: str) -> None:
+def test_initialization_from_an_image_model_equals_upstream(name: str, form: str) -> None:
     manifest = json.loads((GOLDEN / f"{name}.json").read_text())
     config, layout = config_of(manifest), ARCHITECTURE.layouts["scenic"]
     source = image_model(manifest)
     source = FORMS[form](source)
     method = manifest["config"]["model"]["temporal_encoding_config"]["kernel_init_method"]
     taken = init_from_image_model(source, config, embedding=EMBEDDING[method])
-    assert taken.left_over == []
+    assert taken.unexpected == []
     rest = synthetic_tensors(manifest["fresh_tensors"])
     start = to_vt(layout, {n.replace("fresh/", ROOT): t for n, t in rest.items()}).tensors
     final = {**start, **taken.tensors}
@@ -102,8 +102,8 @@ def test_initialization_from_an_image_model_is_upstreams(name: str, form: str) -
     assert {n.removeprefix(ROOT) for n in found} == {n for n, o in origins.items() if o != "fresh"}
     expected = load_file(GOLDEN / f"{name}.safetensors")
     for key in expected.keys() - {"logits"}:
-        ours = found[ROOT + key.replace(".", "/")]
-        assert (ours - expected[key]).abs().max() < 1e-5
+        vt = found[ROOT + key.replace(".", "/")]
+        assert (vt - expected[key]).abs().max() < 1e-5
     with torch.inference_mode():
         logits = together(build(config, final)(clip_of(manifest)))
     assert (logits - expected["logits"]).abs().max() < 1e-5
@@ -121,7 +121,7 @@ def test_patch_kernels_are_inflated_as_in_the_paper() -> None:
     assert torch.allclose(inflate(kernel, 4, "arp"), expected, atol=1e-6)
 
 
-def test_an_image_model_without_class_token_leaves_its_position_fresh() -> None:
+def test_the_class_token_is_fresh_if_the_image_model_has_none() -> None:
     manifest = json.loads((GOLDEN / "init_m1_central_tile.json").read_text())
     source = image_model(manifest)
     del source["cls"]
@@ -132,7 +132,7 @@ def test_an_image_model_without_class_token_leaves_its_position_fresh() -> None:
     assert torch.equal(taken.tensors["encoder.pos_embed"][:, 1:], source[key].repeat(1, 3, 1))
 
 
-def test_what_initialization_leaves_out_is_reported() -> None:
+def test_unused_tensors_of_an_image_model_are_reported() -> None:
     manifest = json.loads((GOLDEN / "init_m2_central.json").read_text())
     source = {
         **image_model(manifest),
@@ -143,19 +143,19 @@ def test_what_initialization_leaves_out_is_reported() -> None:
     head = {"output_projection/kernel", "output_projection/bias"}
     assert {name for name, _ in taken.dropped} == {"cls", "pre_logits/kernel", *head}
     assert all(why for _, why in taken.dropped)
-    assert taken.left_over == ["extra"]
+    assert taken.unexpected == ["extra"]
 
 
-def test_an_image_model_that_does_not_fit_is_refused() -> None:
+def test_an_image_model_of_another_size_is_refused() -> None:
     manifest = json.loads((GOLDEN / "init_m1_central_tile.json").read_text())
-    with pytest.raises(LayoutError, match="no image ViT"):
+    with pytest.raises(LayoutError, match="not an image ViT"):
         init_from_image_model({"fc.weight": torch.ones(2, 2)}, config_of(manifest))
     with pytest.raises(LayoutError, match="of the model's size"):
         init_from_image_model(image_model(manifest), replace(config_of(manifest), depth=4))
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name.startswith("tiny_scenic")])
-def test_training_reaches_every_parameter(name: str) -> None:
+def test_every_parameter_gets_gradients(name: str) -> None:
     manifest, found = mapped(name)
     model = build(replace(config_of(manifest), drop_path=0.1), found.tensors).train()
     for seed in range(6):

@@ -1,4 +1,4 @@
-"""X-ViT gives upstream's logits, alone or in a batch, for every clip it takes, and can be trained.
+"""X-ViT: logits equal upstream's, for every clip length and batch size, and training.
 
 Shapes as in the network: B clips, T frames, N tokens of a frame, C channels.
 """
@@ -32,7 +32,7 @@ EPIC = (("verb", 97), ("noun", 300))
 
 
 def config_of(manifest: dict[str, Any]) -> XViTConfig:
-    """A golden's settings as our configuration."""
+    """Our configuration for a golden."""
     upstream = manifest["config"]
     width = upstream["embed_dim"]
     return XViTConfig(
@@ -62,13 +62,15 @@ def build(config: XViTConfig, tensors: dict[str, Tensor]) -> XViT:
 
 
 def golden_model(name: str, **changes: Any) -> XViT:
-    """The network of a tiny golden, some of its settings changed that no tensor shows."""
-    manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    return build(replace(config_of(manifest), **changes), to_vt(layout_of(theirs), theirs).tensors)
+    """The network of a tiny golden, with changes to settings that do not affect its tensors."""
+    manifest, upstream = load_manifest(GOLDEN / f"{name}.json")
+    return build(
+        replace(config_of(manifest), **changes), to_vt(layout_of(upstream), upstream).tensors
+    )
 
 
-def layout_of(theirs: dict[str, Tensor]) -> Any:
-    found = [layout for layout in LAYOUTS.values() if layout.recognizes(theirs)]
+def layout_of(upstream: dict[str, Tensor]) -> Any:
+    found = [layout for layout in LAYOUTS.values() if layout.recognizes(upstream)]
     assert len(found) == 1
     return found[0]
 
@@ -87,19 +89,19 @@ def fresh_model(**changes: Any) -> XViT:
 
 @torch.inference_mode()
 def distances(path: Path) -> tuple[float, float]:
-    """Largest difference to upstream for one golden: in logits, and in the frames' features."""
-    manifest, theirs = load_manifest(path)
-    model = build(config_of(manifest), to_vt(layout_of(theirs), theirs).tensors)
+    """Largest difference from upstream for one golden: of logits, and of frame features."""
+    manifest, upstream = load_manifest(path)
+    model = build(config_of(manifest), to_vt(layout_of(upstream), upstream).tensors)
     clip = golden_input(manifest["input"]["shape"])
     expected = load_file(path.with_suffix(".safetensors"))
     features = model.frame_features(clip).flatten()
-    # The golden keeps every n-th value, n the smallest that leaves 4096 or fewer.
+    # The golden has every n-th value, with the smallest n that gives at most 4096.
     features = features[:: -(-features.numel() // expected["features"].numel())]
     return largest(model(clip), expected["logits"]), largest(features, expected["features"])
 
 
-def largest(ours: Tensor, golden: Tensor) -> float:
-    return (ours - golden).abs().max().item()
+def largest(actual: Tensor, golden: Tensor) -> float:
+    return (actual - golden).abs().max().item()
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -133,13 +135,13 @@ def test_every_preset_can_be_built(model: str) -> None:
         state = XViT(PRESETS[model]).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     names = ["shift_segments", "shift_div", "num_frames", "num_heads", "temporal_heads"]
-    unseen = {f: getattr(PRESETS[model], f) for f in (*names, "image_size", "dropout")}
-    assert infer_config(shapes, unseen) == PRESETS[model]
+    not_in_shapes = {f: getattr(PRESETS[model], f) for f in (*names, "image_size", "dropout")}
+    assert infer_config(shapes, not_in_shapes) == PRESETS[model]
 
 
 @pytest.mark.parametrize(("frames", "giga_macs"), [(8, 140.57), (16, 281.13), (32, 562.25)])
 def test_cost_is_as_measured_upstream_and_linear_in_frames(frames: int, giga_macs: float) -> None:
-    """Upstream computes what nothing reads in the last layers: about 7 % that we leave out."""
+    """Upstream computes unused tokens in the last layers: about 7 %, which we skip."""
     config = replace(PRESETS["xvit-b"], num_frames=frames, num_classes=600)
     assert published_macs(config) == pytest.approx(giga_macs * 1e9, rel=1e-4)
     with torch.device("meta"):
@@ -147,31 +149,31 @@ def test_cost_is_as_measured_upstream_and_linear_in_frames(frames: int, giga_mac
         clip = torch.empty(1, 3, frames, 224, 224)
     with FlopCounterMode(display=False) as counter:
         model(clip)
-    left_out = 1 - counter.get_total_flops() / 2 / published_macs(config)
-    assert 0.06 < left_out < 0.08
+    skipped = 1 - counter.get_total_flops() / 2 / published_macs(config)
+    assert 0.06 < skipped < 0.08
 
 
-def test_fresh_networks_begin_where_upstreams_do() -> None:
+def test_fresh_networks_have_upstreams_initial_values() -> None:
     state = fresh_model().state_dict()
     assert not state["temporal_embed"].any()
     assert not state["temporal.class_token"].any()
     assert all(tensor.isfinite().all() for tensor in state.values())
-    bound = 48**-0.5  # of PyTorch's own initial values for a layer with 48 inputs
+    bound = 48**-0.5  # of PyTorch's default initialization for a layer with 48 inputs
     assert 0.9 * bound < state["temporal.fc.weight"].abs().max() <= bound
 
 
-def test_fresh_attention_looks_at_its_own_place_and_subtracts_what_it_sees() -> None:
+def test_fresh_attention_attends_to_its_own_position_and_subtracts() -> None:
     attend = fresh_model().blocks[0].attn
     x_NC = torch.randn(10, 48)
     with torch.inference_mode():
         query_NC, key_NC, value_NC = attend.qkv(x_NC).chunk(3, dim=-1)
-        seen_NC = attend.proj(value_NC)
+        read_NC = attend.proj(value_NC)
     assert (query_NC @ key_NC.T).argmax(1).tolist() == list(range(10))
-    assert torch.cosine_similarity(seen_NC, -x_NC).min() > 0.7
+    assert torch.cosine_similarity(read_NC, -x_NC).min() > 0.7
 
 
 @pytest.mark.parametrize("image_size", [208, 256, 352])
-def test_positions_are_resized_with_cubic_weights_at_the_ratio_of_sizes(image_size: int) -> None:
+def test_positions_are_resized_bicubically_by_the_ratio_of_sizes(image_size: int) -> None:
     model = golden_model("tiny_avg_8f", image_size=image_size)
     table = model.pos_embed.detach().double()
     grid = image_size // 32
@@ -185,7 +187,7 @@ def test_positions_are_resized_with_cubic_weights_at_the_ratio_of_sizes(image_si
 
 
 def cubic_weights(source: int, target: int, ratio: float) -> np.ndarray[Any, Any]:
-    """Keys' cubic convolution (a = -0.75) between pixel centers, edges held: [target,source]."""
+    """Cubic convolution (Keys, a = -0.75) between pixel centers, clamped edges: [target,source]."""
     a = -0.75
     weights = np.zeros((target, source))
     for row in range(target):
@@ -198,7 +200,7 @@ def cubic_weights(source: int, target: int, ratio: float) -> np.ndarray[Any, Any
     return weights
 
 
-def test_sizes_that_do_not_fit_are_refused_with_what_would_fit() -> None:
+def test_the_error_for_a_wrong_frame_size_names_the_right_one() -> None:
     model = fresh_model()
     with pytest.raises(ShapeError, match="64x64, not 64x96"):
         model(torch.zeros(1, 3, 8, 64, 96))
@@ -210,13 +212,13 @@ def test_sizes_that_do_not_fit_are_refused_with_what_would_fit() -> None:
     ("changes", "clips", "frames", "allowed"),
     [
         ({}, 1, 12, "8, 16, 24"),
-        # Upstream only asks that the frames of the whole batch come out even, and mixes clips.
+        # Upstream only checks the number of frames of the batch, and would mix different clips.
         ({}, 2, 4, "8, 16, 24"),
         ({"shift_segments": 16, "shift_div": 4}, 2, 8, "16, 32, 48"),
         ({"shift_segments": 16, "shift_layers": ()}, 1, 4, "8, 16, 24"),
     ],
 )
-def test_clip_lengths_that_do_not_fit_are_refused_with_what_would_fit(
+def test_the_error_for_a_wrong_clip_length_names_the_right_ones(
     changes: dict[str, Any], clips: int, frames: int, allowed: str
 ) -> None:
     with pytest.raises(ShapeError, match=f"clips of {allowed} .* not {frames}"):
@@ -224,22 +226,22 @@ def test_clip_lengths_that_do_not_fit_are_refused_with_what_would_fit(
 
 
 @pytest.mark.parametrize("frames", [8, 16, 24, 32])
-def test_clips_of_any_fitting_length_are_read(frames: int) -> None:
+def test_clips_of_every_valid_length_are_accepted(frames: int) -> None:
     with torch.inference_mode():
         assert fresh_model()(torch.zeros(1, 3, frames, 64, 64)).isfinite().all()
 
 
-def test_frames_of_different_groups_do_not_meet_before_the_temporal_transformer() -> None:
+def test_frames_of_different_groups_are_not_mixed_before_the_temporal_transformer() -> None:
     clip = golden_input([1, 3, 16, 224, 224])
     with torch.inference_mode():
         model = golden_model("tiny_k_16f_seg8")
-        whole, half = model.frame_features(clip), model.frame_features(clip[:, :, :8])
-        assert (whole[:, :8] - half).abs().max() < 1e-5
+        full, half = model.frame_features(clip), model.frame_features(clip[:, :, :8])
+        assert (full[:, :8] - half).abs().max() < 1e-5
         model = golden_model("tiny_k_16f_seg8", shift_segments=16)
         assert (model.frame_features(clip)[:, 7] - half[:, 7]).abs().max() > 1e-3
 
 
-def test_mixing_takes_channels_of_the_next_and_the_last_frame() -> None:
+def test_mixing_takes_channels_of_the_next_and_the_previous_frame() -> None:
     z = torch.arange(1.0, 9.0).view(1, 8, 1, 1).repeat(1, 1, 2, 4)
     Mixing(segments=4, fold=1)(z)
     assert z[0, :, 1, 0].tolist() == [2, 3, 4, 0, 6, 7, 8, 0]
@@ -248,7 +250,7 @@ def test_mixing_takes_channels_of_the_next_and_the_last_frame() -> None:
 
 
 @pytest.mark.parametrize("summary_tokens", [False, True])
-def test_a_layer_that_answers_for_the_first_token_gives_it_the_same_answer(
+def test_a_layer_for_the_first_token_only_gives_the_same_output(
     summary_tokens: bool,
 ) -> None:
     torch.manual_seed(0)
@@ -258,8 +260,8 @@ def test_a_layer_that_answers_for_the_first_token_gives_it_the_same_answer(
     assert (block(x)[:, :, :1] - block(x, first_only=True)).abs().max() < 1e-5
 
 
-def test_summary_tokens_let_every_frame_see_the_mean_of_all_frames() -> None:
-    """The paper's words as a formula: keys and values of the frame's and of T mean tokens."""
+def test_summary_tokens_let_every_frame_attend_to_the_mean_of_all_frames() -> None:
+    """The paper's text as a formula: keys and values of the frame's tokens and of T mean tokens."""
     torch.manual_seed(0)
     B, T, N, C, H = 2, 8, 5, 48, 6
     block = Block(C, H, eps=1e-6, qkv_bias=True, summary_tokens=True)
@@ -278,7 +280,7 @@ def test_summary_tokens_let_every_frame_see_the_mean_of_all_frames() -> None:
     assert (block.attn(x) - torch.stack(frames, dim=1)).abs().max() < 1e-5
 
 
-def test_several_classifiers_answer_by_name() -> None:
+def test_several_classifiers_return_logits_by_name() -> None:
     model = fresh_model().eval()
     one = replace(model.config, num_classes=397)
     state = model.state_dict() | {
@@ -288,16 +290,16 @@ def test_several_classifiers_answer_by_name() -> None:
     clip = golden_input([2, 3, 8, 64, 64])
     with torch.inference_mode():
         together = build(one, state)(clip)
-        answers = build(replace(one, heads=EPIC), state)(clip)
-    assert isinstance(answers, dict)
-    assert torch.equal(answers["verb"], together[:, :97])
-    assert torch.equal(answers["noun"], together[:, 97:])
-    with pytest.raises(UsageError, match="do not make up 400 classes"):
+        logits = build(replace(one, heads=EPIC), state)(clip)
+    assert isinstance(logits, dict)
+    assert torch.equal(logits["verb"], together[:, :97])
+    assert torch.equal(logits["noun"], together[:, 97:])
+    with pytest.raises(UsageError, match="do not add up to 400 classes"):
         replace(PRESETS["xvit-b"], heads=EPIC)
 
 
 @pytest.mark.parametrize("name", ["tiny_ssv2_16f_seg16", "tiny_avg_8f"])
-def test_a_clip_scores_the_same_whoever_stands_beside_it(name: str) -> None:
+def test_logits_do_not_depend_on_the_other_clips_of_the_batch(name: str) -> None:
     model = golden_model(name, image_size=64, summary_tokens=True)
     clips = golden_input([3, 3, 16, 64, 64])
     with torch.inference_mode():
@@ -306,7 +308,7 @@ def test_a_clip_scores_the_same_whoever_stands_beside_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"consensus": "avg"}, {"summary_tokens": True}])
-def test_training_reaches_every_parameter(changes: dict[str, Any]) -> None:
+def test_every_parameter_gets_gradients(changes: dict[str, Any]) -> None:
     model = fresh_model(drop_path=0.1, **changes).train()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
@@ -317,8 +319,8 @@ def test_training_reaches_every_parameter(changes: dict[str, Any]) -> None:
     assert dead == []
 
 
-def test_gradients_are_those_of_the_formula() -> None:
-    """Keys and values are mixed in place: the derivatives must not notice."""
+def test_gradients_equal_finite_differences() -> None:
+    """Keys and values are mixed in place, which must not affect gradients."""
     model = fresh_model(depth=1).double().eval()
     clip = torch.randn(1, 3, 8, 64, 64, dtype=torch.float64)
     weight = model.get_parameter("blocks.0.attn.qkv.weight")
@@ -336,7 +338,7 @@ def test_gradients_are_those_of_the_formula() -> None:
 
 
 @pytest.mark.parametrize("image_size", [224, 256])
-def test_half_precision_stays_close(image_size: int) -> None:
+def test_half_precision_logits_are_close(image_size: int) -> None:
     model = golden_model("tiny_k_16f_seg8", image_size=image_size)
     clip = golden_input([1, 3, 16, image_size, image_size])
     with torch.inference_mode():

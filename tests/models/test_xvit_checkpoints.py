@@ -1,4 +1,4 @@
-"""X-ViT checkpoints are read, written and started from as upstream does it."""
+"""X-ViT checkpoints: reading, exporting, and initialization from ViT as upstream does."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ INITIAL = sorted(p.stem for p in GOLDEN.glob("init_tiny_*.json"))
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_official_files_come_back_bit_for_bit(name: str) -> None:
-    manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    layout = layout_of(theirs)
-    mapped = to_vt(layout, theirs)
-    assert mapped.left_over == []
+def test_official_files_are_restored_bit_for_bit(name: str) -> None:
+    manifest, upstream = load_manifest(GOLDEN / f"{name}.json")
+    layout = layout_of(upstream)
+    mapped = to_vt(layout, upstream)
+    assert mapped.unexpected == []
     assert [name for name, _ in mapped.dropped] == manifest["unused_keys"]
     back = from_vt(layout, mapped.tensors, config_of(manifest))
-    assert back.keys() == theirs.keys()
-    for name, tensor in theirs.items():
+    assert back.keys() == upstream.keys()
+    for name, tensor in upstream.items():
         unused = name in manifest["unused_keys"]
         assert torch.equal(back[name], torch.zeros_like(tensor) if unused else tensor)
 
 
-def test_export_names_the_tensors_where_upstreams_reader_looks_for_them() -> None:
-    assert all(layout.nest == ("model_state",) for layout in LAYOUTS.values())
+def test_exported_files_have_the_wrapper_key_that_upstream_reads() -> None:
+    assert all(layout.wrapper_keys == ("model_state",) for layout in LAYOUTS.values())
 
 
 def test_a_model_is_not_exported_with_a_head_it_does_not_have() -> None:
@@ -54,24 +54,24 @@ def test_a_model_is_not_exported_with_a_head_it_does_not_have() -> None:
         from_vt(LAYOUTS["official-avg"], attends.state_dict(), attends.config)
 
 
-def test_files_of_time_is_matter_are_the_same_network_under_other_names() -> None:
-    """Their class calls the classifier `consensus.head`; other tensors serve training losses."""
+def test_files_of_time_is_matter_are_the_same_network_with_other_names() -> None:
+    """Their classifier is named `consensus.head`; other tensors are for training losses."""
     _, official = load_manifest(GOLDEN / "tiny_noshift_8f.json")
-    theirs = {
+    upstream = {
         name.replace("consensus.mlp_head.4", "consensus.head"): tensor
         for name, tensor in official.items()
         if not name.startswith("new_fc")
     }
-    ours = to_vt(LAYOUTS["official"], official).tensors
-    layout = layout_of(theirs)
+    vt = to_vt(LAYOUTS["official"], official).tensors
+    layout = layout_of(upstream)
     assert layout.name == "time"
-    back = from_vt(layout, ours, None)
-    assert back.keys() == theirs.keys()
+    back = from_vt(layout, vt, None)
+    assert back.keys() == upstream.keys()
     extra = {"flow_head.weight": torch.ones(9, 48), "mlp_q.bias": torch.ones(48)}
-    mapped = to_vt(layout, theirs | extra)
+    mapped = to_vt(layout, upstream | extra)
     assert {name for name, _ in mapped.dropped} == extra.keys()
-    assert mapped.tensors.keys() == ours.keys()
-    assert all(torch.equal(mapped.tensors[name], ours[name]) for name in ours)
+    assert mapped.tensors.keys() == vt.keys()
+    assert all(torch.equal(mapped.tensors[name], vt[name]) for name in vt)
 
 
 def released_shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
@@ -118,33 +118,33 @@ def released_shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
         (174, 93_750_876, "xvit-b-something"),
     ],
 )
-def test_a_released_files_shapes_show_its_configuration(
+def test_the_configuration_is_inferred_from_the_shapes_of_a_released_file(
     num_classes: int, parameters: int, model: str
 ) -> None:
-    theirs = {n: torch.empty(s, device="meta") for n, s in released_shapes(num_classes).items()}
-    assert len(theirs) == 171
-    assert sum(tensor.numel() for tensor in theirs.values()) == parameters
-    mapped = to_vt(layout_of(theirs), theirs)
+    upstream = {n: torch.empty(s, device="meta") for n, s in released_shapes(num_classes).items()}
+    assert len(upstream) == 171
+    assert sum(tensor.numel() for tensor in upstream.values()) == parameters
+    mapped = to_vt(layout_of(upstream), upstream)
     config = infer_config({n: tuple(t.shape) for n, t in mapped.tensors.items()}, {})
     assert config == replace(PRESETS[model], num_classes=num_classes)
     with torch.device("meta"):
-        wanted = XViT(config).state_dict()
-    assert {n: t.shape for n, t in wanted.items()} == {
+        expected = XViT(config).state_dict()
+    assert {n: t.shape for n, t in expected.items()} == {
         n: t.shape for n, t in mapped.tensors.items()
     }
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_shapes_show_all_that_is_no_hint(name: str) -> None:
-    manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
+def test_the_configuration_is_inferred_from_shapes_and_hints(name: str) -> None:
+    manifest, upstream = load_manifest(GOLDEN / f"{name}.json")
     config = config_of(manifest)
-    shapes = {n: tuple(t.shape) for n, t in to_vt(layout_of(theirs), theirs).tensors.items()}
-    unseen = ("num_heads", "shift_segments", "shift_div", "shift_layers", "num_frames")
-    hints = {field: getattr(config, field) for field in (*unseen, "temporal_heads")}
+    shapes = {n: tuple(t.shape) for n, t in to_vt(layout_of(upstream), upstream).tensors.items()}
+    not_in_shapes = ("num_heads", "shift_segments", "shift_div", "shift_layers", "num_frames")
+    hints = {field: getattr(config, field) for field in (*not_in_shapes, "temporal_heads")}
     assert infer_config(shapes, hints) == config
 
 
-def test_what_is_no_xvit_is_refused() -> None:
+def test_tensors_that_are_not_an_xvit_are_refused() -> None:
     with torch.device("meta"):
         shapes = {n: tuple(t.shape) for n, t in XViT(PRESETS["xvit-b"]).state_dict().items()}
     with pytest.raises(LayoutError, match="temporal_embed"):
@@ -154,10 +154,10 @@ def test_what_is_no_xvit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", INITIAL)
-def test_initialization_from_an_image_model_is_upstreams(name: str) -> None:
+def test_initialization_from_an_image_model_equals_upstream(name: str) -> None:
     manifest, source = load_manifest(GOLDEN / f"{name}.json")
     mapped = init_from_image_model(source, config_of(manifest))
-    assert mapped.left_over == []
+    assert mapped.unexpected == []
     assert [name for name, _ in mapped.dropped] == manifest["unused_keys"]
     model = fresh_model(depth=3).eval()
     model = build(config_of(manifest), {**model.state_dict(), **mapped.tensors})
@@ -171,7 +171,7 @@ def test_initialization_from_an_image_model_is_upstreams(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_full_size_initialization_is_upstreams() -> None:
+def test_full_size_initialization_equals_upstream() -> None:
     path = big_golden("xvit", "init_full_b16_in21k.json")
     manifest, source = load_manifest(path)
     with torch.device("meta"):
@@ -194,6 +194,6 @@ def test_a_patch_embedding_stored_as_a_linear_layer_is_read() -> None:
     assert torch.equal(mapped.tensors["patch_embed.weight"], kernel)
 
 
-def test_what_is_no_vit_is_no_start() -> None:
-    with pytest.raises(LayoutError, match="no vision transformer"):
+def test_tensors_that_are_not_a_vit_are_refused() -> None:
+    with pytest.raises(LayoutError, match="not a vision transformer"):
         init_from_image_model({"fc.weight": torch.ones(2, 2)}, PRESETS["xvit-b"])

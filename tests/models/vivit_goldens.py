@@ -1,4 +1,4 @@
-"""ViViT's goldens: their configurations as ours, their clips, and models with their weights."""
+"""ViViT's goldens: their configurations as vt, their clips, and models with their weights."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ ATTENTION = {
 
 
 def config_of(manifest: Mapping[str, Any]) -> ViViTConfig:
-    """Upstream's configuration as ours."""
-    theirs = manifest["config"]
+    """Upstream's configuration as vt."""
+    upstream = manifest["config"]
     if manifest["layout"] == "hf":
         return ViViTConfig(
-            image_size=theirs["image_size"],
-            num_frames=theirs["num_frames"],
-            tubelet_size=tuple(theirs["tubelet_size"]),
-            width=theirs["hidden_size"],
-            depth=theirs["num_hidden_layers"],
-            num_heads=theirs["num_attention_heads"],
-            mlp_ratio=theirs["intermediate_size"] / theirs["hidden_size"],
-            num_classes=theirs["num_labels"],
+            image_size=upstream["image_size"],
+            num_frames=upstream["num_frames"],
+            tubelet_size=tuple(upstream["tubelet_size"]),
+            width=upstream["hidden_size"],
+            depth=upstream["num_hidden_layers"],
+            num_heads=upstream["num_attention_heads"],
+            mlp_ratio=upstream["intermediate_size"] / upstream["hidden_size"],
+            num_classes=upstream["num_labels"],
         )
-    theirs = theirs["model"]
-    attention, width = theirs["attention_config"], theirs["hidden_size"]
-    first = theirs.get("spatial_transformer", theirs)
-    temporal_depth = theirs.get("temporal_transformer", {"num_layers": 4})["num_layers"]
-    rows, columns, *frames = theirs["patches"]["size"]
+    upstream = upstream["model"]
+    attention, width = upstream["attention_config"], upstream["hidden_size"]
+    first = upstream.get("spatial_transformer", upstream)
+    temporal_depth = upstream.get("temporal_transformer", {"num_layers": 4})["num_layers"]
+    rows, columns, *frames = upstream["patches"]["size"]
     _, clip_frames, height, clip_width, _ = manifest["input"]["shape"]
     extra = manifest.get("extra", {})
     return ViViTConfig(
@@ -50,15 +50,15 @@ def config_of(manifest: Mapping[str, Any]) -> ViViTConfig:
         image_size=(height, clip_width),
         num_frames=clip_frames,
         tubelet_size=(frames[0] if frames else 1, rows, columns),
-        sampled_frames=theirs["temporal_encoding_config"].get("n_sampled_frames", 0),
+        sampled_frames=upstream["temporal_encoding_config"].get("n_sampled_frames", 0),
         width=width,
         depth=first["num_layers"],
         num_heads=first["num_heads"],
         mlp_ratio=first["mlp_dim"] / width,
         temporal_depth=0 if attention.get("spatial_only_baseline") else temporal_depth,
-        class_token=theirs["classifier"] == "token",
+        class_token=upstream["classifier"] == "token",
         attention_order=attention.get("attention_order", "space_time"),
-        representation_size=theirs["representation_size"] or 0,
+        representation_size=upstream["representation_size"] or 0,
         num_classes=manifest["num_classes"],
         heads=tuple(zip(extra.get("split_names", ()), extra.get("class_splits", ()), strict=True)),
     )
@@ -86,8 +86,8 @@ def fresh(config: ViViTConfig) -> Any:
 
 
 def mapped(name: str) -> tuple[dict[str, Any], Mapped]:
-    manifest, theirs = load_manifest(GOLDEN / f"{name}.json")
-    return manifest, to_vt(ARCHITECTURE.layouts[manifest["layout"]], theirs)
+    manifest, upstream = load_manifest(GOLDEN / f"{name}.json")
+    return manifest, to_vt(ARCHITECTURE.layouts[manifest["layout"]], upstream)
 
 
 def golden_model(name: str) -> tuple[Any, Tensor]:
@@ -97,7 +97,7 @@ def golden_model(name: str) -> tuple[Any, Tensor]:
 
 
 def together(logits: Tensor | dict[str, Tensor]) -> Tensor:
-    """The logits of all heads, one after the other."""
+    """The logits of all heads, concatenated."""
     return torch.cat(list(logits.values()), -1) if isinstance(logits, dict) else logits
 
 
@@ -109,7 +109,7 @@ OLD_NUMBERS = {
 
 
 def old_numbered(name: str) -> str:
-    """A Flax name as it was when all modules of a block were numbered together."""
+    """A Flax name of the time when all modules of a block were numbered together."""
     for new, old in OLD_NUMBERS.items():
         name = name.replace(new, old)
     return name

@@ -22,15 +22,15 @@ from vtcli.cli import run
 from vtcli.data.splits import TrainValSplit, split_train_val
 from vtcli.errors import DataError
 from vtcli.models import get_architecture, with_overrides
+from vtcli.models.recipe import Recipe
 from vtcli.runtime import distributed
 from vtcli.runtime.distributed import Group, process_group
-from vtcli.training.checkpoint import SHARDS
+from vtcli.training.checkpoint import SHARDS, RunningTotals
 from vtcli.training.init import plan_init
 from vtcli.training.plan import TrainPlan, TrainSettings
-from vtcli.training.recipes import RECIPES, Recipe
+from vtcli.training.recipes import list_recipes
 from vtcli.training.results import TrainProgress
 from vtcli.training.trainer import Trainer
-from vtcli.training.training_state import RunningTotals
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.checkpoint import CARD_KEY, HeadSpec, ModelCard, open_tensors, write_checkpoint
 from vtcli.weights.registry import load_registry
@@ -107,7 +107,7 @@ def model_file(path: Path, arch: str, labels: Sequence[str] = ("a", "b"), **fiel
 
 def file_of(path: Path, arch: str, config: Any, labels: Sequence[str] = ("a", "b")) -> Path:
     """One of our files with a fresh network of this configuration, and a pipeline for its clips."""
-    model, pipeline_name, _ = TINY[arch]
+    model, pipeline_name, _ = TINY.get(arch, (f"{arch}-xs", "uniformerv2-kinetics", {}))
     config = with_overrides(config, {"num_classes": len(labels)})
     with torch.device("meta"):
         network = get_architecture(arch).build(config)
@@ -133,11 +133,11 @@ def plan_for(
     **settings: Any,
 ) -> TrainPlan:
     """A plan on the CPU with one thread that decodes."""
-    division = data if isinstance(data, TrainValSplit) else split_train_val(data)
-    heads = {head: len(names) for head, names in division.train.classes.items()}
-    start = plan_init(model, init, heads, recipe, num_frames)
+    split = data if isinstance(data, TrainValSplit) else split_train_val(data)
+    heads = {head: len(names) for head, names in split.train.classes.items()}
+    model_init = plan_init(model, init, heads, recipe, num_frames)
     chosen = TrainSettings(**{"device": "cpu", "workers": 1, **settings})
-    return TrainPlan(division, start, "tiny", recipe, 5, processes, chosen)
+    return TrainPlan(split, model_init, "tiny", recipe, 5, processes, chosen)
 
 
 def trainer(
@@ -159,15 +159,15 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def losses(maker: Trainer) -> list[float]:
-    """The mean loss of each update of a whole training, over the clips of all processes."""
+    """The mean loss of each optimizer step of a whole training, over the clips of all processes."""
     found: list[float] = []
     before = RunningTotals()
 
-    def on_step(pace: TrainProgress) -> None:
+    def on_step(progress: TrainProgress) -> None:
         nonlocal before
-        if pace.update == 1:
+        if progress.step == 1:
             before = RunningTotals()
-        now = maker.position.sums
+        now = maker.position.totals
         found.append((now.loss - before.loss) / (now.clips - before.clips))
         before = replace(now)
 
@@ -191,18 +191,18 @@ def bright_folders(root: Path, per_class: int = 5) -> Path:
 def recipe_of(arch: str, **changes: Any) -> Recipe:
     """An architecture's own recipe, shortened."""
     short = {"epochs": 1, "batch_size": 4, "warmup_epochs": 0.0}
-    return replace(RECIPES[arch], **{**short, **changes})
+    return replace(list_recipes()[arch], **{**short, **changes})
 
 
 class Killed(BaseException):
     """Stands for SIGKILL: nobody catches it."""
 
 
-def kill_after(updates: int, maker: Trainer) -> Callable[[object], None]:
-    """A watcher that ends a training after so many updates in all, before they are saved."""
+def kill_after(steps: int, maker: Trainer) -> Callable[[object], None]:
+    """A callback that ends a training after this many optimizer steps, before they are saved."""
 
-    def on_step(pace: object) -> None:
-        if maker.position.done == updates:
+    def on_step(progress: object) -> None:
+        if maker.position.steps_done == steps:
             raise Killed
 
     return on_step
@@ -260,10 +260,10 @@ def _do(job: dict[str, Any], folder: Path, group: Group) -> list[Any]:
     if "killed_after" in job:
         with suppress(Killed):
             maker.fit(kill_after(job["killed_after"], maker))
-        return [maker.position.done]
+        return [maker.position.steps_done]
     if job.get("only_saved"):
         maker.save()
-        return [maker.position.done]
+        return [maker.position.steps_done]
     return losses(maker)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -32,13 +33,14 @@ from tests.training.harness import (
 )
 from vtcli.data.train_loader import ClipRequest, TrainClip
 from vtcli.errors import DataError, LayoutError, ShapeError, UsageError
+from vtcli.models.recipe import Recipe
 from vtcli.runtime.distributed import Group
-from vtcli.runtime.run_lock import claimed
-from vtcli.training.checkpoint import FILE, CheckpointSlot, find_state
+from vtcli.training.artifacts import missing_packages
+from vtcli.training.checkpoint import FILE, FORMAT, KEY, CheckpointSlot, check_format, find_state
 from vtcli.training.plan import resolve_hflip
-from vtcli.training.recipes import RECIPES, Recipe, find_recipe, override
-from vtcli.training.training_state import RunningTotals
-from vtcli.weights.checkpoint import read_card
+from vtcli.training.recipes import find_recipe, list_recipes, override
+from vtcli.training.run_directory import open_run_directory
+from vtcli.weights.checkpoint import read_card, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_each_architecture_is_trained_by_its_recipe(arch: str, data: Path, tmp_p
     assert trainer(run, plan).fit() == "done"
     card = read_card(run / "best.safetensors")
     assert card.heads[0].labels == ("a", "b", "c")
-    assert card.pipeline == plan.start.pipeline
+    assert card.pipeline == plan.model_init.pipeline
     before, after = weights(start), weights(run / "best.safetensors")
     assert after["head.weight"].shape[0] == 3
     changed = [n for n in before if "head" not in n and not torch.equal(before[n], after[n])]
@@ -122,7 +124,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     with pytest.raises(Killed):
         broken.fit(kill_after(killed_after, broken))
     resumed = trainer(tmp_path / "broken", plan, resume=True)
-    assert resumed.position.done == saved
+    assert resumed.position.steps_done == saved
     resumed.fit()
     for name in ("best.safetensors", "last.safetensors"):
         ours, theirs = (weights(tmp_path / run / name) for run in ("whole", "broken"))
@@ -131,7 +133,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     kept = [find_state(tmp_path / run) for run in ("whole", "broken")]
     assert kept[0]
     assert kept[1]
-    timed = ("seconds", "data_seconds")
+    timed = ("epoch_time", "data_time")
     rows = [
         [{k: v for k, v in r.items() if k not in timed} for r in k.position.history] for k in kept
     ]
@@ -146,15 +148,53 @@ def test_a_stop_saves_and_going_on_is_as_if_nothing_had_been(
     stopped = trainer(tmp_path / "stopped", plan)
 
     def terminate(pace: object) -> None:
-        if stopped.position.done == 4:
+        if stopped.position.steps_done == 4:
             os.kill(os.getpid(), 15)
 
-    assert stopped.fit(terminate) == "stopped"
+    assert stopped.fit(terminate) == "terminated"
     resumed = trainer(tmp_path / "stopped", plan, resume=True)
-    assert resumed.position.done == 5  # the update after the signal was finished
+    assert resumed.position.steps_done == 5  # the step after the signal was finished
     assert resumed.fit() == "done"
     ours, theirs = (weights(tmp_path / r / "last.safetensors") for r in ("whole", "stopped"))
     assert same(ours, theirs)
+
+
+def test_ctrl_c_saves_in_the_middle_of_an_epoch_as_sigterm_does(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    maker = trainer(tmp_path, plan_for(data, model, FULL))
+
+    def interrupt(progress: object) -> None:
+        if maker.position.steps_done == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    assert maker.fit(interrupt) == "interrupted"
+    saved = find_state(tmp_path)
+    assert saved
+    assert (saved.position.epoch, saved.position.step) == (1, 2)
+
+
+def test_a_second_ctrl_c_ends_at_once(data: Path, model: Path, tmp_path: Path) -> None:
+    maker = trainer(tmp_path, plan_for(data, model))
+
+    def interrupt(progress: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        maker.fit(interrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        maker = trainer(tmp_path, plan_for(data, model))
+        assert maker.fit(lambda progress: signal.raise_signal(signal.SIGINT)) == "done"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_number_of_threads_changes_nothing(data: Path, model: Path, tmp_path: Path) -> None:
@@ -220,10 +260,10 @@ def test_recomputed_blocks_give_the_same_weights(arch: str, data: Path, tmp_path
 def test_a_step_without_clips_leaves_batch_statistics_alone(data: Path, tmp_path: Path) -> None:
     start = model_file(tmp_path / "start.safetensors", "uniformerv2")
     maker = trainer(tmp_path, plan_for(data, start))
-    maker.group = Group(size=2)  # the other one has clips
+    maker.train_step.group = Group(size=2)  # the other process has clips
     maker.model.train()
     before = {name: buffer.clone() for name, buffer in maker.model.named_buffers()}
-    maker._step(0, [], [], RunningTotals())
+    maker.train_step.forward_backward([], [], seed=0)
     assert any("running_mean" in name for name in before)
     assert same(before, dict(maker.model.named_buffers()))
     assert all(module.training for module in maker.model.modules())
@@ -231,7 +271,7 @@ def test_a_step_without_clips_leaves_batch_statistics_alone(data: Path, tmp_path
 
 def test_cutmix_mixes_pixels_as_it_mixes_labels(data: Path, model: Path, tmp_path: Path) -> None:
     maker = trainer(tmp_path, plan_for(data, model, replace(STEADY, cutmix=1.0, mixup=0.0)))
-    samples = maker.plan.division.train.samples
+    samples = maker.plan.split.train.samples
     first = next(s for s in samples if s.labels == (0,))
     second = next(s for s in samples if s.labels == (1,))
     seen = set()
@@ -243,7 +283,7 @@ def test_cutmix_mixes_pixels_as_it_mixes_labels(data: Path, model: Path, tmp_pat
             )
             for number, sample in enumerate((first, second))
         ]
-        clips, target_BK = maker._inputs(read, seed)
+        clips, target_BK = maker.train_step.inputs(read, seed)
         assert float(clips[0].mean()) == pytest.approx(float(target_BK[0, 1]), abs=1e-3)
         assert torch.equal(clips[0], clips[0][:, :1].expand_as(clips[0]))
         seen.add(round(float(target_BK[0, 1]), 2))
@@ -267,8 +307,8 @@ def test_the_learning_rate_rises_and_falls_as_a_cosine(
     maker = trainer(tmp_path, plan_for(data, model, recipe))
     seen = []
     for update in range(12):
-        maker.schedule.step_update(update)
-        seen.append(maker._lr())
+        maker.train_step.schedule.step_update(update)
+        seen.append(maker.train_step.lr)
     assert seen[:4] == pytest.approx([1e-4, 3.4e-3, 6.7e-3, 1e-2])
     wave = [1e-5 + (1e-2 - 1e-5) * (1 + math.cos(math.pi * n / 9)) / 2 for n in range(9)]
     assert seen[3:] == pytest.approx(wave)
@@ -278,8 +318,8 @@ def test_layers_learn_slower_the_further_they_are_from_the_head(tmp_path: Path, 
     start = model_file(tmp_path / "start.safetensors", "vivit")
     maker = trainer(tmp_path, plan_for(data, start, replace(STEADY, layer_decay=0.5)))
     factor = {}
-    groups = maker.optimizer.param_groups
-    places = iter(maker.names)
+    groups = maker.train_step.optimizer.param_groups
+    places = iter(maker.train_step.names)
     for group in groups:
         for _ in group["params"]:
             factor[next(places)] = group["lr_scale"]
@@ -291,8 +331,8 @@ def test_layers_learn_slower_the_further_they_are_from_the_head(tmp_path: Path, 
 
 def test_video_swins_groups_are_upstreams(model: Path, data: Path, tmp_path: Path) -> None:
     maker = trainer(tmp_path, plan_for(data, model, recipe_of("videoswin")))
-    places, found = iter(maker.names), {}
-    for group in maker.optimizer.param_groups:
+    places, found = iter(maker.train_step.names), {}
+    for group in maker.train_step.optimizer.param_groups:
         for _ in group["params"]:
             found[next(places)] = group["lr_scale"], group["weight_decay"]
     assert found["head.weight"] == found["head.bias"] == (1.0, 0.05)
@@ -302,13 +342,13 @@ def test_video_swins_groups_are_upstreams(model: Path, data: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("train", "changed"),
+    ("trainable", "changed"),
     [("head", {"head"}), ("last-1-blocks", {"head", "norm", "stages.1"})],
 )
 def test_only_what_is_to_be_trained_changes(
-    train: str, changed: set[str], data: Path, model: Path, tmp_path: Path
+    trainable: str, changed: set[str], data: Path, model: Path, tmp_path: Path
 ) -> None:
-    recipe = replace(STEADY, epochs=1, train=train, weight_decay=0.1)
+    recipe = replace(STEADY, epochs=1, trainable=trainable, weight_decay=0.1)
     trainer(tmp_path, plan_for(data, model, recipe)).fit()
     before, after = weights(model), weights(tmp_path / "last.safetensors")
     names = [n for n in before if "head" in n or not torch.equal(before[n], after[n])]
@@ -333,21 +373,20 @@ def test_a_frozen_batch_norm_keeps_its_statistics(data: Path, tmp_path: Path) ->
 
 
 def test_recipes_are_chosen_by_architecture_and_labels() -> None:
-    assert find_recipe("xvit", False) == ("xvit", RECIPES["xvit"])
+    assert find_recipe("xvit", False) == ("xvit", list_recipes()["xvit"])
     assert find_recipe("xvit", True)[0] == "xvit-something"
     assert find_recipe("xvit", True, "vivit")[0] == "vivit"
-    assert find_recipe("newcomer", True)[1] == Recipe()
-    with pytest.raises(UsageError, match="there is no recipe 'xvt'"):
+    with pytest.raises(UsageError, match="unknown recipe 'xvt'"):
         find_recipe("xvit", False, "xvt")
 
 
 def test_fewer_epochs_have_a_shorter_rise() -> None:
-    assert override(RECIPES["xvit"], {"epochs": 6}).warmup_epochs == 1
-    assert override(RECIPES["xvit"], {"epochs": 6, "warmup_epochs": 2.0}).warmup_epochs == 2
+    assert override(list_recipes()["xvit"], {"epochs": 6}).warmup_epochs == 1
+    assert override(list_recipes()["xvit"], {"epochs": 6, "warmup_epochs": 2.0}).warmup_epochs == 2
 
 
 def test_recipes_for_labels_that_name_a_side_mirror_nothing() -> None:
-    assert all(r.hflip == 0 for name, r in RECIPES.items() if name.endswith("-something"))
+    assert all(r.hflip == 0 for name, r in list_recipes().items() if name.endswith("-something"))
     assert resolve_hflip(Recipe(hflip=0.5), True, None).hflip == 0
     with pytest.raises(UsageError, match=r"--hflip 0\.5 would turn left into right"):
         resolve_hflip(Recipe(), True, 0.5)
@@ -358,11 +397,11 @@ def test_recipes_for_labels_that_name_a_side_mirror_nothing() -> None:
     [
         ({"epochs": 0}, "--epochs 0 is below 1"),
         ({"lr": -1.0}, "--lr -1.0 is below 0"),
-        ({"smoothing": 1.5}, "--smoothing 1.5 is no share"),
-        ({"amp_dtype": "fp8"}, "--amp-dtype is one of off, bf16, fp16"),
-        ({"scale": (1.0, 0.5)}, "--scale 1.0 0.5 is no range"),
-        ({"aug_repeats": 3}, "--batch-size 8 is no multiple of --aug-repeats 3"),
-        ({"train": "last-blocks"}, "--train is full, head or last-N-blocks"),
+        ({"smoothing": 1.5}, "--smoothing 1.5 is not between 0 and 1"),
+        ({"amp_dtype": "fp8"}, "--amp-dtype must be one of off, bf16, fp16"),
+        ({"scale": (1.0, 0.5)}, "--scale 1.0 0.5 is not a range"),
+        ({"aug_repeats": 3}, "--batch-size 8 is not a multiple of --aug-repeats 3"),
+        ({"trainable": "last-blocks"}, "--trainable must be full, head or last-N-blocks"),
     ],
 )
 def test_impossible_recipes_are_refused(changes: dict[str, object], words: str) -> None:
@@ -375,10 +414,10 @@ def test_repeated_augmentation_draws_several_clips_of_a_video(
 ) -> None:
     recipe = replace(STEADY, aug_repeats=2, epochs=1)
     maker = trainer(tmp_path, plan_for(data, model, recipe))
-    first = next(maker._draws())
+    first = next(maker.requests())
     assert [(d.number == first[0].number, d.repeat) for d in first[:2]] == [(True, 0), (True, 1)]
     maker.fit()
-    assert maker.position.history[0]["clips"] == 24
+    assert maker.position.history[0]["train_clips"] == 24
 
 
 # --- what does not fit ----------------------------------------------------------------------------
@@ -400,11 +439,11 @@ def test_unreadable_videos_are_counted_and_the_mean_is_over_the_others(
     maker = trainer(tmp_path / "run", plan_for(root, model))
     maker.fit()
     for row in maker.position.history:
-        assert row["unreadable"] + row["val_unreadable"] == 6
-        assert row["clips"] + row["unreadable"] == 12
+        assert row["failed_videos"] + row["val_failed_videos"] == 6
+        assert row["train_clips"] + row["failed_videos"] == 12
         assert 0.5 < row["train_loss"] < 2.5
-    named = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
-    assert len(named) == maker.position.history[0]["unreadable"]
+    named = (tmp_path / "run" / "failed_videos.txt").read_text().splitlines()
+    assert len(named) == maker.position.history[0]["failed_videos"]
     assert all(str(root) in line for line in named)
 
 
@@ -427,11 +466,11 @@ def test_a_loss_that_is_no_number_names_step_and_videos(
     maker = trainer(tmp_path, plan)
 
     def spoil(pace: object) -> None:
-        if maker.position.done == 4:
+        if maker.position.steps_done == 4:
             with torch.no_grad():
                 maker.model.head.weight.fill_(math.nan)  # type: ignore[union-attr, operator]
 
-    with pytest.raises(DataError, match=r"update 2 of epoch 2; .*\.mp4"):
+    with pytest.raises(DataError, match=r"step 2 of epoch 2; .*\.mp4"):
         maker.fit(spoil)
     state = find_state(tmp_path)
     assert state
@@ -441,9 +480,9 @@ def test_fp16_that_always_overflows_is_not_taken_for_training(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
     maker = trainer(tmp_path, plan_for(data, model))
-    maker.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-12)
+    maker.train_step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-12)
     next(maker.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(DataError, match=r"the loss is no number any more in update 3 of epoch 1"):
+    with pytest.raises(DataError, match=r"the loss is NaN or Inf in step 3 of epoch 1"):
         maker.fit()
 
 
@@ -473,27 +512,69 @@ def test_a_run_directory_of_another_recipe_is_refused(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
     plan = plan_for(data, model)
-    with claimed(tmp_path, plan.about(), False) as there:
+    with open_run_directory(tmp_path, plan.fingerprint(), False) as there:
         assert not there
     # Nothing was trained: the options were wrong, and now they are others.
-    with claimed(tmp_path, {**plan.about(), "seed": 99}, False) as there:
+    with open_run_directory(tmp_path, {**plan.fingerprint(), "seed": 99}, False) as there:
         assert not there
-    with claimed(tmp_path, plan.about(), False) as there:
+    with open_run_directory(tmp_path, plan.fingerprint(), False) as there:
         assert not there
     (tmp_path / FILE).touch()
-    with claimed(tmp_path, plan.about(), True) as there:
+    with open_run_directory(tmp_path, plan.fingerprint(), True) as there:
         assert there
     with (
         pytest.raises(DataError, match="holds a training already"),
-        claimed(tmp_path, plan.about(), False),
+        open_run_directory(tmp_path, plan.fingerprint(), False),
     ):
         pass
     other = replace(plan, recipe=replace(plan.recipe, lr=0.5))
     with (
         pytest.raises(DataError, match=r"another recipe: lr \(0.001, not 0.5\)"),
-        claimed(tmp_path, other.about(), True),
+        open_run_directory(tmp_path, other.fingerprint(), True),
     ):
         pass
+
+
+def test_a_training_of_an_older_version_is_refused_with_a_way_out(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(data, model)
+    trainer(tmp_path, replace(plan, recipe=replace(STEADY, epochs=1))).fit()
+    # The first format had `schema` instead of `format`, and other keys.
+    (tmp_path / "training.json").write_text(json.dumps({"schema": 1, "clips_per_update": 4}))
+    way_out = rf"older version of vt.*another folder with -o.*-m {tmp_path / 'best.safetensors'}"
+    with pytest.raises(DataError, match=way_out), open_run_directory(tmp_path, {}, True):
+        pass
+    with pytest.raises(DataError, match="newer version of vt; update vtcli"):
+        check_format(tmp_path, FORMAT + 1)
+    state = CheckpointSlot(tmp_path, FILE).path
+    table = {"position": {"epoch": 1, "update": 0, "done": 3}, "values": {}}
+    write_checkpoint(state, {"model.x": torch.zeros(1)}, {KEY: json.dumps(table)})
+    with pytest.raises(DataError, match=way_out):
+        trainer(tmp_path, plan, resume=True)
+    assert trainer(tmp_path / "new", plan_for(data, tmp_path / "best.safetensors")).fit() == "done"
+
+
+def test_a_missing_package_is_named_with_the_extra_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert missing_packages() == []
+    monkeypatch.setattr("vtcli.training.artifacts.find_spec", lambda name: None)
+    plot, board = missing_packages()
+    assert "matplotlib is not installed" in plot
+    assert "pip install 'vtcli[plot]'" in plot
+    assert "pip install 'vtcli[tensorboard]'" in board
+
+
+def test_epochs_are_logged_for_tensorboard(data: Path, model: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    maker = trainer(tmp_path, plan_for(data, model))
+    maker.fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("val_loss")
+    rows = maker.position.history
+    assert [event.step for event in events] == [row["step"] for row in rows]
+    assert [event.value for event in events] == pytest.approx([row["val_loss"] for row in rows])
 
 
 def test_what_a_killed_writer_left_is_removed(data: Path, model: Path, tmp_path: Path) -> None:
@@ -502,7 +583,7 @@ def test_what_a_killed_writer_left_is_removed(data: Path, model: Path, tmp_path:
     (left / FILE).write_bytes(b"half")
     mine = tmp_path / ".notes"
     mine.mkdir()
-    with claimed(tmp_path, plan_for(data, model).about(), False):
+    with open_run_directory(tmp_path, plan_for(data, model).fingerprint(), False):
         assert not left.exists()
         assert mine.exists()
 
@@ -530,9 +611,9 @@ def test_a_second_sigterm_at_once_does_not_spoil_the_first(
     ended: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     try:
-        assert maker.fit(stop) == "stopped"
+        assert maker.fit(stop) == "terminated"
         assert not ended
-        monkeypatch.setattr("vtcli.training.trainer.FORCE_QUIT_AFTER", -1.0)
+        monkeypatch.setattr("vtcli.training.signals.FORCE_QUIT_AFTER", -1.0)
         trainer(tmp_path, maker.plan, resume=True).fit(stop)
         assert ended
     finally:
@@ -544,7 +625,7 @@ def test_fewer_frames_than_the_network_needs_are_refused(data: Path, tmp_path: P
     with pytest.raises(ShapeError, match="multiple of 4 frames, not 3"):
         trainer(tmp_path / "run", plan_for(data, start, num_frames=3))
     start = model_file(tmp_path / "v.safetensors", "vivit")
-    with pytest.raises(LayoutError, match="leave its size and frames"):
+    with pytest.raises(LayoutError, match="keep the resolution and --num-frames"):
         trainer(tmp_path / "run", plan_for(data, start, num_frames=2))
 
 

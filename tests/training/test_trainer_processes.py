@@ -21,7 +21,7 @@ import torch
 from tests.evaluation.harness import ROOT, class_folders, environment, wait_for
 from tests.training.harness import STEADY, losses, model_file, plan_for, same, trainer, weights
 from vtcli.errors import DataError
-from vtcli.training.checkpoint import FILE, SHARDS, TEXT, CheckpointSlot, find_state
+from vtcli.training.checkpoint import FILE, SHARDS, SHARDS_INDEX, CheckpointSlot, find_state
 
 pytestmark = pytest.mark.slow
 JOBS = [("uniformerv2", "ddp"), ("videoswin", "ddp"), ("videoswin", "fsdp")]
@@ -173,7 +173,7 @@ def test_copies_and_shards_go_on_from_each_other(together: Path, tmp_path: Path)
     one = replace(STEADY, **{**STEPS, "epochs": 1})
     plan = plan_for(together / "data", together / "uniformerv2.safetensors", one)
     alone = trainer(tmp_path, plan, resume=True)
-    assert alone.position.done == 1
+    assert alone.position.steps_done == 1
     alone.save()
     assert same(copies, weights(tmp_path / FILE))
 
@@ -183,7 +183,7 @@ def test_one_process_goes_on_where_two_were_killed(together: Path, tmp_path: Pat
     recipe = replace(STEADY, **{**SIX, "batch_size": 6})
     plan = plan_for(together / "data", together / "videoswin.safetensors", recipe)
     one = trainer(tmp_path, plan, resume=True)
-    assert one.position.done == 1
+    assert one.position.steps_done == 1
     one.fit()
     whole = trainer(tmp_path / "whole", plan)
     whole.fit()
@@ -201,17 +201,15 @@ def test_the_newest_state_counts_of_whatever_kind(together: Path, tmp_path: Path
     before = find_state(tmp_path)
     shutil.rmtree(CheckpointSlot(tmp_path, SHARDS).previous)
     copies = find_state(tmp_path)
-    kept = [
-        (s.path.name, s.position.epoch, s.position.update) for s in (newest, before, copies) if s
-    ]
+    kept = [(s.path.name, s.position.epoch, s.position.step) for s in (newest, before, copies) if s]
     assert kept == [(SHARDS, 2, 0), ("state.previous.dcp", 1, 2), (FILE, 0, 1)]
 
 
 def test_a_folder_of_shards_that_is_not_whole_is_none(together: Path, tmp_path: Path) -> None:
-    fresh = CheckpointSlot(tmp_path, SHARDS).fresh
+    fresh = CheckpointSlot(tmp_path, SHARDS).new
     shutil.copytree(together / "whole" / SHARDS, fresh)
     assert find_state(tmp_path)  # killed between two renamings
-    (fresh / TEXT).unlink()
+    (fresh / SHARDS_INDEX).unlink()
     assert find_state(tmp_path) is None  # killed while it was written
     fresh.rename(tmp_path / SHARDS)
     with pytest.raises(DataError, match="is damaged; start again"):
@@ -235,6 +233,6 @@ def test_started_again_by_torchrun_it_goes_on_by_itself(together: Path, tmp_path
         assert launcher.wait(LIMIT) == 0, (tmp_path / "said.txt").read_text()[-3000:]
     finally:
         launcher.terminate()
-    assert "going on after update" in (tmp_path / "said.txt").read_text()
+    assert "resuming after optimizer step" in (tmp_path / "said.txt").read_text()
     for name in ("best.safetensors", "last.safetensors"):
         assert same(weights(together / "unbroken" / name), weights(run / name))

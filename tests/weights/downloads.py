@@ -1,4 +1,4 @@
-"""What the tests of on_download share: sources of one small file, and the check of a failure."""
+"""Shared by the download tests: sources of one small file, and the check of a failure."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NAME = "weights.pth"
 REPO = "org/repo"
 
 
-def row(*sources: Source) -> Checkpoint:
-    """A checkpoint of which only the sources matter here."""
+def entry(*sources: Source) -> Checkpoint:
+    """A checkpoint in which only the sources matter."""
     pipeline: Any = None
     return Checkpoint(
         "tiny.k400-8f", "vivit", "tiny", "k400", (), 8, 224, pipeline, "1x1", sources=sources
@@ -29,7 +29,7 @@ def row(*sources: Source) -> Checkpoint:
 
 
 def hub_source(hub: Hub, **known: Any) -> Source:
-    """A pinned source in a public repository that is made for it."""
+    """A pinned source in a public repository that is created for it."""
     repo = hub.repos.get(REPO) or hub.add_repo(REPO, {NAME: GOOD})
     where: dict[str, Any] = {"repo": REPO, "file": NAME, "revision": repo.commit}
     return Source("hub", "hf", "pickle", **{**where, **known})
@@ -39,8 +39,8 @@ def https_source(hub: Hub, **known: Any) -> Source:
     return Source("https", "official", "pickle", url=hub.add_file(NAME, GOOD), **known)
 
 
-def kept_files(home: Path) -> list[bytes]:
-    """The content of every file that stands under a final name in any cache."""
+def final_files(home: Path) -> list[bytes]:
+    """The content of every file with a final name in any cache."""
     blobs = home.glob("hf/hub/models--*/blobs/*")
     names = [*home.glob("hf/hub/models--*/snapshots/*/*"), *blobs, *home.glob("vt/downloads/*")]
     unfinished = (".part", ".etag", ".lock", ".incomplete")
@@ -48,7 +48,7 @@ def kept_files(home: Path) -> list[bytes]:
 
 
 def failed(checkpoint: Checkpoint, home: Path, *words: str, **options: Any) -> VtError:
-    """The error of a fetch: one sentence with all `words`, exit code 5, and no bad file kept."""
+    """The error of a download: one sentence with all `words`, exit code 5, no invalid file left."""
     with pytest.raises(FetchError) as caught:
         fetch(checkpoint, **options)
     message = str(caught.value)
@@ -58,5 +58,5 @@ def failed(checkpoint: Checkpoint, home: Path, *words: str, **options: Any) -> V
     assert checkpoint.id in message
     for word in words:
         assert word in message
-    assert all(content == GOOD for content in kept_files(home))
+    assert all(content == GOOD for content in final_files(home))
     return caught.value

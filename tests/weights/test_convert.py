@@ -1,4 +1,4 @@
-"""A checkpoint becomes ours whole and in the right class order, or not at all, with a reason."""
+"""A checkpoint is converted completely and in the right class order, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def saved(path: Path, content: Any) -> Path:
     return path
 
 
-def test_the_head_comes_out_in_the_rows_own_class_order(src: Path, tmp_path: Path) -> None:
-    dst = tmp_path / "ours.safetensors"
+def test_the_head_is_converted_to_the_class_order_of_the_entry(src: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "vt.safetensors"
     report = convert(src, dst, model="tiny.k400-8f", verify=True)
-    theirs, ours, card = tiny.official(), open_tensors(dst), read_card(dst)
-    their_labels = load_labels("k400.uniformerv2")
+    upstream, vt, card = tiny.official(), open_tensors(dst), read_card(dst)
+    upstream_labels = load_labels("k400.uniformerv2")
     for index, label in enumerate(card.labels):
-        row = their_labels.index(label)
+        row = upstream_labels.index(label)
         assert torch.equal(
-            ours["head.weight"][index], theirs["backbone.transformer.proj.2.weight"][row]
+            vt["head.weight"][index], upstream["backbone.transformer.proj.2.weight"][row]
         )
         assert torch.equal(
-            ours["head.bias"][index], theirs["backbone.transformer.proj.2.bias"][row]
+            vt["head.bias"][index], upstream["backbone.transformer.proj.2.bias"][row]
         )
     assert card.labels == load_labels("k400")
-    assert report.verified == len(ours)
+    assert report.verified == len(vt)
 
 
-def test_our_file_says_all_about_itself(src: Path, tmp_path: Path) -> None:
-    dst = tmp_path / "ours.safetensors"
+def test_a_converted_file_describes_itself(src: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "vt.safetensors"
     convert(src, dst, model="tiny.k400-8f")
     card = read_card(dst)
     assert (card.id, card.arch, card.dataset) == ("tiny.k400-8f", "uniformerv2", "k400")
@@ -74,67 +74,74 @@ def test_our_file_says_all_about_itself(src: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["official", "mmaction2"])
-def test_ours_to_a_layout_and_back_is_bit_exact(src: Path, tmp_path: Path, layout: str) -> None:
-    ours, theirs, again = (tmp_path / n for n in ("a.safetensors", "b.pth", "c.safetensors"))
-    convert(src, ours, model="tiny.k400-8f")
-    export(ours, theirs, layout, verify=True)
-    convert(theirs, again, model="tiny.k400-8f", layout=layout)
-    first, second = open_tensors(ours), open_tensors(again)
+def test_exporting_to_a_layout_and_converting_back_is_bit_exact(
+    src: Path, tmp_path: Path, layout: str
+) -> None:
+    vt, upstream, again = (tmp_path / n for n in ("a.safetensors", "b.pth", "c.safetensors"))
+    convert(src, vt, model="tiny.k400-8f")
+    export(vt, upstream, layout, verify=True)
+    convert(upstream, again, model="tiny.k400-8f", layout=layout)
+    first, second = open_tensors(vt), open_tensors(again)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_layout_is_written_in_its_own_class_order(src: Path, tmp_path: Path) -> None:
-    ours = tmp_path / "ours.safetensors"
-    convert(src, ours, model="tiny.k400-8f")
-    export(ours, tmp_path / "off.pyth", "official")
+def test_an_export_has_the_class_order_of_its_layout(src: Path, tmp_path: Path) -> None:
+    vt = tmp_path / "vt.safetensors"
+    convert(src, vt, model="tiny.k400-8f")
+    export(vt, tmp_path / "off.pyth", "official")
     back = torch.load(tmp_path / "off.pyth", weights_only=True)
     assert all(torch.equal(back[name], tensor) for name, tensor in tiny.official().items())
-    export(ours, tmp_path / "mm.pth", "mmaction2")
+    export(vt, tmp_path / "mm.pth", "mmaction2")
     mm = torch.load(tmp_path / "mm.pth", weights_only=True)["state_dict"]
     index = torch.tensor(load_permutation("uniformerv2_to_alpha_k400"))
-    theirs = tiny.official()["backbone.transformer.proj.2.weight"]
-    assert torch.equal(mm["cls_head.fc_cls.weight"], theirs[index])
+    upstream = tiny.official()["backbone.transformer.proj.2.weight"]
+    assert torch.equal(mm["cls_head.fc_cls.weight"], upstream[index])
 
 
-@pytest.mark.parametrize("nest", ["model_state", "state_dict"])
-def test_training_checkpoints_are_read_by_their_weights(tmp_path: Path, nest: str) -> None:
+@pytest.mark.parametrize("key", ["model_state", "state_dict"])
+def test_the_weights_of_training_checkpoints_are_found(tmp_path: Path, key: str) -> None:
     from argparse import Namespace
 
     import numpy as np
 
-    content = {nest: tiny.official(), "epoch": 3, "cfg": "a: 1", "meta": Namespace(x=np.float64(1))}
+    content = {key: tiny.official(), "epoch": 3, "cfg": "a: 1", "meta": Namespace(x=np.float64(1))}
     src = saved(tmp_path / "training.pyth", content)
-    assert convert(src, tmp_path / "o.safetensors", model="tiny.k400-8f").container == nest
+    report = convert(src, tmp_path / "o.safetensors", model="tiny.k400-8f")
+    assert report.wrapper_keys == key
 
 
-def test_a_known_digest_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_a_known_digest_needs_no_model_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import hashlib
 
     src = tiny.official_file(tmp_path / "renamed.bin")
     digest = hashlib.sha256(src.read_bytes()).hexdigest()
-    row = tiny.registry_file(tmp_path / "known.toml", tiny.local_source(src, digest))
-    monkeypatch.setenv("VT_REGISTRY", str(row))
+    known = tiny.registry_file(tmp_path / "known.toml", tiny.local_source(src, digest))
+    monkeypatch.setenv("VT_REGISTRY", str(known))
     assert convert(src, tmp_path / "o.safetensors").model == "tiny.k400-8f"
 
 
-def test_without_a_source_for_the_order_no_label_is_guessed(src: Path, tmp_path: Path) -> None:
+def test_labels_are_not_guessed_if_no_source_states_the_class_order(
+    src: Path, tmp_path: Path
+) -> None:
     convert(src, tmp_path / "o.safetensors")
     assert read_card(tmp_path / "o.safetensors").labels[17] == "class 17 (order unverified)"
 
 
-def test_given_labels_name_the_files_own_rows(src: Path, tmp_path: Path) -> None:
+def test_given_labels_are_in_the_class_order_of_the_file(src: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(load_labels("k400.uniformerv2")))
     for model in (None, "tiny.k400-8f"):
         convert(src, tmp_path / "o.safetensors", model=model, labels=names)
-        ours, card = open_tensors(tmp_path / "o.safetensors"), read_card(tmp_path / "o.safetensors")
+        vt, card = open_tensors(tmp_path / "o.safetensors"), read_card(tmp_path / "o.safetensors")
         row = load_labels("k400.uniformerv2").index("petting cat")
-        theirs = tiny.official()["backbone.transformer.proj.2.weight"]
-        assert torch.equal(ours["head.weight"][card.labels.index("petting cat")], theirs[row])
+        upstream = tiny.official()["backbone.transformer.proj.2.weight"]
+        assert torch.equal(vt["head.weight"][card.labels.index("petting cat")], upstream[row])
         export(tmp_path / "o.safetensors", tmp_path / "b.pyth", "official")
         back = torch.load(tmp_path / "b.pyth", weights_only=True)
-        assert torch.equal(back["backbone.transformer.proj.2.weight"], theirs)
+        assert torch.equal(back["backbone.transformer.proj.2.weight"], upstream)
 
 
 def test_labels_can_be_given(src: Path, tmp_path: Path) -> None:
@@ -185,7 +192,9 @@ BROKEN: dict[str, tuple[Any, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path, case: str) -> None:
+def test_a_file_that_does_not_fit_is_refused_and_nothing_is_written(
+    tmp_path: Path, case: str
+) -> None:
     content, error, words = BROKEN[case]
     folder = tmp_path / "out"
     with pytest.raises(error, match=words):
@@ -195,8 +204,8 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path, cas
     assert not folder.exists() or not list(folder.iterdir())
 
 
-class Runs:
-    """A pickle that runs a command while it is read."""
+class Malicious:
+    """Its pickle runs a command when it is loaded."""
 
     def __reduce__(self) -> Any:
         return os.system, ("touch was_run",)
@@ -206,29 +215,29 @@ def test_a_pickle_that_runs_code_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    src = saved(tmp_path / "evil.pyth", {"state_dict": tiny.official(), "x": Runs()})
-    with pytest.raises(UnsafeFileError, match=r"wants to run '(posix|nt)\.system'"):
+    src = saved(tmp_path / "evil.pyth", {"state_dict": tiny.official(), "x": Malicious()})
+    with pytest.raises(UnsafeFileError, match=r"would run '(posix|nt)\.system'"):
         convert(src, tmp_path / "o.safetensors", model="tiny.k400-8f")
     assert not (tmp_path / "was_run").exists()
 
 
-def test_a_torchscript_archive_is_refused_with_the_name_of_a_safe_copy(tmp_path: Path) -> None:
+def test_the_error_for_a_torchscript_archive_names_a_safe_alternative(tmp_path: Path) -> None:
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "clip.pt"))
     with pytest.raises(UnsafeFileError, match="openai/clip-vit-base-patch16"):
         read_checkpoint(tmp_path / "clip.pt")
 
 
-def test_files_that_are_no_checkpoints_get_a_sentence(src: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_file_that_is_not_a_checkpoint_says_why(src: Path, tmp_path: Path) -> None:
     whole = src.read_bytes()
     cases = {
         "empty.pyth": (b"", WeightsError, "is empty"),
-        "text.pyth": (b"this is no checkpoint, only words", WeightsError, "is no checkpoint file"),
-        "half.pyth": (whole[: len(whole) // 2], WeightsError, "cut off or damaged"),
+        "text.pyth": (b"not a checkpoint, just text", WeightsError, "is not a checkpoint file"),
+        "half.pyth": (whole[: len(whole) // 2], WeightsError, "truncated or damaged"),
         "keras.h5": (b"\x89HDF\r\n\x1a\n" + b"0" * 30, WeightsError, "Keras"),
         "cut.safetensors": (
             b'\x99\x00\x00\x00\x00\x00\x00\x00{"a"',
             WeightsError,
-            "broken safetensors",
+            "damaged safetensors",
         ),
     }
     for name, (content, error, words) in cases.items():
@@ -241,20 +250,20 @@ def test_files_that_are_no_checkpoints_get_a_sentence(src: Path, tmp_path: Path)
         convert(tmp_path, tmp_path / "o.safetensors")
 
 
-def test_what_was_asked_must_be_what_the_file_is(src: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_what_was_asked_for_is_refused(src: Path, tmp_path: Path) -> None:
     with pytest.raises(
         LayoutError, match=r"in the official layout, not tiny\.k400-8f in the mmaction2"
     ):
         convert(src, tmp_path / "o.safetensors", model="tiny.k400-8f", layout="mmaction2")
-    ours = tmp_path / "ours.safetensors"
-    convert(src, ours, model="tiny.k400-8f")
-    with pytest.raises(UsageError, match="converted already"):
-        convert(ours, tmp_path / "o.safetensors")
-    with pytest.raises(UsageError, match="it can as safetensors, official, mmaction2"):
-        export(ours, tmp_path / "x", "scenic")
+    vt = tmp_path / "vt.safetensors"
+    convert(src, vt, model="tiny.k400-8f")
+    with pytest.raises(UsageError, match="already converted"):
+        convert(vt, tmp_path / "o.safetensors")
+    with pytest.raises(UsageError, match="known are safetensors, official, mmaction2"):
+        export(vt, tmp_path / "x", "scenic")
 
 
-def test_a_registry_of_ones_own_names_files_beside_itself(
+def test_paths_in_a_users_registry_are_relative_to_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "mine"
@@ -268,7 +277,7 @@ def test_a_registry_of_ones_own_names_files_beside_itself(
 
 
 @pytest.mark.parametrize("dataset", ["k400", "k600", "k700"])
-def test_a_k710_head_reads_out_as_its_parts(tmp_path: Path, dataset: str) -> None:
+def test_a_k710_head_can_be_restricted_to_each_subset(tmp_path: Path, dataset: str) -> None:
     config = vtcli.models.with_overrides(tiny.CONFIG, {"num_classes": 710})
     src = saved(tmp_path / "k710.pyth", tiny.official(config=config))
     convert(src, tmp_path / "k710.safetensors", labels="k710.mmaction2")
@@ -286,6 +295,6 @@ def test_a_k710_head_reads_out_as_its_parts(tmp_path: Path, dataset: str) -> Non
     with torch.inference_mode():
         assert torch.allclose(part(clip), whole(clip)[:, list(rows)], atol=1e-5)
     same = sum(whole.labels[row] == label for row, label in zip(rows, part.labels, strict=True))
-    assert same >= len(rows) - 13  # the known renamings between Kinetics versions
+    assert same >= len(rows) - 13  # classes renamed between Kinetics versions
     with pytest.raises(UsageError, match="not 'ucf101'"):
         vtcli.load_model(tmp_path / "named.safetensors", label_set="ucf101")

@@ -1,6 +1,6 @@
-"""Fetching: every file that comes back is whole and verified, every failure is one sentence.
+"""Downloads: every file is complete and verified, and every failure is one sentence.
 
-The real client of the Hugging Face Hub talks to a server on loopback; files are a few kilobytes.
+The real client of the Hugging Face Hub talks to a server on localhost; files are a few kilobytes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tests.weights.downloads import (
     OTHER,
     REPO,
     SHA256,
+    entry,
     failed,
+    final_files,
     https_source,
     hub_source,
-    kept_files,
-    row,
 )
 from vtcli.errors import DataError, DigestError, FetchError
 from vtcli.weights import download, download_errors
@@ -46,15 +46,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 # --- the Hub --------------------------------------------------------------------------------------
 
 
-def test_a_hub_file_comes_whole_with_its_digest_and_source(hub: Hub) -> None:
+def test_a_hub_file_is_complete_and_has_its_digest_and_source(hub: Hub) -> None:
     source = hub_source(hub)
-    fetched = download.fetch(row(source))
+    fetched = download.fetch(entry(source))
     assert fetched.path.read_bytes() == GOOD
     assert (fetched.source, fetched.sha256, fetched.size) == (source, SHA256, len(GOOD))
 
 
-def test_a_pinned_hub_file_is_fetched_once_and_then_taken_from_the_cache(hub: Hub) -> None:
-    checkpoint = row(hub_source(hub, sha256=SHA256, bytes=len(GOOD)))
+def test_a_pinned_hub_file_is_downloaded_once_and_then_cached(hub: Hub) -> None:
+    checkpoint = entry(hub_source(hub, sha256=SHA256, bytes=len(GOOD)))
     first = download.fetch(checkpoint)
     assert len(hub.asked("GET", "/objects/")) == 1
     hub.requests.clear()
@@ -62,68 +62,74 @@ def test_a_pinned_hub_file_is_fetched_once_and_then_taken_from_the_cache(hub: Hu
     assert hub.requests == []
 
 
-def test_a_branch_is_asked_for_news_but_not_fetched_again(hub: Hub) -> None:
-    checkpoint = row(hub_source(hub, revision="main"))
+def test_a_branch_is_checked_for_changes_but_not_downloaded_again(hub: Hub) -> None:
+    checkpoint = entry(hub_source(hub, revision="main"))
     download.fetch(checkpoint)
     hub.requests.clear()
     download.fetch(checkpoint)
     assert [r.method for r in hub.requests] == ["HEAD"]
 
 
-def test_a_hub_transfer_that_breaks_off_is_taken_up_where_it_stopped(hub: Hub) -> None:
+def test_an_interrupted_hub_download_is_resumed(hub: Hub) -> None:
     hub.faults[NAME] = Fault(cut_after=4096, times=1)
-    assert download.fetch(row(hub_source(hub))).path.read_bytes() == GOOD
+    assert download.fetch(entry(hub_source(hub))).path.read_bytes() == GOOD
     assert [r.range for r in hub.asked("GET", NAME)] == ["", "bytes=4096-"]
 
 
-def test_a_hub_transfer_that_always_breaks_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
+def test_a_hub_download_that_is_always_interrupted_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
     hub.faults[NAME] = Fault(cut_after=0)
-    failed(row(hub_source(hub)), tmp_path, "hf://org/repo/weights.pth", "broke", "run it again")
-    assert kept_files(tmp_path) == []
+    failed(
+        entry(hub_source(hub)),
+        tmp_path,
+        "hf://org/repo/weights.pth",
+        "was lost",
+        "run the command again",
+    )
+    assert final_files(tmp_path) == []
 
 
 def test_a_hub_file_with_a_wrong_digest_is_removed(hub: Hub, tmp_path: Path) -> None:
     wanted = hashlib.sha256(OTHER).hexdigest()
-    error = failed(row(hub_source(hub, sha256=wanted)), tmp_path, wanted, SHA256, "VT_WEIGHTS")
+    error = failed(entry(hub_source(hub, sha256=wanted)), tmp_path, wanted, SHA256, "VT_WEIGHTS")
     assert isinstance(error, DigestError)
-    assert kept_files(tmp_path) == []
+    assert final_files(tmp_path) == []
 
 
 def test_a_hub_file_of_the_wrong_size_is_removed(hub: Hub, tmp_path: Path) -> None:
     error = failed(
-        row(hub_source(hub, bytes=7)), tmp_path, "expected 7 bytes", f"found {len(GOOD)}"
+        entry(hub_source(hub, bytes=7)), tmp_path, "expected 7 bytes", f"found {len(GOOD)}"
     )
     assert isinstance(error, DigestError)
-    assert kept_files(tmp_path) == []
+    assert final_files(tmp_path) == []
 
 
 def test_a_damaged_copy_in_the_hub_cache_is_replaced(hub: Hub, tmp_path: Path) -> None:
-    checkpoint = row(hub_source(hub, sha256=SHA256))
+    checkpoint = entry(hub_source(hub, sha256=SHA256))
     download.fetch(checkpoint).path.write_bytes(OTHER)
     assert download.fetch(checkpoint).sha256 == SHA256
-    assert kept_files(tmp_path) == [GOOD, GOOD]
+    assert final_files(tmp_path) == [GOOD, GOOD]
 
 
 @pytest.mark.parametrize("prefix", [SHA256[:8], SHA256[:8].upper()])
 def test_a_digest_prefix_is_enough(hub: Hub, prefix: str) -> None:
-    assert download.fetch(row(hub_source(hub, sha256_prefix=prefix))).sha256 == SHA256
+    assert download.fetch(entry(hub_source(hub, sha256_prefix=prefix))).sha256 == SHA256
 
 
 def test_a_wrong_digest_prefix_is_refused(hub: Hub, tmp_path: Path) -> None:
-    failed(row(hub_source(hub, sha256_prefix="00000000")), tmp_path, "00000000", SHA256[:8])
-    assert kept_files(tmp_path) == []
+    failed(entry(hub_source(hub, sha256_prefix="00000000")), tmp_path, "00000000", SHA256[:8])
+    assert final_files(tmp_path) == []
 
 
 def test_a_missing_hub_file_is_named(hub: Hub, tmp_path: Path) -> None:
-    failed(row(hub_source(hub, file="gone.pth")), tmp_path, "gone.pth", "404, no such file")
+    failed(entry(hub_source(hub, file="gone.pth")), tmp_path, "gone.pth", "404, no such file")
 
 
 def test_a_missing_revision_is_named(hub: Hub, tmp_path: Path) -> None:
-    failed(row(hub_source(hub, revision="0" * 40)), tmp_path, "000000000000", "no such revision")
+    failed(entry(hub_source(hub, revision="0" * 40)), tmp_path, "000000000000", "no such revision")
 
 
 def test_a_missing_repository_asks_for_a_token(hub: Hub, tmp_path: Path) -> None:
-    failed(row(hub_source(hub, repo="org/gone")), tmp_path, "org/gone", "not there", "HF_TOKEN")
+    failed(entry(hub_source(hub, repo="org/gone")), tmp_path, "org/gone", "missing", "HF_TOKEN")
 
 
 @pytest.mark.parametrize(("closed", "word"), [("private", "private"), ("gated", "gated")])
@@ -132,8 +138,8 @@ def test_a_closed_repository_needs_a_token(
 ) -> None:
     hub.add_repo(REPO, {NAME: GOOD}, **{closed: True})
     words = (word, "needs a token", "set HF_TOKEN or run `hf auth login`")
-    failed(row(hub_source(hub)), tmp_path, *words)
-    assert kept_files(tmp_path) == []
+    failed(entry(hub_source(hub)), tmp_path, *words)
+    assert final_files(tmp_path) == []
 
 
 def test_a_token_opens_a_private_repository_and_stays_with_the_hub(
@@ -141,23 +147,23 @@ def test_a_token_opens_a_private_repository_and_stays_with_the_hub(
 ) -> None:
     hub.add_repo(REPO, {NAME: GOOD}, private=True)
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
-    assert download.fetch(row(hub_source(hub))).sha256 == SHA256
+    assert download.fetch(entry(hub_source(hub))).sha256 == SHA256
     assert hub.asked("HEAD", "/resolve/")[0].authorization == "Bearer hf_reader"
     assert hub.asked("GET", "/objects/")[0].authorization == ""
 
 
-def test_a_token_that_is_not_known_is_said_to_be_refused(
+def test_the_error_for_an_unknown_token_says_so(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_repo(REPO, {NAME: GOOD}, private=True)
     monkeypatch.setenv("HF_TOKEN", "hf_stranger")
-    failed(row(hub_source(hub)), tmp_path, "closed to the token in use", "HF_TOKEN")
+    failed(entry(hub_source(hub)), tmp_path, "the token in use has no access", "HF_TOKEN")
 
 
 def test_an_unknown_hub_is_named_at_once(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = row(hub_source(hub))
+    checkpoint = entry(hub_source(hub))
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
     hub.url = "http://hub.invalid"
@@ -166,14 +172,14 @@ def test_an_unknown_hub_is_named_at_once(
     assert waits == []
 
 
-def test_an_overloaded_hub_is_asked_again(hub: Hub) -> None:
+def test_a_request_to_an_overloaded_hub_is_retried(hub: Hub) -> None:
     hub.faults[NAME] = Fault(status=503, times=1)
-    assert download.fetch(row(hub_source(hub))).sha256 == SHA256
+    assert download.fetch(entry(hub_source(hub))).sha256 == SHA256
 
 
-def test_a_broken_hub_is_named_with_its_status(hub: Hub, tmp_path: Path) -> None:
+def test_the_error_of_a_broken_hub_names_its_status(hub: Hub, tmp_path: Path) -> None:
     hub.faults[NAME] = Fault(status=500)
-    failed(row(hub_source(hub)), tmp_path, "HTTP status 500", "run it again")
+    failed(entry(hub_source(hub)), tmp_path, "HTTP status 500", "run the command again")
 
 
 CHILD = """
@@ -183,9 +189,9 @@ from vtcli.weights import download
 from vtcli.weights.registry import Checkpoint, Source
 source = Source("hub", "hf", "pickle", repo="org/repo", file="weights.pth", revision=sys.argv[1])
 named = ("tiny.k400-8f", "vivit", "tiny", "k400")
-row = Checkpoint(*named, (), 8, 224, None, "1x1", sources=(source,))
+entry = Checkpoint(*named, (), 8, 224, None, "1x1", sources=(source,))
 try:
-    print(json.dumps(str(download.fetch(row).path)))
+    print(json.dumps(str(download.fetch(entry).path)))
 except VtError as error:
     print(json.dumps([error.exit_code, str(error)]))
 """
@@ -218,8 +224,8 @@ def test_the_environment_of_the_hubs_client_is_honored(hub: Hub, tmp_path: Path)
 # --- https ----------------------------------------------------------------------------------------
 
 
-def test_an_https_file_is_fetched_once_and_then_taken_from_the_cache(hub: Hub) -> None:
-    checkpoint = row(https_source(hub, sha256=SHA256))
+def test_an_https_file_is_downloaded_once_and_then_cached(hub: Hub) -> None:
+    checkpoint = entry(https_source(hub, sha256=SHA256))
     first = download.fetch(checkpoint)
     assert first.path.read_bytes() == GOOD
     hub.requests.clear()
@@ -230,73 +236,73 @@ def test_an_https_file_is_fetched_once_and_then_taken_from_the_cache(hub: Hub) -
 def test_files_of_one_name_from_two_addresses_are_kept_apart(hub: Hub) -> None:
     first, second = (hub.add_file(f"{n}/checkpoint", n.encode()) for n in "ab")
     for url, content in ((first, b"a"), (second, b"b"), (first, b"a")):
-        fetched = download.fetch(row(Source("https", "scenic", "msgpack", url=url)))
+        fetched = download.fetch(entry(Source("https", "scenic", "msgpack", url=url)))
         assert fetched.path.read_bytes() == content
 
 
-def test_an_https_transfer_that_breaks_off_is_taken_up_where_it_stopped(hub: Hub) -> None:
+def test_an_interrupted_https_download_is_resumed(hub: Hub) -> None:
     hub.faults[NAME] = Fault(cut_after=3000, times=1)
-    assert download.fetch(row(https_source(hub))).path.read_bytes() == GOOD
+    assert download.fetch(entry(https_source(hub))).path.read_bytes() == GOOD
     assert [r.range for r in hub.asked("GET", NAME)] == ["", "bytes=3000-"]
 
 
-def test_a_later_run_takes_up_what_an_earlier_one_left(
+def test_a_later_run_resumes_an_earlier_download(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download_errors, "BACKOFF_S", ())
-    checkpoint = row(https_source(hub, sha256=SHA256))
+    checkpoint = entry(https_source(hub, sha256=SHA256))
     hub.faults[NAME] = Fault(cut_after=3000, times=1)
-    failed(checkpoint, tmp_path, "broke", "run it again")
-    assert kept_files(tmp_path) == []
+    failed(checkpoint, tmp_path, "was lost", "run the command again")
+    assert final_files(tmp_path) == []
     assert download.fetch(checkpoint).path.read_bytes() == GOOD
     assert hub.requests[-1].range == "bytes=3000-"
     assert list(tmp_path.glob("vt/downloads/*.part*")) == []
 
 
-def test_a_file_that_changed_meanwhile_is_not_glued_together(
+def test_a_file_that_has_changed_is_downloaded_from_the_start(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download_errors, "BACKOFF_S", ())
-    checkpoint = row(https_source(hub))
+    checkpoint = entry(https_source(hub))
     hub.faults[NAME] = Fault(cut_after=3000, times=1)
-    failed(checkpoint, tmp_path, "broke")
+    failed(checkpoint, tmp_path, "was lost")
     hub.add_file(NAME, OTHER)
     assert download.fetch(checkpoint).path.read_bytes() == OTHER
     assert hub.requests[-1].range == "bytes=3000-"
 
 
-def test_a_part_that_was_whole_already_is_used(hub: Hub, tmp_path: Path) -> None:
+def test_a_complete_part_file_is_used(hub: Hub, tmp_path: Path) -> None:
     source = https_source(hub, sha256=SHA256)
-    target = download.fetch(row(source)).path
+    target = download.fetch(entry(source)).path
     part = target.rename(f"{target}.part")
     Path(f"{part}.etag").write_text(f'"{hashlib.md5(GOOD).hexdigest()}"')
-    assert download.fetch(row(source)).path.read_bytes() == GOOD
+    assert download.fetch(entry(source)).path.read_bytes() == GOOD
     assert hub.requests[-1].range == f"bytes={len(GOOD)}-"
 
 
-def test_a_part_of_another_length_is_fetched_anew(hub: Hub) -> None:
+def test_a_part_file_of_another_length_is_downloaded_again(hub: Hub) -> None:
     source = https_source(hub)
-    target = download.fetch(row(source)).path
+    target = download.fetch(entry(source)).path
     part = target.rename(f"{target}.part")
     part.write_bytes(GOOD + b"more")
     Path(f"{part}.etag").write_text(f'"{hashlib.md5(GOOD).hexdigest()}"')
-    assert download.fetch(row(source)).path.read_bytes() == GOOD
+    assert download.fetch(entry(source)).path.read_bytes() == GOOD
 
 
 def test_an_https_file_with_a_wrong_digest_is_removed(hub: Hub, tmp_path: Path) -> None:
     hub.faults[NAME] = Fault(body=OTHER)
-    error = failed(row(https_source(hub, sha256=SHA256)), tmp_path, "/files/weights.pth", SHA256)
+    error = failed(entry(https_source(hub, sha256=SHA256)), tmp_path, "/files/weights.pth", SHA256)
     assert isinstance(error, DigestError)
     assert [p.name for p in (tmp_path / "vt/downloads").iterdir() if p.suffix != ".lock"] == []
 
 
 def test_an_https_file_of_the_wrong_size_is_removed(hub: Hub, tmp_path: Path) -> None:
-    failed(row(https_source(hub, bytes=7)), tmp_path, "expected 7 bytes", f"found {len(GOOD)}")
-    assert kept_files(tmp_path) == []
+    failed(entry(https_source(hub, bytes=7)), tmp_path, "expected 7 bytes", f"found {len(GOOD)}")
+    assert final_files(tmp_path) == []
 
 
 def test_a_damaged_download_is_replaced(hub: Hub) -> None:
-    checkpoint = row(https_source(hub, sha256=SHA256))
+    checkpoint = entry(https_source(hub, sha256=SHA256))
     download.fetch(checkpoint).path.write_bytes(OTHER)
     assert download.fetch(checkpoint).path.read_bytes() == GOOD
 
@@ -304,7 +310,7 @@ def test_a_damaged_download_is_replaced(hub: Hub) -> None:
 def test_a_missing_https_file_is_named(hub: Hub, tmp_path: Path) -> None:
     url = f"{hub.store_url}/files/gone.pth"
     gone = Source("https", "official", "pickle", url=url)
-    failed(row(gone), tmp_path, url, "404, no such file", "VT_WEIGHTS")
+    failed(entry(gone), tmp_path, url, "404, no such file", "VT_WEIGHTS")
 
 
 @pytest.mark.parametrize(
@@ -314,15 +320,15 @@ def test_a_missing_https_file_is_named(hub: Hub, tmp_path: Path) -> None:
         ("http://127.0.0.1:1/a.pth", "127.0.0.1:1 refuses connections"),
     ],
 )
-def test_a_host_that_is_not_there_is_named(hub: Hub, tmp_path: Path, url: str, reason: str) -> None:
+def test_an_unreachable_host_is_named(hub: Hub, tmp_path: Path, url: str, reason: str) -> None:
     source = Source("https", "official", "pickle", url=url)
-    failed(row(source), tmp_path, url, reason, "check the connection and run it again")
+    failed(entry(source), tmp_path, url, reason, "check the connection and run the command again")
 
 
-def test_offline_mode_holds_for_https_too(
+def test_offline_mode_applies_to_https_too(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = row(https_source(hub))
+    checkpoint = entry(https_source(hub))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     failed(checkpoint, tmp_path, "/files/weights.pth", "offline mode is on", "HF_HUB_OFFLINE")
     assert hub.requests == []
@@ -334,7 +340,7 @@ def test_a_full_disk_is_a_data_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(download, "_append", full)
     with pytest.raises(DataError, match=r"the disk is full.*VT_CACHE") as caught:
-        download.fetch(row(https_source(hub)))
+        download.fetch(entry(https_source(hub)))
     assert caught.value.exit_code == 7
 
 
@@ -344,63 +350,63 @@ def test_a_cache_that_cannot_be_written_is_a_data_error(
     (tmp_path / "file").touch()
     monkeypatch.setenv("VT_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(DataError, match=r"cannot be written.*set VT_CACHE"):
-        download.fetch(row(https_source(hub)))
+        download.fetch(entry(https_source(hub)))
 
 
 # --- several sources ------------------------------------------------------------------------------
 
 
-def test_the_next_source_is_taken_where_one_fails(hub: Hub) -> None:
+def test_the_next_source_is_used_if_one_fails(hub: Hub) -> None:
     first = hub_source(hub, file="gone.pth")
     second = https_source(hub, sha256=SHA256)
-    assert download.fetch(row(first, second)).source == second
+    assert download.fetch(entry(first, second)).source == second
 
 
-def test_the_next_source_is_taken_where_one_gives_a_wrong_file(hub: Hub, tmp_path: Path) -> None:
+def test_the_next_source_is_used_if_one_gives_a_wrong_file(hub: Hub, tmp_path: Path) -> None:
     bad = Source("https", "official", "pickle", url=hub.add_file("bad.pth", OTHER), sha256=SHA256)
     good = hub_source(hub, sha256=SHA256)
-    assert download.fetch(row(bad, good)).source == good
-    assert set(kept_files(tmp_path)) == {GOOD}
+    assert download.fetch(entry(bad, good)).source == good
+    assert set(final_files(tmp_path)) == {GOOD}
 
 
-def test_every_source_that_failed_is_named_with_its_reason(hub: Hub, tmp_path: Path) -> None:
+def test_the_error_names_every_failed_source_with_its_reason(hub: Hub, tmp_path: Path) -> None:
     absent = hub_source(hub, file="gone.pth")
     wrong = https_source(hub, bytes=7)
-    error = failed(row(absent, wrong), tmp_path, "gone.pth", "404", NAME, "wrong size")
+    error = failed(entry(absent, wrong), tmp_path, "gone.pth", "404", NAME, "wrong size")
     assert not isinstance(error, DigestError)
 
 
-def test_a_dead_source_is_never_asked(hub: Hub, tmp_path: Path) -> None:
-    dead = https_source(hub, state="dead", checked="2026-08-14")
+def test_a_dead_source_is_never_tried(hub: Hub, tmp_path: Path) -> None:
+    dead = https_source(hub, link_status="dead", checked="2026-08-14")
     other = https_source(hub, convertible=False)
     words = ("dead when last checked, 2026-08-14", "cannot be converted", "use near-1 or near-2")
-    failed(row(dead, other), tmp_path, *words, alternatives=["near-1", "near-2"])
+    failed(entry(dead, other), tmp_path, *words, alternatives=["near-1", "near-2"])
     assert hub.requests == []
 
 
-def test_a_checkpoint_without_sources_was_never_published(hub: Hub, tmp_path: Path) -> None:
-    failed(row(), tmp_path, "never published", "VT_WEIGHTS")
+def test_the_error_for_a_checkpoint_without_sources_says_so(hub: Hub, tmp_path: Path) -> None:
+    failed(entry(), tmp_path, "never published", "VT_WEIGHTS")
 
 
-def test_alternatives_are_named_where_a_living_source_fails(hub: Hub, tmp_path: Path) -> None:
-    failed(row(hub_source(hub, file="gone")), tmp_path, "use near instead", alternatives=["near"])
+def test_alternatives_are_suggested_if_a_source_fails(hub: Hub, tmp_path: Path) -> None:
+    failed(entry(hub_source(hub, file="gone")), tmp_path, "use near instead", alternatives=["near"])
 
 
-# --- around it ------------------------------------------------------------------------------------
+# --- other ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [hub_source, https_source])
-def test_progress_hears_of_every_byte_and_stdout_of_none(
+def test_progress_counts_every_byte_and_stdout_stays_empty(
     hub: Hub, make: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    heard: list[tuple[str, int, int | None]] = []
-    download.fetch(row(make(hub)), progress=lambda *news: heard.append(news))
-    assert heard[-1] == (NAME, len(GOOD), len(GOOD))
-    assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
+    calls: list[tuple[str, int, int | None]] = []
+    download.fetch(entry(make(hub)), progress=lambda *call: calls.append(call))
+    assert calls[-1] == (NAME, len(GOOD), len(GOOD))
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
     assert capsys.readouterr().out == ""
 
 
-def test_the_first_name_that_a_repository_has_is_fetched(hub: Hub) -> None:
+def test_the_first_name_that_a_repository_has_is_downloaded(hub: Hub) -> None:
     hub.add_repo(REPO, {"model.safetensors": GOOD})
     path = download.fetch_hub_file(REPO, None, ["absent.safetensors", "model.safetensors"])
     assert path.name == "model.safetensors"
@@ -410,12 +416,19 @@ def test_the_first_name_that_a_repository_has_is_fetched(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("repo", "words"),
     [
-        (REPO, ("absent.safetensors", "404, no such file", "look on the Hub")),
-        ("org/gone", ("hf://org/gone", "private or not there", "HF_TOKEN")),
+        (
+            REPO,
+            (
+                "absent.safetensors",
+                "404, no such file",
+                "look up the repository's files on the Hub",
+            ),
+        ),
+        ("org/gone", ("hf://org/gone", "private or missing", "HF_TOKEN")),
         ("a/b/c", ("hf://a/b/c", "not the name of a repository", "hf://org/name")),
     ],
 )
-def test_a_repository_that_does_not_serve_is_named(
+def test_the_error_of_a_repository_names_it_and_the_reason(
     hub: Hub, repo: str, words: tuple[str, ...]
 ) -> None:
     hub.add_repo(REPO, {"model.safetensors": GOOD})

@@ -1,4 +1,4 @@
-"""A file of ours becomes a graph that gives the same logits for any batch and has its labels."""
+"""An exported graph gives the same logits for any batch size and has the model card."""
 
 from __future__ import annotations
 
@@ -20,50 +20,52 @@ from vtcli.weights.formats.flax import write_flax
 
 
 @pytest.fixture
-def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def vt_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     src = tiny.official_file(tmp_path / "tiny.pyth")
     own = tiny.registry_file(tmp_path / "own.toml", tiny.local_source(src))
     monkeypatch.setenv("VT_REGISTRY", str(own))
-    convert(src, tmp_path / "ours.safetensors", model="tiny.k400-8f")
-    return tmp_path / "ours.safetensors"
+    convert(src, tmp_path / "vt.safetensors", model="tiny.k400-8f")
+    return tmp_path / "vt.safetensors"
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
-def test_a_graph_gives_our_logits_for_any_batch(kind: str, ours: Path, capsys: object) -> None:
+def test_a_graph_gives_the_same_logits_for_any_batch_size(
+    kind: str, vt_file: Path, capsys: object
+) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    dst = ours.with_suffix(SUFFIXES[kind])
-    difference = export_graph(ours, dst, kind, verify=True)
+    dst = vt_file.with_suffix(SUFFIXES[kind])
+    difference = export_graph(vt_file, dst, kind, verify=True)
     assert difference is not None
     assert difference < 1e-4
-    assert not list(ours.parent.glob(".*part*"))
+    assert not list(vt_file.parent.glob(".*part*"))
 
 
-def test_an_onnx_file_carries_its_card(ours: Path) -> None:
+def test_an_onnx_file_has_the_model_card(vt_file: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
-    dst = ours.with_suffix(".onnx")
-    export_graph(ours, dst, "onnx")
+    dst = vt_file.with_suffix(".onnx")
+    export_graph(vt_file, dst, "onnx")
     props = {p.key: p.value for p in onnx.load(dst).metadata_props}
     assert json.loads(props["vt"])["id"] == "tiny.k400-8f"
 
 
-def test_an_archive_carries_its_card(ours: Path) -> None:
-    dst = ours.with_suffix(".pt2")
-    export_graph(ours, dst, "torch-export")
+def test_a_torch_export_archive_has_the_model_card(vt_file: Path) -> None:
+    dst = vt_file.with_suffix(".pt2")
+    export_graph(vt_file, dst, "torch-export")
     extra = {"vt": ""}
     torch.export.load(dst, extra_files=extra)
     assert json.loads(extra["vt"])["id"] == "tiny.k400-8f"
 
 
-def test_missing_packages_are_named(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(vt_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     pytest.importorskip("onnx")
     with pytest.raises(UsageError, match=r"vtcli\[export\]"):
-        export_graph(ours, ours.with_suffix(".onnx"), "onnx")
+        export_graph(vt_file, vt_file.with_suffix(".onnx"), "onnx")
 
 
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -74,7 +76,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def small_file(folder: Path, arch: str) -> Path:
-    """One of our files, of a small network with a published one's structure."""
+    """A converted file of a small network with the structure of a published one."""
     preset, changes = SMALL[arch]
     architecture = get_architecture(arch)
     config = with_overrides(architecture.presets[preset], changes)
@@ -84,22 +86,22 @@ def small_file(folder: Path, arch: str) -> Path:
     for tensor in net.state_dict().values():
         tensor.normal_(std=0.1)
     layout = next(iter(architecture.layouts.values()))
-    theirs = from_vt(layout, net.state_dict(), config)
+    upstream = from_vt(layout, net.state_dict(), config)
     if layout.suffix == ".msgpack":
-        write_flax(folder / "theirs", theirs)
+        write_flax(folder / "upstream", upstream)
     else:
-        torch.save(theirs, folder / "theirs")
-    convert(folder / "theirs", folder / "ours.safetensors")
-    return folder / "ours.safetensors"
+        torch.save(upstream, folder / "upstream")
+    convert(folder / "upstream", folder / "vt.safetensors")
+    return folder / "vt.safetensors"
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
 @pytest.mark.parametrize("arch", SMALL)
-def test_every_architecture_becomes_a_graph(arch: str, kind: str, tmp_path: Path) -> None:
+def test_every_architecture_can_be_exported(arch: str, kind: str, tmp_path: Path) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    ours = small_file(tmp_path, arch)
-    difference = export_graph(ours, ours.with_suffix(SUFFIXES[kind]), kind, verify=True)
+    vt_file = small_file(tmp_path, arch)
+    difference = export_graph(vt_file, vt_file.with_suffix(SUFFIXES[kind]), kind, verify=True)
     assert difference is not None
     assert difference < 1e-4

@@ -1,6 +1,4 @@
-"""One architecture's file given as another's, or claimed to be what it is not: refused, nothing
-written.
-"""
+"""A file of one architecture given as another's, or of a wrong size: refused, nothing written."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ SMALL: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def checkpoint(folder: Path, model: str, layout: str | None = None, **changes: Any) -> Path:
-    """A file of random weights in an upstream's names: its own layout, or another of its own."""
+    """A file of zeros with an upstream's tensor names: the first layout or a given one."""
     arch, preset, small = SMALL[model]
     architecture = get_architecture(arch)
     config = with_overrides(architecture.presets[preset], {**small, **changes})
@@ -49,10 +47,10 @@ def weights(architecture: Architecture, config: Any) -> dict[str, Tensor]:
 
 
 def refused(src: Path, folder: Path, model: str, layout: str = "auto") -> str:
-    """The sentence that `convert` refuses a file with."""
+    """The error message of `convert`."""
     out = folder / "out"
     with pytest.raises(VtError) as caught:
-        convert(src, out / "ours.safetensors", model=model, layout=layout)
+        convert(src, out / "vt.safetensors", model=model, layout=layout)
     assert not out.exists() or not list(out.iterdir())
     assert caught.value.exit_code == 5
     return str(caught.value)
@@ -60,22 +58,22 @@ def refused(src: Path, folder: Path, model: str, layout: str = "auto") -> str:
 
 @pytest.mark.parametrize("asked", SMALL)
 @pytest.mark.parametrize("given", SMALL)
-def test_another_architectures_file_is_told_by_its_name(
+def test_the_error_for_another_architectures_file_names_that_architecture(
     given: str, asked: str, tmp_path: Path
 ) -> None:
     if given == asked:
-        pytest.skip("is what was asked for")
+        pytest.skip("the file is what was asked for")
     title = get_architecture(SMALL[given][0]).title
     assert f"is a {title} checkpoint" in refused(checkpoint(tmp_path, given), tmp_path, asked)
 
 
-def test_a_torchvision_file_is_not_official(tmp_path: Path) -> None:
+def test_a_torchvision_file_is_not_read_as_official(tmp_path: Path) -> None:
     model = "videoswin-t.k400-in1k-32f"
     src = checkpoint(tmp_path, model, "torchvision")
     assert "in the torchvision layout" in refused(src, tmp_path, model, "official")
 
 
-def test_a_window_table_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_a_bias_table_of_another_window_size_is_refused(tmp_path: Path) -> None:
     src = checkpoint(tmp_path, "videoswin-t.k400-in1k-32f", window_size=(16, 7, 7))
     sentence = refused(src, tmp_path, "videoswin-t.k400-in1k-32f")
     assert "window" in sentence or "bias_table" in sentence
@@ -88,13 +86,13 @@ def test_a_head_with_other_classes_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["half", "chunk"])
-def test_a_damaged_msgpack_is_refused(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_msgpack_file_is_refused(damage: str, tmp_path: Path) -> None:
     src = checkpoint(tmp_path, "vivit-b.k400-in21k-32f", "scenic")
     content = src.read_bytes()
     if damage == "half":
         src.write_bytes(content[: len(content) // 2])
     else:
-        # The name of one part of a tensor is lost.
+        # One part of a tensor gets another name.
         src.write_bytes(content.replace(b"query", b"quexx", 1))
     refused(src, tmp_path, "vivit-b.k400-in21k-32f")
 
@@ -108,7 +106,7 @@ def test_a_damaged_msgpack_is_refused(damage: str, tmp_path: Path) -> None:
         ("xvit-b.k600-16f", (1, 3, 16, 208, 224)),
     ],
 )
-def test_a_clip_that_does_not_fit_is_refused_with_what_would(
+def test_the_error_for_a_clip_of_the_wrong_size_names_the_right_one(
     model: str, shape: tuple[int, ...]
 ) -> None:
     arch, preset, small = SMALL[model]
@@ -118,7 +116,7 @@ def test_a_clip_that_does_not_fit_is_refused_with_what_would(
         net(torch.zeros(shape, device="meta"))
 
 
-def test_no_layout_recognizes_anothers_file(tmp_path: Path) -> None:
+def test_no_layout_recognizes_the_file_of_another(tmp_path: Path) -> None:
     for model, (arch, preset, small) in SMALL.items():
         own = get_architecture(arch)
         config = with_overrides(own.presets[preset], small)

@@ -1,6 +1,6 @@
-"""Pushing: what arrives on the Hub is the file itself, its config and a card that says what it is.
+"""Push: the Hub receives the file itself, its config and a README that describes it.
 
-The real client pushes to a server on loopback and fetches back from it.
+The real client pushes to a server on localhost and downloads from it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from vtcli.errors import InputError, WeightsError
 from vtcli.weights.download import fetch_hub_file
 from vtcli.weights.push import model_card, push
 
-# The client's own way of uploading with its HTTP library.
+# Caused by how the client uploads with its HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 REPO = "org/vivit-b"
 CARD: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "id": "vivit-b.k400-in21k-32f",
     "arch": "vivit",
     "model": "vivit-b",
@@ -52,21 +52,19 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A converted checkpoint of a few numbers."""
+    """A tiny converted checkpoint."""
     path = tmp_path / "converted.safetensors"
     tensors = {"head.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
     save_file(tensors, path, metadata={"format": "pt", "vt": json.dumps(CARD)})
     return path
 
 
-def test_what_was_pushed_comes_back_byte_for_byte(hub: Hub, file: Path) -> None:
+def test_a_pushed_file_is_downloaded_byte_for_byte(hub: Hub, file: Path) -> None:
     assert push(file, REPO) == f"{hub.url}/{REPO}"
     assert fetch_hub_file(REPO, None, ["model.safetensors"]).read_bytes() == file.read_bytes()
 
 
-def test_everything_goes_up_in_one_commit_and_the_weights_as_a_large_file(
-    hub: Hub, file: Path
-) -> None:
+def test_a_push_is_one_commit_with_the_weights_as_a_large_file(hub: Hub, file: Path) -> None:
     push(file, REPO)
     assert len(hub.asked("POST", "/commit/")) == 1
     assert len(hub.asked("PUT", "/upload/")) == 1
@@ -78,7 +76,16 @@ def test_the_config_is_the_card_of_the_file(hub: Hub, file: Path) -> None:
     assert json.loads(hub.repos[REPO].files["config.json"]) == CARD
 
 
-def test_the_model_card_says_what_the_model_is(hub: Hub, file: Path) -> None:
+def test_the_config_of_an_older_file_is_in_the_current_format(hub: Hub, file: Path) -> None:
+    old = {**CARD, "format": 1, "pipeline": {**CARD["pipeline"], "score": "mean_prob"}}
+    save_file({"b": np.ones(3)}, file, metadata={"vt": json.dumps(old)})
+    push(file, REPO)
+    config = json.loads(hub.repos[REPO].files["config.json"])
+    assert config["format"] == 2
+    assert config["pipeline"] == {**CARD["pipeline"], "view_fusion": "mean_prob"}
+
+
+def test_the_readme_describes_the_model(hub: Hub, file: Path) -> None:
     from huggingface_hub import ModelCard
 
     push(file, REPO)
@@ -90,20 +97,20 @@ def test_the_model_card_says_what_the_model_is(hub: Hub, file: Path) -> None:
         "datasets": ["k400"],
         "tags": ["vivit"],
     }
-    for told in (
+    for line in (
         "# vivit-b.k400-in21k-32f",
         "vt predict clip.mp4 -m hf://org/vivit-b",
         "| top-1 (%) | 79.9 |",
         "| source | paper, table 6 |",
         "| frames | 32 |",
-        "`action`: 2 classes, their order: verified",
+        "`action`: 2 classes, class order: verified",
         "| sha256 | 41df |",
-        "Pre-trained on ImageNet-21k.",
+        "Pretrained on ImageNet-21k.",
     ):
-        assert told in text
+        assert line in text
 
 
-def test_a_card_may_lack_anything(hub: Hub) -> None:
+def test_every_key_of_a_card_is_optional(hub: Hub) -> None:
     text = model_card({}, REPO)
     assert "license: other" in text
     assert "## Use" in text
@@ -120,7 +127,7 @@ def test_a_second_push_replaces_the_first(hub: Hub, file: Path) -> None:
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_a_repository_is_made_as_private_as_asked(hub: Hub, file: Path, private: bool) -> None:
+def test_a_repository_is_private_only_if_asked(hub: Hub, file: Path, private: bool) -> None:
     push(file, REPO, private=private)
     assert hub.repos[REPO].private is private
 
@@ -143,7 +150,7 @@ def refused(file: Path, repo: str, *words: str) -> None:
         assert word in message
 
 
-def test_a_push_without_a_token_says_where_to_get_one(
+def test_the_error_for_a_missing_token_says_how_to_set_one(
     hub: Hub, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
@@ -153,35 +160,35 @@ def test_a_push_without_a_token_says_where_to_get_one(
 
 @pytest.mark.parametrize(
     ("token", "reason"),
-    [("hf_stranger", "does not know the token"), ("hf_reader", "no leave to write")],
+    [("hf_stranger", "does not accept the token"), ("hf_reader", "no write permission")],
 )
-@pytest.mark.parametrize("is_there", [False, True])
-def test_a_token_without_leave_is_refused(
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_token_without_write_permission_is_refused(
     hub: Hub,
     file: Path,
     monkeypatch: pytest.MonkeyPatch,
     token: str,
     reason: str,
-    is_there: bool,
+    exists: bool,
 ) -> None:
-    if is_there:
-        hub.add_repo(REPO, {"README.md": b"theirs"})
+    if exists:
+        hub.add_repo(REPO, {"README.md": b"upstream"})
     monkeypatch.setenv("HF_TOKEN", token)
     refused(file, REPO, reason, "HF_TOKEN")
-    assert is_there is (REPO in hub.repos)
+    assert exists is (REPO in hub.repos)
 
 
-def test_a_name_that_is_no_repository_is_refused(hub: Hub, file: Path) -> None:
+def test_an_invalid_repository_name_is_refused(hub: Hub, file: Path) -> None:
     refused(file, "a/b/c", "write the repository as org/name")
 
 
-def test_an_upload_that_breaks_leaves_no_commit(hub: Hub, file: Path) -> None:
+def test_a_failed_upload_leaves_no_commit(hub: Hub, file: Path) -> None:
     hub.faults["upload"] = Fault(status=500)
-    refused(file, REPO, "HTTP status 500", "run it again")
+    refused(file, REPO, "HTTP status 500", "run the command again")
     assert hub.repos[REPO].files == {}
 
 
-def test_a_hub_that_is_not_there_is_named(
+def test_an_unreachable_hub_is_named(
     hub: Hub, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.url = "http://hub.invalid"
@@ -191,9 +198,9 @@ def test_a_hub_that_is_not_there_is_named(
 
 
 def test_a_file_that_was_not_converted_is_refused(hub: Hub, tmp_path: Path) -> None:
-    path = tmp_path / "theirs.safetensors"
+    path = tmp_path / "upstream.safetensors"
     save_file({"a": np.zeros(2)}, path)
-    with pytest.raises(WeightsError, match=r"theirs\.safetensors is no converted checkpoint"):
+    with pytest.raises(WeightsError, match=r"upstream\.safetensors is not a converted checkpoint"):
         push(path, REPO)
     with pytest.raises(InputError, match="no file"):
         push(tmp_path / "gone.safetensors", REPO)

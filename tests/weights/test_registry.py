@@ -1,6 +1,6 @@
-"""The registry keeps its promises: every row resolves, every class order is accounted for.
+"""The registry is consistent: every entry resolves, and every class order is accounted for.
 
-Expected figures are those of the published zoos and papers, written out here.
+Expected values are those of the published model zoos and papers, written out here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from vtcli.models import get_architecture, with_overrides
 from vtcli.weights.registry import Checkpoint, Registry, Source, load_registry
 
 REGISTRY = load_registry(extra=())
-# Ours have no upstream: see test_bundled.py.
-ROWS = [row for row in REGISTRY.checkpoints.values() if row.dataset != "motion8"]
-SOURCES = [(row, source) for row in ROWS for source in row.sources]
+# The bundled models have no upstream: see test_bundled.py.
+ENTRIES = [entry for entry in REGISTRY.checkpoints.values() if entry.dataset != "motion8"]
+SOURCES = [(entry, source) for entry in ENTRIES for source in entry.sources]
 
 DATASETS = {"k400", "k600", "k700", "k710", "ssv1", "ssv2", "mit", "activitynet", "hacs", "epic100"}
 ID = re.compile(
@@ -40,7 +40,7 @@ OFFICIAL_UNIFORMERV2 = {
     "anet": 2,
     "hacs": 2,
 }
-# mmaction2's 25 UniFormerV2 files, by the digits of their sha256 that stand in their names.
+# mmaction2's 25 UniFormerV2 files, by the digits of their sha256 in their names.
 MMACTION2_TRAININGS = {"e29fc968", "75be0806", "544f06f0", "f02e48ad", "69070837", "a6f4a567"}
 MMACTION2_PORTS = {
     *("972ea063", "6dc86d05", "56a46f64", "1dd7650f"),  # K400
@@ -50,7 +50,7 @@ MMACTION2_PORTS = {
     *("882c0598", "9020986e"),  # Moments in Time
     *("77d34f81", "203d6aac"),  # older, named in mmaction2's configs only
 }
-# Of the first 400 rows of K710, those that later Kinetics versions renamed.
+# Of the first 400 classes of K710, those that later Kinetics versions renamed.
 K710_RENAMES = {
     12: "inflating balloons",
     53: "changing wheel (not on bike)",
@@ -68,108 +68,108 @@ K710_RENAMES = {
 }
 
 
-def _row_id(row: Checkpoint) -> str:
-    return row.id
+def _entry_id(entry: Checkpoint) -> str:
+    return entry.id
 
 
-every_row = pytest.mark.parametrize("row", ROWS, ids=_row_id)
+every_entry = pytest.mark.parametrize("entry", ENTRIES, ids=_entry_id)
 
 
-@every_row
-def test_an_id_follows_the_grammar_and_agrees_with_its_row(row: Checkpoint) -> None:
-    match = ID.fullmatch(row.id)
-    assert match, row.id
-    assert match["model"] == row.model
-    assert match["data"] == ("anet" if row.dataset == "activitynet" else row.dataset)
-    assert int(match["frames"]) == row.frames
-    assert row.dataset in DATASETS
-    assert row.model.startswith(row.arch)
+@every_entry
+def test_an_id_has_the_documented_form_and_agrees_with_its_entry(entry: Checkpoint) -> None:
+    match = ID.fullmatch(entry.id)
+    assert match, entry.id
+    assert match["model"] == entry.model
+    assert match["data"] == ("anet" if entry.dataset == "activitynet" else entry.dataset)
+    assert int(match["frames"]) == entry.frames
+    assert entry.dataset in DATASETS
+    assert entry.model.startswith(entry.arch)
 
 
-@every_row
-def test_every_model_is_a_published_size_that_the_row_completes(row: Checkpoint) -> None:
-    preset = get_architecture(row.arch).presets[row.model]
+@every_entry
+def test_every_model_is_published_and_accepts_the_changes_of_its_entry(entry: Checkpoint) -> None:
+    preset = get_architecture(entry.arch).presets[entry.model]
     config = with_overrides(
-        preset, {"num_classes": row.num_classes, "num_frames": row.frames, **row.config}
+        preset, {"num_classes": entry.num_classes, "num_frames": entry.frames, **entry.config}
     )
-    if len(row.heads) > 1:
-        assert config.heads == tuple((head.name, head.size) for head in row.heads)
+    if len(entry.heads) > 1:
+        assert config.heads == tuple((head.name, head.size) for head in entry.heads)
 
 
-@every_row
-def test_a_pipeline_has_the_frames_views_and_size_of_its_row(row: Checkpoint) -> None:
-    assert row.pipeline.frames == row.frames
-    assert f"{row.pipeline.clips}x{row.pipeline.crops}" == row.views
-    assert row.pipeline.crop_size == row.resolution
+@every_entry
+def test_a_pipeline_has_the_frames_views_and_size_of_its_entry(entry: Checkpoint) -> None:
+    assert entry.pipeline.frames == entry.frames
+    assert f"{entry.pipeline.clips}x{entry.pipeline.crops}" == entry.views
+    assert entry.pipeline.crop_size == entry.resolution
 
 
-@every_row
-def test_a_row_is_tested_as_its_upstream_tests_it(row: Checkpoint) -> None:
-    kind = "something" if row.dataset.startswith("ssv") else "kinetics"
-    kind = "epic" if row.dataset == "epic100" else kind
-    kind = "mmaction2" if row.id.endswith("-mm") else kind
-    kind = "torchvision" if row.id.endswith("-tv") else kind
-    named = REGISTRY.pipelines[f"{row.arch}-{kind}"]
-    row_says = {name: getattr(row.pipeline, name) for name in ("frames", "clips", "crops")}
-    if row.resolution == 336:
-        row_says |= {"short_side": 336, "crop_size": 336}
-    assert row.pipeline == replace(named, **row_says)
+@every_entry
+def test_an_entry_is_tested_as_its_upstream_tests_it(entry: Checkpoint) -> None:
+    kind = "something" if entry.dataset.startswith("ssv") else "kinetics"
+    kind = "epic" if entry.dataset == "epic100" else kind
+    kind = "mmaction2" if entry.id.endswith("-mm") else kind
+    kind = "torchvision" if entry.id.endswith("-tv") else kind
+    named = REGISTRY.pipelines[f"{entry.arch}-{kind}"]
+    own = {name: getattr(entry.pipeline, name) for name in ("frames", "clips", "crops")}
+    if entry.resolution == 336:
+        own |= {"short_side": 336, "crop_size": 336}
+    assert entry.pipeline == replace(named, **own)
 
 
-def test_uniformerv2_sees_blue_first_on_something_something_only() -> None:
-    reversed_rows = {row.dataset for row in ROWS if row.pipeline.channel_order == "bgr"}
-    assert reversed_rows == {"ssv1", "ssv2"}
+def test_uniformerv2_takes_bgr_frames_on_something_something_only() -> None:
+    bgr_datasets = {entry.dataset for entry in ENTRIES if entry.pipeline.channel_order == "bgr"}
+    assert bgr_datasets == {"ssv1", "ssv2"}
     assert REGISTRY.find("xvit-b.ssv2-16f").pipeline.channel_order == "rgb"
 
 
-@every_row
-def test_every_head_has_a_class_list_of_its_size_or_says_why_not(row: Checkpoint) -> None:
-    for head in row.heads:
-        assert len(head.class_names()) == head.size
+@every_entry
+def test_every_head_has_a_class_list_of_its_size_or_states_why_not(entry: Checkpoint) -> None:
+    for head in entry.heads:
+        assert len(head.labels) == head.size
         assert head.confidence
-        if not head.labels:
+        if not head.label_list:
             assert head.confidence.startswith("unknown")
-            assert head.class_names()[17] == "class 17 (order unverified)"
+            assert head.labels[17] == "class 17 (order unverified)"
 
 
-@every_row
-def test_every_source_brings_its_classes_into_the_order_of_its_row(row: Checkpoint) -> None:
-    if len(row.heads) > 1 or not row.heads[0].labels:
-        assert not any(s.permutation for s in row.sources)
+@every_entry
+def test_every_source_is_permuted_to_the_class_order_of_its_entry(entry: Checkpoint) -> None:
+    if len(entry.heads) > 1 or not entry.heads[0].label_list:
+        assert not any(s.permutation for s in entry.sources)
         return
-    wanted = row.heads[0].class_names()
-    for source in row.sources:
-        theirs = load_labels(source.labels)
+    expected = entry.heads[0].labels
+    for source in entry.sources:
+        upstream = load_labels(source.labels)
         permutation = (
-            load_permutation(source.permutation) if source.permutation else range(len(theirs))
+            load_permutation(source.permutation) if source.permutation else range(len(upstream))
         )
-        assert sorted(permutation) == list(range(len(wanted)))
-        brought = [theirs[i] for i in permutation]
+        assert sorted(permutation) == list(range(len(expected)))
+        permuted = [upstream[i] for i in permutation]
         if source.labels == "k710.uniformerv2":
-            renamed = {i: name for i, name in enumerate(wanted) if brought[i] != name}
+            renamed = {i: name for i, name in enumerate(expected) if permuted[i] != name}
             assert renamed == K710_RENAMES
         else:
-            assert brought == list(wanted)
+            assert permuted == list(expected)
 
 
-def test_official_uniformerv2_rows_and_their_ports_keep_different_class_orders_apart() -> None:
-    row = REGISTRY.find("uniformerv2-l.k400-k710-8f")
-    orders = {s.layout: (s.labels, s.permutation) for s in row.sources}
+def test_official_uniformerv2_files_and_their_ports_have_different_class_orders() -> None:
+    entry = REGISTRY.find("uniformerv2-l.k400-k710-8f")
+    orders = {s.layout: (s.labels, s.permutation) for s in entry.sources}
     assert orders == {
         "mmaction2": ("k400", ""),
         "official": ("k400.uniformerv2", "uniformerv2_to_alpha_k400"),
     }
 
 
-def test_xvit_rows_state_how_frames_are_mixed() -> None:
-    mixing = {row.id: dict(row.config) for row in ROWS if row.arch == "xvit"}
+def test_xvit_entries_state_how_frames_are_mixed() -> None:
+    mixing = {entry.id: dict(entry.config) for entry in ENTRIES if entry.arch == "xvit"}
     assert mixing["xvit-b.k600-16f"] == {"shift_segments": 8, "shift_div": 8}
     assert mixing["xvit-b.ssv2-16f"] == {"shift_segments": 16, "shift_div": 4}
 
 
-def test_epic_kitchens_answers_nouns_before_verbs() -> None:
+def test_the_epic_kitchens_checkpoint_has_nouns_before_verbs() -> None:
     heads = REGISTRY.find("vivit-l-fe.epic100-32f").heads
-    assert [(h.name, h.size, h.labels) for h in heads] == [
+    assert [(h.name, h.size, h.label_list) for h in heads] == [
         ("noun", 300, "epic100_noun"),
         ("verb", 97, "epic100_verb"),
     ]
@@ -184,35 +184,37 @@ def test_all_49_official_uniformerv2_files_are_listed_once() -> None:
 def test_all_25_mmaction2_uniformerv2_files_are_listed_once() -> None:
     prefixes = [
         s.sha256_prefix
-        for row, s in SOURCES
-        if s.layout == "mmaction2" and row.arch == "uniformerv2"
+        for entry, s in SOURCES
+        if s.layout == "mmaction2" and entry.arch == "uniformerv2"
     ]
     assert len(prefixes) == 25
     assert set(prefixes) == MMACTION2_TRAININGS | MMACTION2_PORTS
 
 
 def test_other_upstreams_files_are_all_listed() -> None:
-    by_arch = Counter((row.arch, s.layout) for row, s in SOURCES)
+    by_arch = Counter((entry.arch, s.layout) for entry, s in SOURCES)
     assert by_arch["videoswin", "official"] == 7
     assert by_arch["videoswin", "mmaction2"] == 6
-    assert by_arch["videoswin", "torchvision"] == 2 * 4  # in the authors' row and in the row -tv
+    assert (
+        by_arch["videoswin", "torchvision"] == 2 * 4
+    )  # in the authors' entry and in the entry -tv
     assert by_arch["vivit", "scenic"] == 5
     assert by_arch["vivit", "hf"] == 3
     assert by_arch["xvit", "official"] == 4
 
 
-def test_what_mmaction2_trained_has_its_own_id_and_what_it_ported_has_not() -> None:
-    for row, source in SOURCES:
+def test_models_trained_by_mmaction2_have_their_own_ids_and_ports_do_not() -> None:
+    for entry, source in SOURCES:
         if source.layout == "mmaction2":
-            trained = row.arch == "videoswin" or source.sha256_prefix in MMACTION2_TRAININGS
-            assert row.id.endswith("-mm") == trained, source.url
+            trained = entry.arch == "videoswin" or source.sha256_prefix in MMACTION2_TRAININGS
+            assert entry.id.endswith("-mm") == trained, source.url
 
 
-def test_torchvision_files_stand_in_the_authors_row_and_in_their_own() -> None:
+def test_torchvision_files_are_in_the_authors_entry_and_in_their_own() -> None:
     ids: dict[str, set[str]] = {}
-    for row, source in SOURCES:
+    for entry, source in SOURCES:
         if source.layout == "torchvision":
-            ids.setdefault(source.url, set()).add(row.id)
+            ids.setdefault(source.url, set()).add(entry.id)
     assert len(ids) == 4
     for pair in ids.values():
         official = min(pair, key=len)
@@ -221,10 +223,10 @@ def test_torchvision_files_stand_in_the_authors_row_and_in_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "source"), [pytest.param(r, s, id=f"{r.id}:{s.address}") for r, s in SOURCES]
+    ("entry", "source"), [pytest.param(r, s, id=f"{r.id}:{s.address}") for r, s in SOURCES]
 )
-def test_a_source_says_where_it_is_what_is_known_and_since_when(
-    row: Checkpoint, source: Source
+def test_a_source_states_its_location_digest_and_link_status(
+    entry: Checkpoint, source: Source
 ) -> None:
     if source.kind == "hub":
         assert source.repo
@@ -242,16 +244,16 @@ def test_a_source_says_where_it_is_what_is_known_and_since_when(
     else:
         assert source.sha256_source.startswith("none ")
     assert source.checked
-    if source.state in ("alive", "likely", "dead"):
+    if source.link_status in ("alive", "likely", "dead"):
         assert re.match(r"20\d\d(-\d\d-\d\d)? \(", source.checked)
-    if source.state == "dead":
-        assert source is row.sources[-1]
+    if source.link_status == "dead":
+        assert source is entry.sources[-1]
     assert source.layout in ("official", "mmaction2", "torchvision", "hf", "scenic")
 
 
-@every_row
-def test_official_uniformerv2_file_names_agree_with_their_rows(row: Checkpoint) -> None:
-    for source in row.sources:
+@every_entry
+def test_official_uniformerv2_file_names_agree_with_their_entries(entry: Checkpoint) -> None:
+    for source in entry.sources:
         match = re.search(
             r"/(?P<frozen>frozen_)?(?P<data>[a-z0-9]+)(?P<k710>_k710)?_uniformerv2_(?P<size>[bl])\d+"
             r"_(?P<frames>\d+)x(?P<side>\d+)\.pyth$",
@@ -265,9 +267,9 @@ def test_official_uniformerv2_file_names_agree_with_their_rows(row: Checkpoint) 
         model = f"uniformerv2-{match['size']}"
         model += "336" * (match["side"] == "336") + "-frozen" * bool(match["frozen"])
         model += "-local" * data.startswith("ssv")
-        assert (row.dataset, row.model) == (data, model)
-        assert (row.frames, row.resolution) == (int(match["frames"]), int(match["side"]))
-        assert ("-k710-" in row.id) == (
+        assert (entry.dataset, entry.model) == (data, model)
+        assert (entry.frames, entry.resolution) == (int(match["frames"]), int(match["side"]))
+        assert ("-k710-" in entry.id) == (
             bool(match["k710"]) or data in ("mit", "activitynet", "hacs")
         )
 
@@ -294,8 +296,8 @@ def test_official_uniformerv2_file_names_agree_with_their_rows(row: Checkpoint) 
 def test_published_accuracy_and_protocol(
     checkpoint_id: str, views: str, top1: float, top5: float | None
 ) -> None:
-    row = REGISTRY.find(checkpoint_id)
-    assert (row.views, row.top1, row.top5) == (views, top1, top5)
+    entry = REGISTRY.find(checkpoint_id)
+    assert (entry.views, entry.top1, entry.top5) == (views, top1, top5)
 
 
 @pytest.mark.parametrize(
@@ -318,60 +320,60 @@ def test_costs_are_those_printed_divided_by_their_views(
     assert gmacs * views == pytest.approx(total, abs=0.05 * views)
 
 
-@every_row
-def test_a_figure_never_stands_without_its_source(row: Checkpoint) -> None:
-    assert (row.top1 is not None) == bool(row.metric_source)
-    if row.params is not None or row.gmacs is not None:
-        assert row.cost_source
-    assert row.license
+@every_entry
+def test_every_published_value_has_a_source(entry: Checkpoint) -> None:
+    assert (entry.top1 is not None) == bool(entry.metric_source)
+    if entry.params is not None or entry.gmacs is not None:
+        assert entry.cost_source
+    assert entry.license
 
 
-def test_a_misprinted_cost_is_named_and_not_repeated() -> None:
-    row = REGISTRY.find("videoswin-s.k710-in1k-32f-mm")
-    assert (row.params, row.gmacs) == (None, None)
-    assert "604" in row.cost_note
+def test_a_misprinted_cost_is_noted_but_not_listed() -> None:
+    entry = REGISTRY.find("videoswin-s.k710-in1k-32f-mm")
+    assert (entry.params, entry.gmacs) == (None, None)
+    assert "604" in entry.cost_note
 
 
 def test_family_and_model_names_are_aliases() -> None:
     assert REGISTRY.find("uniformerv2-b").id == "uniformerv2-b.k400-k710-8f"
     for family in ("uniformerv2", "videoswin", "vivit", "xvit"):
         assert REGISTRY.find(family) is REGISTRY.find(f"{family}-b")
-    for model in {row.model for row in ROWS}:
+    for model in {entry.model for entry in ENTRIES}:
         assert REGISTRY.find(model).model == model
 
 
-def test_a_model_whose_files_are_all_gone_is_the_only_one_with_a_dead_default() -> None:
-    for model in {row.model for row in ROWS}:
-        living = any(row.available for row in ROWS if row.model == model)
-        assert REGISTRY.find(model).available == living
+def test_an_alias_is_unavailable_only_if_all_checkpoints_of_its_model_are() -> None:
+    for model in {entry.model for entry in ENTRIES}:
+        available = any(entry.available for entry in ENTRIES if entry.model == model)
+        assert REGISTRY.find(model).available == available
 
 
 @pytest.mark.parametrize("dataset", sorted(DATASETS))
 def test_the_default_of_a_dataset_is_its_best_checkpoint_with_known_classes(dataset: str) -> None:
     ids = REGISTRY.dataset_defaults[dataset]
-    rows = [REGISTRY.checkpoints[checkpoint_id] for checkpoint_id in ids]
-    assert {row.dataset for row in rows} == {dataset}
-    assert {r.id for r in rows} == {
-        r.id for r in ROWS if r.dataset == dataset and r.top1 is not None
+    entries = [REGISTRY.checkpoints[checkpoint_id] for checkpoint_id in ids]
+    assert {entry.dataset for entry in entries} == {dataset}
+    assert {r.id for r in entries} == {
+        r.id for r in ENTRIES if r.dataset == dataset and r.top1 is not None
     }
-    ranks = [(all(h.labels for h in row.heads), row.top1) for row in rows]
+    ranks = [(all(h.label_list for h in entry.heads), entry.top1) for entry in entries]
     assert ranks == sorted(ranks, reverse=True)
 
 
-def test_the_first_living_checkpoint_answers_for_a_dataset() -> None:
+def test_the_first_available_checkpoint_is_the_default_of_a_dataset() -> None:
     assert REGISTRY.default_for_dataset("k400").id == "uniformerv2-l336.k400-k710-32f"
     assert REGISTRY.default_for_dataset("ssv2").id == "videoswin-b-w16.ssv2-k400-32f"
     with pytest.raises(UnknownModelError, match="'hacs'"):
         REGISTRY.default_for_dataset("hacs")
 
 
-def test_files_whose_names_are_not_known_are_listed_but_never_taken() -> None:
-    held_back = {row.id for row, s in SOURCES if not s.convertible}
-    assert held_back == {"xvit-b.ssv2-in1k-8f-time", "xvit-b.ssv2-in1k-selfsup-8f-time"}
-    assert not any(REGISTRY.find(checkpoint_id).available for checkpoint_id in held_back)
+def test_files_with_unknown_tensor_names_are_listed_but_never_used() -> None:
+    not_convertible = {entry.id for entry, s in SOURCES if not s.convertible}
+    assert not_convertible == {"xvit-b.ssv2-in1k-8f-time", "xvit-b.ssv2-in1k-selfsup-8f-time"}
+    assert not any(REGISTRY.find(checkpoint_id).available for checkpoint_id in not_convertible)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
+def test_the_error_for_an_unknown_name_suggests_the_nearest_ones() -> None:
     with pytest.raises(UnknownModelError, match=r"unknown model 'videoswim-t'.*videoswin-t"):
         REGISTRY.find("videoswim-t")
     with pytest.raises(UnknownModelError, match="vt models list"):
@@ -380,10 +382,10 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
 
 def test_patterns_match_ids_and_models() -> None:
     assert len(REGISTRY.match("vivit*")) == 6
-    assert [row.id for row in REGISTRY.match("uniformerv2")] == ["uniformerv2-b.k400-k710-8f"]
-    assert {row.model for row in REGISTRY.match("xvit-b")} == {"xvit-b"}
+    assert [entry.id for entry in REGISTRY.match("uniformerv2")] == ["uniformerv2-b.k400-k710-8f"]
+    assert {entry.model for entry in REGISTRY.match("xvit-b")} == {"xvit-b"}
 
 
-def test_the_registry_reads_the_same_from_every_call() -> None:
+def test_the_registry_is_loaded_once() -> None:
     assert isinstance(REGISTRY, Registry)
     assert load_registry(extra=()) is REGISTRY

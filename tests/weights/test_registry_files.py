@@ -1,7 +1,7 @@
-"""What users' own registry files may do, and how a file that does not fit is refused.
+"""Users' own registry files: what they can change, and the errors for files that are wrong.
 
-A file adds rows or puts its sources in front of a known one; every refusal names the file and,
-where there is one, the row.
+A file adds entries, or sources to a known entry, which are tried first. Every error names the file
+and the entry.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vtcli.weights.registry import load_registry
 
 REGISTRY = load_registry(extra=())
 
-NEW_ROW = """
+NEW_ENTRY = """
 [[checkpoint]]
 id = "videoswin-t.mine-8f"
 arch = "videoswin"
@@ -30,7 +30,12 @@ frames = 8
 resolution = 224
 views = "1x1"
 pipeline = "videoswin-kinetics"
-source = [{ kind = "local", layout = "vt", trust = "safetensors", file = "mine.safetensors" }]
+
+[[checkpoint.source]]
+kind = "local"
+layout = "vt"
+serialization = "safetensors"
+file = "mine.safetensors"
 """
 Write = Callable[[str], Path]
 
@@ -45,17 +50,17 @@ def write(tmp_path: Path) -> Write:
     return write_file
 
 
-def test_a_users_file_adds_a_row(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VT_REGISTRY", str(write(NEW_ROW)))
+def test_a_users_file_adds_an_entry(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VT_REGISTRY", str(write(NEW_ENTRY)))
     registry = load_registry()
-    row = registry.find("videoswin-t.mine-8f")
-    assert row.heads[0].class_names() == load_labels("ucf101")
-    assert (row.pipeline.frames, row.pipeline.clips, row.pipeline.crops) == (8, 1, 1)
-    assert row.available
+    entry = registry.find("videoswin-t.mine-8f")
+    assert entry.heads[0].labels == load_labels("ucf101")
+    assert (entry.pipeline.frames, entry.pipeline.clips, entry.pipeline.crops) == (8, 1, 1)
+    assert entry.available
     assert set(registry.checkpoints) == {*REGISTRY.checkpoints, "videoswin-t.mine-8f"}
 
 
-def test_a_users_file_puts_its_sources_in_front_of_a_known_row(write: Write) -> None:
+def test_the_sources_of_a_users_file_come_before_those_of_a_known_entry(write: Write) -> None:
     registry = load_registry(
         [
             write(
@@ -65,7 +70,7 @@ def test_a_users_file_puts_its_sources_in_front_of_a_known_row(write: Write) -> 
                 [[checkpoint.source]]
                 kind = "hub"
                 layout = "vt"
-                trust = "safetensors"
+                serialization = "safetensors"
                 repo = "me/vivit"
                 file = "vivit.safetensors"
                 [default.model]
@@ -92,7 +97,7 @@ def _refusal(write: Write, text: str) -> str:
     return str(caught.value)
 
 
-def test_a_broken_file_is_refused_by_name(write: Write, tmp_path: Path) -> None:
+def test_the_error_for_a_broken_file_names_it(write: Write, tmp_path: Path) -> None:
     assert "not valid TOML" in _refusal(write, "[[checkpoint]\nid = 1")
     missing = tmp_path / "none.toml"
     with pytest.raises(DataError, match=re.escape(str(missing))):
@@ -100,18 +105,18 @@ def test_a_broken_file_is_refused_by_name(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
-        ('id = "videoswin-t.mine-8f"', "", "without an id"),
+        ('id = "videoswin-t.mine-8f"', "", "has no id"),
         ("resolution = 224", "resolutoin = 224", "'resolutoin'"),
-        ('kind = "local"', 'kind = "local", adress = "x"', "'adress'"),
+        ('kind = "local"', 'kind = "local"\nadress = "x"', "'adress'"),
         ('pipeline = "videoswin-kinetics"', 'pipeline = "nothing"', "'nothing'"),
         ('arch = "videoswin"', "", "lacks the key 'arch'"),
         ('dataset = "ucf101"', "", "lacks the key 'dataset'"),
         ("num_classes = 101", "", "lacks the key 'num_classes'"),
         ("frames = 8", "", "lacks the key 'frames'"),
         ('pipeline = "videoswin-kinetics"', "pipeline = 3", "no pipeline 3"),
-        ('layout = "vt", ', "", "lacks the key 'layout'"),
+        ('layout = "vt"', "", "lacks the key 'layout'"),
         ('views = "1x1"', 'views = "all"', "'views' is 'all'"),
         ('views = "1x1"', "views = 3", "'views' is 3"),
         ('views = "1x1"', 'views = "1x1"\npipeline_changes = 1', "'pipeline_changes' is 1"),
@@ -121,41 +126,64 @@ def test_a_broken_file_is_refused_by_name(write: Write, tmp_path: Path) -> None:
         ('views = "1x1"', 'views = "1x1"\nhead = "x"', "'head'"),
         ("resolution = 224", 'resolution = "224"', "a whole number"),
         ('kind = "local"', 'kind = "ftp"', "known are bundled, hub, https, local"),
-        ('trust = "safetensors"', 'trust = "yes"', "known are safetensors, pickle, msgpack"),
-        ('kind = "local"', 'kind = "local", state = "up"', "known are alive"),
-        ('kind = "local"', 'kind = "local", permutation = "x"', "no class permutation 'x'"),
-        ('kind = "local"', 'kind = "local", labels = "x"', "no class list 'x'"),
+        (
+            'serialization = "safetensors"',
+            'serialization = "yes"',
+            "known are safetensors, pickle, msgpack",
+        ),
+        ('kind = "local"', 'kind = "local"\nlink_status = "up"', "known are alive"),
+        ('kind = "local"', 'kind = "local"\npermutation = "x"', "no class permutation 'x'"),
+        ('kind = "local"', 'kind = "local"\nlabels = "x"', "no class list 'x'"),
         ('labels = "ucf101"', 'labels = "ufc101"', "no class list 'ufc101'"),
         ('labels = "ucf101"', 'labels = "none.txt"', "none.txt does not exist"),
         ('kind = "local"', 'kind = "hub"', "'hub' lacks the key 'repo'"),
         ('kind = "local"', 'kind = "https"', "'https' lacks the key 'url'"),
-        (', file = "mine.safetensors"', "", "'local' lacks the key 'file'"),
-        (', file = "mine.safetensors"', ", file = 1", "text in quotes"),
+        ('file = "mine.safetensors"', "", "'local' lacks the key 'file'"),
+        ('file = "mine.safetensors"', "file = 1", "text in quotes"),
         ('views = "1x1"', 'views = "1x1"\npipeline_changes = { short = 1 }', "'short'"),
         ('views = "1x1"', 'views = "1x1"\npipeline_changes = { crop_size = 999 }', "crop_size"),
         ("[[checkpoint]]", "[[checkpoints]]", "'checkpoints'"),
         ("[[checkpoint]]", '[pipeline.odd]\nsampling = "x"\n[[checkpoint]]', "'odd'"),
     ],
 )
-def test_a_row_that_does_not_fit_is_refused_by_name(
-    write: Write, old: str, new: str, said: str
+def test_the_error_for_a_wrong_entry_names_it(
+    write: Write, old: str, new: str, expected: str
 ) -> None:
-    assert old in NEW_ROW
-    message = _refusal(write, NEW_ROW.replace(old, new))
-    assert said in message
-    if "without" not in said and new.count("[") == 0:
+    assert old in NEW_ENTRY
+    message = _refusal(write, NEW_ENTRY.replace(old, new))
+    assert expected in message
+    if "no id" not in expected and new.count("[") == 0:
         assert "videoswin-t.mine-8f" in message
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("old", "new"),
+    [("trust", "serialization"), ("state", "link_status"), ("container", "wrapper_keys")],
+)
+def test_the_error_for_a_renamed_key_names_the_new_one(write: Write, old: str, new: str) -> None:
+    message = _refusal(write, NEW_ENTRY + f'{old} = "alive"\n')
+    assert f"the key '{old}' of a source is now called '{new}'; rename it" in message
+    assert "videoswin-t.mine-8f" in message
+
+
+def test_a_class_list_of_another_length_is_refused(write: Write) -> None:
+    message = _refusal(write, NEW_ENTRY.replace("num_classes = 101", "num_classes = 100"))
+    assert "class list 'ucf101' has 101 names, the head 100" in message
+    assert "videoswin-t.mine-8f" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
     [
         ('checkpoint = "x"', "write [[checkpoint]]"),
-        (NEW_ROW.replace("[[checkpoint]]", "[checkpoint]"), "write [[checkpoint]]"),
+        (NEW_ENTRY.replace("[[checkpoint]]", "[checkpoint]"), "write [[checkpoint]]"),
         ("checkpoint = [1]", "write [[checkpoint]]"),
-        ("[[checkpoint]]\nid = [1]", "without an id"),
-        ('[[checkpoint]]\nid = "a"\nsource = "x"', "row 'a': 'source' is not a list"),
-        ('[[checkpoint]]\nid = "a"\nsource = { kind = "hub" }', "row 'a': 'source' is not a list"),
+        ("[[checkpoint]]\nid = [1]", "has no id"),
+        ('[[checkpoint]]\nid = "a"\nsource = "x"', "entry 'a': 'source' is not a list"),
+        (
+            '[[checkpoint]]\nid = "a"\nsource = { kind = "hub" }',
+            "entry 'a': 'source' is not a list",
+        ),
         ('pipeline = "x"', "'pipeline' is 'x'"),
         ("pipeline.a = 1", "'a' is 1"),
         ('default = "x"', "'default' is 'x'"),
@@ -165,26 +193,28 @@ def test_a_row_that_does_not_fit_is_refused_by_name(
         ('[default.models]\nvivit = "x"', "'models'"),
     ],
 )
-def test_a_file_of_the_wrong_shape_is_refused_by_name(write: Write, text: str, said: str) -> None:
-    assert said in _refusal(write, text)
+def test_the_error_for_a_file_of_the_wrong_structure_names_it(
+    write: Write, text: str, expected: str
+) -> None:
+    assert expected in _refusal(write, text)
 
 
-def test_a_file_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+def test_the_error_for_a_file_that_is_not_utf8_names_it(tmp_path: Path) -> None:
     path = tmp_path / "latin.toml"
     path.write_bytes("# gr\u00fc\u00dfe".encode("latin-1"))
     with pytest.raises(DataError, match=re.escape(f"{path} is not valid TOML in UTF-8")):
         load_registry([path])
 
 
-def test_a_source_is_blamed_on_the_file_that_holds_it(write: Write, tmp_path: Path) -> None:
+def test_the_error_for_a_source_names_the_file_that_has_it(write: Write, tmp_path: Path) -> None:
     good = tmp_path / "good.toml"
     good.write_text('[[checkpoint]]\nid = "videoswin-t.mine-8f"\nnotes = "mine"')
-    bad = write(NEW_ROW.replace('kind = "local"', 'kind = "ftp"'))
+    bad = write(NEW_ENTRY.replace('kind = "local"', 'kind = "ftp"'))
     with pytest.raises(DataError, match=re.escape(str(bad))):
         load_registry([bad, good])
 
 
-def test_a_default_that_is_no_row_is_refused(write: Write) -> None:
+def test_a_default_without_an_entry_is_refused(write: Write) -> None:
     path = write('[default.model]\nvivit = "vivit-b.gone-8f"')
     with pytest.raises(DataError, match=r"vivit-b\.gone-8f"):
         load_registry([path])

@@ -1,6 +1,6 @@
-"""The command line: one file per command, each parses, calls one engine function and renders.
+"""The command line: one file per command; each parses, calls one public function and renders.
 
-No file here imports PyTorch at module level: `vt --help` has to be there at once.
+No file here imports PyTorch at module level, so that `vt --help` is instant.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import typer
 
 from vtcli._version import __version__
 from vtcli.cli import convert, datasets, demo, doctor, eval, finetune, models, predict, profile
+from vtcli.cli.options import RENAMED_OPTIONS
 from vtcli.errors import (
     EXIT_BUG,
     EXIT_DATA,
@@ -30,7 +32,7 @@ from vtcli.errors import (
 
 app = typer.Typer(
     name="vt",
-    help="Recognize actions in video: four video transformers, every published checkpoint.",
+    help="Recognize actions in video with four video transformers and their published checkpoints.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,8 +40,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"vt {__version__}")
         raise typer.Exit
 
@@ -47,9 +49,13 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+        False,
+        "--version",
+        callback=_print_version,
+        is_eager=True,
+        help="Print the version and exit.",
     ),
-    debug: bool = typer.Option(False, "--debug", help="Show a traceback with an error."),
+    debug: bool = typer.Option(False, "--debug", help="Print a traceback with an error."),
 ) -> None: ...
 
 
@@ -65,59 +71,69 @@ app.command("doctor")(doctor.doctor)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns its exit code. No traceback gets out without `--debug`."""
+    """Run one command line and return its exit code; tracebacks are printed only with `--debug`."""
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
-    _write_any_name()
+    _tolerate_any_file_name()
     try:
         code = app(words, prog_name="vt", standalone_mode=False)
-        if code == EXIT_INTERRUPTED:  # what Typer makes of Ctrl-C
+        if code == EXIT_INTERRUPTED:  # how Typer reports Ctrl-C
             return _report("interrupted", EXIT_INTERRUPTED, debug=False)
         return code if isinstance(code, int) else EXIT_OK
     except VtError as error:
         return _report(str(error), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _report("interrupted", EXIT_INTERRUPTED, debug=False)
-    except SystemExit as leaving:
-        # What rich and Typer make of a reader that has gone (`vt ... | head`).
-        if isinstance(leaving.__context__, BrokenPipeError):
-            return _leave_quietly()
+    except SystemExit as exit_:
+        # How rich and Typer report a closed output (`vt ... | head`).
+        if isinstance(exit_.__context__, BrokenPipeError):
+            return _exit_quietly()
         raise
     except BrokenPipeError:
-        return _leave_quietly()
+        return _exit_quietly()
     except Exception as error:
-        return _unforeseen(error, debug)
+        return _report_other(error, debug)
 
 
-def _write_any_name() -> None:
-    """File names and bars are printed wherever they can be, and never stop an answer."""
+def _tolerate_any_file_name() -> None:
+    """Print any file name: what the encoding lacks is replaced instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             utf8 = stream.encoding.lower().replace("-", "") == "utf8"
             stream.reconfigure(errors="surrogateescape" if utf8 else "replace")
 
 
-def _leave_quietly() -> int:
-    """The reader of our output has gone: nothing is left to say."""
+def _exit_quietly() -> int:
+    """The reader of our output has closed it, as in `vt ... | head`: exit without a message."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_OK
 
 
-def _unforeseen(error: Exception, debug: bool) -> int:
-    """An exception that no part of the program made a sentence of."""
-    # Typer's usage errors: it brings its parser's classes along without exporting them.
+def _report_other(error: Exception, debug: bool) -> int:
+    """Report an exception that is not a `VtError`: wrong usage, a full disk, memory, or a bug."""
+    # Typer's usage errors; Typer does not export the classes of its parser.
     if hasattr(error, "show") and hasattr(error, "exit_code"):
+        _suggest_new_name(error)
         error.show()
         return EXIT_USAGE
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _report("the disk is full; make room and run again", EXIT_DATA, debug)
+        return _report(
+            "the disk is full; free some space and run the command again", EXIT_DATA, debug
+        )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        text = "there is too little memory; take a smaller model, fewer views or another --device"
+        text = "too little memory; use a smaller model or batch, fewer views or another --device"
         return _report(text, EXIT_OUT_OF_MEMORY, debug)
     text = f"{type(error).__name__}: {error}"
     hint = "" if debug else "; this is a bug in vt: run again with --debug and report it"
     return _report(text + hint, EXIT_BUG, debug)
+
+
+def _suggest_new_name(error: Any) -> None:
+    """For an option that was renamed, suggest its new name where the command has it."""
+    new_name = RENAMED_OPTIONS.get(getattr(error, "option_name", ""))
+    if new_name and any(new_name in option.opts for option in error.ctx.command.params):
+        error.possibilities = [new_name]
 
 
 def _report(message: str, code: int, debug: bool) -> int:

@@ -1,4 +1,4 @@
-"""`vt convert`: an upstream's checkpoint file to ours, or ours to an upstream's."""
+"""`vt convert`: a checkpoint between an upstream format and vt's, or to ONNX."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vtcli.errors import EXIT_OK, UsageError
 
 
 def convert(
-    src: Annotated[
-        Path,
+    source: Annotated[
+        str,
         typer.Argument(
-            metavar="SRC", help="A checkpoint file; an id is enough to write one of ours elsewhere."
+            metavar="SRC", help="Checkpoint file; with --to, a checkpoint id works too."
         ),
     ],
     output: Annotated[
@@ -22,74 +22,94 @@ def convert(
         typer.Option(
             "--output",
             "-o",
-            help="The file to write.",
-            show_default="SRC's name with a new ending; beside SRC for ours, else here",
+            metavar="FILE",
+            help="File to write.",
+            show_default="SRC with a new extension; next to SRC for safetensors, else here",
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="The checkpoint id it is: gives class order, frames and protocol."
+            "--model",
+            "-m",
+            metavar="ID",
+            help="Checkpoint id of SRC; sets class order, frames and protocol.",
+            show_default="detected",
         ),
     ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
             "--labels",
-            help="Class names in SRC's order: a file with one per line, or a known list's name.",
+            metavar="FILE|NAME",
+            help="Class names in SRC's order: a file with one name per line, or a label map such "
+            "as k400.",
+            show_default="by checkpoint id",
         ),
     ] = None,
     layout: Annotated[
-        str, typer.Option("--layout", help="SRC's key names: auto, official, mmaction2, ...")
+        str,
+        typer.Option(
+            "--layout",
+            metavar="NAME",
+            help="Tensor names used in SRC: auto (detect), official, mmaction2, ...",
+        ),
     ] = "auto",
     to: Annotated[
         str,
         typer.Option(
-            "--to", help="safetensors (ours), an upstream's layout, onnx or torch-export."
+            "--to",
+            metavar="FORMAT",
+            help="Output format: safetensors, onnx, torch-export, or an upstream layout.",
         ),
     ] = "safetensors",
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check both directions bit for bit.")
+        bool,
+        typer.Option(
+            "--verify",
+            help="Check that tensors are bit-exact both ways, and logits within 1e-4 of ours.",
+        ),
     ] = False,
     tensors: Annotated[
-        bool, typer.Option("--tensors", help="List every tensor and its new name.")
+        bool, typer.Option("--tensors", help="List every tensor with its old and new name.")
     ] = False,
 ) -> int:
-    """Convert a checkpoint between an upstream's file and ours."""
+    """Convert a checkpoint from an upstream format to safetensors, or from there to another."""
     from vtcli.report.conversion import print_report
     from vtcli.weights import convert, export_graph, export_upstream
 
+    src = Path(source)
     if to == "safetensors":
         dst = output or src.with_name(f"{src.stem}.vt.safetensors")
-        _refuse_overwriting_itself(src, dst)
+        _refuse_overwriting_input(src, dst)
         print_report(convert.convert(src, dst, model, layout, labels, verify), tensors)
         return EXIT_OK
-    ours = _our_file(src)
+    checkpoint = _local_checkpoint(source)
     if to in export_graph.SUFFIXES:
-        dst = output or Path(ours.stem + export_graph.SUFFIXES[to])
-        _refuse_overwriting_itself(ours, dst)
-        difference = export_graph.export_graph(ours, dst, to, verify)
-        typer.echo(f"{ours} -> {dst}")
+        dst = output or Path(checkpoint.stem + export_graph.SUFFIXES[to])
+        _refuse_overwriting_input(checkpoint, dst)
+        difference = export_graph.export_graph(checkpoint, dst, to, verify)
+        typer.echo(f"{checkpoint} -> {dst}")
         if difference is not None:
-            typer.echo(f"  verified   logits differ by {difference:.1e} at most")
+            typer.echo(f"  verified   logits differ by at most {difference:.1e}")
         return EXIT_OK
-    dst = output or Path(ours.stem + export_upstream.export_suffix(ours, to))
-    _refuse_overwriting_itself(ours, dst)
-    print_report(export_upstream.export(ours, dst, to, verify=verify), tensors)
+    dst = output or Path(checkpoint.stem + export_upstream.export_suffix(checkpoint, to))
+    _refuse_overwriting_input(checkpoint, dst)
+    print_report(export_upstream.export(checkpoint, dst, to, verify=verify), tensors)
     return EXIT_OK
 
 
-def _our_file(src: Path) -> Path:
-    """One of our files, by its path or by a checkpoint's id."""
+def _local_checkpoint(source: str) -> Path:
+    """A checkpoint file that vt wrote, by path or checkpoint id."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.weights.resolve import is_path, resolve
 
-    if src.exists() or is_path(str(src)):
-        return src
+    if is_path(source):
+        return Path(source)
     with fetch_progress() as progress:
-        return resolve(str(src), progress).path
+        return resolve(source, progress).path
 
 
-def _refuse_overwriting_itself(src: Path, dst: Path) -> None:
+def _refuse_overwriting_input(src: Path, dst: Path) -> None:
     if src.exists() and dst.exists() and src.samefile(dst):
-        raise UsageError(f"{dst} would overwrite the file that is read; name another with -o")
+        raise UsageError(f"{dst} would overwrite the input file; name another file with -o")

@@ -1,4 +1,4 @@
-"""`vt datasets`: which datasets are known, what one looks like, what an annotation file holds."""
+"""`vt datasets`: the known datasets, what a dataset holds, whether its videos can be decoded."""
 
 from __future__ import annotations
 
@@ -7,46 +7,26 @@ from typing import Annotated, Literal
 
 import typer
 
+from vtcli.cli.options import (
+    DATASET_HELP,
+    AnnotationsOption,
+    DataRootOption,
+    FormatOption,
+    SeedOption,
+    TableFormatOption,
+    WorkersOption,
+    split_option,
+)
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
 
-app = typer.Typer(help="List and show datasets, check them, make one.", no_args_is_help=True)
+app = typer.Typer(help="List, show, check and make datasets.", no_args_is_help=True)
 
-DatasetArgument = Annotated[
-    str, typer.Argument(metavar="NAME|PATH", help="A known dataset, a folder or an annotation.")
-]
-DataRootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root",
-        metavar="DIR",
-        help="Where the videos are.",
-        show_default="$VT_DATA/NAME, or the annotation's own folder",
-    ),
-]
-SplitOption = Annotated[
-    str | None,
-    typer.Option(
-        "--split",
-        help="train, validation, test; 1, 2, 3 for UCF101 and HMDB51.",
-        show_default="the one that is meant for testing",
-    ),
-]
-AnnotationsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--annotations",
-        metavar="FORMAT",
-        help="Read the annotation as this format.",
-        show_default="found out",
-    ),
-]
+DatasetArgument = Annotated[str, typer.Argument(metavar="NAME|PATH", help=DATASET_HELP)]
 
 
 @app.command("list")
 def list_(
-    format: Annotated[
-        Literal["table", "json", "csv"], typer.Option("--format", help="How to print.")
-    ] = "table",
+    format: TableFormatOption = "table",
 ) -> int:
     """List the datasets that are known by name."""
     from vtcli.data.catalog import load_catalog
@@ -62,15 +42,14 @@ def list_(
 def show(
     name: DatasetArgument,
     data_root: DataRootOption = None,
-    split: SplitOption = None,
+    split: Annotated[str | None, split_option("the one that published results use")] = None,
     annotations: AnnotationsOption = None,
-    format: Annotated[
-        Literal["table", "json"], typer.Option("--format", help="How to print.")
-    ] = "table",
+    format: FormatOption = "table",
 ) -> int:
-    """Show what is known of a dataset, and what its annotation holds.
+    """Show the classes, splits and published results of a dataset, and what its files hold.
 
-    A known dataset is read only with --data-root, --split or --annotations; nothing is decoded.
+    The files of a known dataset are read only with --data-root, --split or
+    --annotations. No video is decoded.
     """
     from vtcli.data.catalog import known_entry
     from vtcli.data.open import open_dataset
@@ -94,30 +73,28 @@ def check(
     data_root: DataRootOption = None,
     splits: Annotated[
         list[str] | None,
-        typer.Option("--split", help="A split; may be repeated.", show_default="all there are"),
+        split_option("all", "Split to check. May be repeated."),
     ] = None,
     annotations: AnnotationsOption = None,
     min_frames: Annotated[
-        int, typer.Option("--min-frames", min=1, help="Fewer frames are a problem.")
+        int, typer.Option("--min-frames", min=1, help="Report videos with fewer frames.")
     ] = 2,
     timeout: Annotated[
         float,
-        typer.Option("--timeout", min=0.1, help="Seconds after which a silent decoder is killed."),
+        typer.Option(
+            "--timeout", min=0.1, help="Seconds without progress after which a decoder is killed."
+        ),
     ] = 120.0,
-    workers: Annotated[
-        int, typer.Option("--workers", "-j", min=1, help="Processes that decode videos.")
-    ] = 1,
+    workers: WorkersOption = 1,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="CSV", help="Write a manifest of the samples without fault."
+            "--output", "-o", metavar="CSV", help="Write a manifest of the samples without issues."
         ),
     ] = None,
-    format: Annotated[
-        Literal["table", "json", "csv"], typer.Option("--format", help="How to print.")
-    ] = "table",
+    format: TableFormatOption = "table",
 ) -> int:
-    """Decode every video; find what is missing, damaged, short, there twice or in two splits."""
+    """Decode every video; report missing, damaged and short ones, duplicates and split leaks."""
     from vtcli.cli.progress import file_progress
     from vtcli.data.check import (
         check_datasets,
@@ -131,7 +108,7 @@ def check(
     datasets = open_splits(name, data_root, splits or (), annotations)
     if output:
         if output.exists() and Path(name).exists() and output.samefile(name):
-            raise UsageError(f"{output} is what is checked; write the manifest to another file")
+            raise UsageError(f"{output} is the file to check; write the manifest to another file")
         check_manifest(datasets, output)
     videos = len({sample.path for dataset in datasets for sample in dataset.samples})
     with file_progress(videos, to_file=True) as progress:
@@ -144,38 +121,36 @@ def check(
         typer.echo(f"{output}: {count:,} samples", err=True)
         for label in lost_classes(result):
             typer.echo(f"vt: warning: no sample of class '{label}' is left", err=True)
-    if not result.findings:
+    if not result.issues:
         return EXIT_OK
-    return EXIT_SOME_FAILED if result.contents else EXIT_NO_INPUT
+    return EXIT_SOME_FAILED if result.fingerprints else EXIT_NO_INPUT
 
 
 @app.command()
 def make(
-    name: Annotated[Literal["motion8"], typer.Argument(metavar="motion8", help="Which one.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    name: Annotated[Literal["motion8"], typer.Argument(metavar="motion8", help="Dataset to make.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder to fill.")],
     train: Annotated[
-        int, typer.Option("--train", help="Clips to train on, of all classes.")
+        int, typer.Option("--train", help="Number of training clips, of all classes together.")
     ] = 4000,
-    val: Annotated[int, typer.Option("--val", help="Clips to validate on.")] = 400,
-    test: Annotated[int, typer.Option("--test", help="Clips to test on.")] = 800,
+    val: Annotated[int, typer.Option("--val", help="Number of validation clips.")] = 400,
+    test: Annotated[int, typer.Option("--test", help="Number of test clips.")] = 800,
     size: Annotated[int, typer.Option("--size", help="Height and width in pixels.")] = 80,
-    frames: Annotated[int, typer.Option("--frames", help="Frames per clip, 15 a second.")] = 24,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed makes other clips.")] = 0,
-    workers: Annotated[
-        int, typer.Option("--workers", "-j", min=1, help="Processes that write clips.")
-    ] = 1,
+    frames: Annotated[
+        int, typer.Option("--frames", help="Frames per clip, at 15 frames per second.")
+    ] = 24,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
 ) -> int:
-    """Make a dataset: Motion-8, short clips of eight motions that no single frame tells apart."""
+    """Make a synthetic dataset: Motion-8, eight motions that no single frame tells apart."""
     from vtcli.cli.progress import file_progress
     from vtcli.synthetic.motion8 import make_motion8
 
     with file_progress(train + val + test, to_file=True) as progress:
         made = make_motion8(
             folder,
+            clips={"train": train, "val": val, "test": test},
             seed=seed,
-            train=train,
-            val=val,
-            test=test,
             size=size,
             frames=frames,
             workers=workers,

@@ -1,4 +1,4 @@
-"""`vt demo`: what all this is, in less than a minute and without a network."""
+"""`vt demo`: every main command once, in less than a minute and offline."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vtcli.cli.options import DeviceOption
+from vtcli.cli.options import DeviceOption, FormatOption, SeedOption, WorkersOption
 from vtcli.errors import EXIT_OK
 
 if TYPE_CHECKING:
@@ -21,21 +21,17 @@ if TYPE_CHECKING:
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="A new or empty folder to fill.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="New or empty folder to fill.")
     ] = Path("vt-demo"),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed shows other clips.")] = 1,
+    seed: SeedOption = 1,
     device: DeviceOption = "auto",
-    workers: Annotated[
-        int, typer.Option("--workers", "-j", min=1, help="Processes and threads that help.")
-    ] = 1,
-    format: Annotated[
-        Literal["table", "json"], typer.Option("--format", help="How to print.")
-    ] = "table",
+    workers: WorkersOption = 1,
+    format: FormatOption = "table",
 ) -> int:
-    """Make clips, and predict, profile, evaluate and annotate them with four small models.
+    """Predict, profile, evaluate and annotate synthetic clips with four small models.
 
-    Needs no network: the models lie in this package, and the clips are made up. Every step names
-    the command that does it.
+    Works offline: the models are part of the package. Each step prints the
+    command that does it.
     """
     from rich.console import Console
 
@@ -50,7 +46,7 @@ def demo(
     table["seconds"] = round(time.perf_counter() - started, 1)
     if format == "json":
         print(json.dumps(table, ensure_ascii=False, indent=2))
-    words = f"\n{shown.annotated} shows it. All this took {table['seconds']:.0f} s."
+    words = f"\nAnnotated film: {shown.annotated}. The demo took {table['seconds']:.0f} s."
     console.print(words, soft_wrap=True)
     return EXIT_OK
 
@@ -75,7 +71,11 @@ def _predict(shown: Demo, console: Console) -> dict[str, Any]:
     from vtcli.report.demo import print_seen, print_step
 
     path, model = shown.examples[0][1], shown.models[0]
-    print_step(console, "What four models see in one of each", f"vt predict {path} -m {model}")
+    print_step(
+        console,
+        "Top-1 predictions of four models for one clip of each class",
+        f"vt predict {path} -m {model}",
+    )
     seen = [clip.to_dict() for clip in shown.predict()]
     print_seen(console, seen)
     return {"clips": seen}
@@ -84,7 +84,7 @@ def _predict(shown: Demo, console: Console) -> dict[str, Any]:
 def _profile(shown: Demo, console: Console) -> dict[str, Any]:
     from vtcli.report.demo import print_costs, print_step
 
-    print_step(console, "What that costs", f"vt profile -m {' -m '.join(shown.models)}")
+    print_step(console, "Cost of each model", f"vt profile -m {' -m '.join(shown.models)}")
     costs = [profile.to_dict() for profile in shown.profile().profiles]
     print_costs(console, costs)
     return {"costs": costs}
@@ -92,13 +92,16 @@ def _profile(shown: Demo, console: Console) -> dict[str, Any]:
 
 def _evaluate(shown: Demo, console: Console) -> dict[str, Any]:
     from vtcli.report.demo import print_accuracies, print_step
+    from vtcli.report.html import write_html
 
     print_step(
         console,
-        f"How often they are right, over all {shown.clips}",
+        f"Accuracy on all {shown.clips} clips",
         f"vt eval --dataset motion8 --data-root {shown.dataset} -m {shown.models[0]}",
     )
     reports = [(shown.evaluate(model), shown.run(model) / "report.html") for model in shown.models]
+    for report, page in reports:
+        write_html(report, page)
     pages = str(shown.run("*") / "report.html")
     print_accuracies(console, [report for report, _ in reports], pages)
     evaluations = []
@@ -117,7 +120,7 @@ def _film(shown: Demo, console: Console) -> dict[str, Any]:
     model = shown.models[-1]
     print_step(
         console,
-        "What happens when, in a film of all eight",
+        "Timeline of a film that shows all eight motions",
         f"vt predict {shown.film} -m {model} --window {SECONDS:g}s --annotate {shown.annotated}",
     )
     shown.make_film()

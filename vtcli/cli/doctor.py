@@ -1,20 +1,13 @@
-"""`vt doctor`: what this installation can do, as a block for a bug report."""
+"""`vt doctor`: what this installation can do, as text for a bug report."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-import typer
-
+from vtcli.cli.options import FormatOption
 from vtcli.errors import EXIT_OK
 
 
-def doctor(
-    format: Annotated[
-        Literal["table", "json"], typer.Option("--format", help="How to print.")
-    ] = "table",
-) -> int:
-    """Check versions, processor, decoders, cache and Hub; print a block for a bug report."""
+def doctor(format: FormatOption = "table") -> int:
+    """Check versions, processor, decoders, cache and Hub; print the result for a bug report."""
     from vtcli.doctor import diagnose
     from vtcli.report.doctor import print_diagnosis
 

@@ -4,219 +4,209 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vtcli.cli.datasets import AnnotationsOption
 from vtcli.cli.options import (
-    BatchOption,
+    TIMEOUT_SECONDS,
+    AnnotationsOption,
+    BatchSizeOption,
     CoreWorkersOption,
+    DataRootOption,
     DecoderOption,
     DeviceOption,
+    FormatOption,
+    LabelSetOption,
     PipelineOption,
+    PrecisionOption,
+    ResumeOption,
+    TimeoutOption,
+    dataset_option,
+    model_option,
+    run_output_option,
+    split_option,
+    views_option,
 )
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
     from vtcli.data.samples import Dataset
-    from vtcli.evaluation.evaluator import EvalProgress
     from vtcli.evaluation.plan import EvalSettings
     from vtcli.evaluation.results import EvaluationReport
     from vtcli.runtime.distributed import Group
 
 app = typer.Typer(
-    help="Measure a model's accuracy on a dataset; score or compare runs that are there.",
+    help="Evaluate a model on a labeled dataset; rescore or compare finished runs.",
     invoke_without_command=True,
 )
 
 Format = Literal["table", "json"]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory of vt eval.")]
 ALL_SPLITS = "all"
+
+
+def run_argument(metavar: str) -> Any:
+    """An argument that names a finished run."""
+    return typer.Argument(metavar=metavar, help="Run directory written by `vt eval`.")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A dataset as the options name it."""
+
+    dataset: str
+    data_root: Path | None
+    split: str | None
+    annotations: str | None
+
+    def splits(self) -> list[str | None]:
+        """The splits to evaluate; `all` stands for the official ones of UCF101 and HMDB51."""
+        if self.split != ALL_SPLITS:
+            return [self.split]
+        from vtcli.data.open import list_splits
+
+        names = list_splits(self.dataset, self.data_root, self.annotations)
+        numbered = [name for name in names if name.isdigit()]
+        if not numbered:
+            raise UsageError(
+                f"--split all needs a dataset with numbered splits, and {self.dataset} has none; "
+                "name one split"
+            )
+        return list(numbered)
+
+    def open(self, split: str | None) -> Dataset:
+        """One split of it."""
+        from vtcli.data.open import open_dataset
+
+        return open_dataset(self.dataset, self.data_root, split, self.annotations)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to evaluate on every split; `show` is how each report is printed, None if it is not."""
+
+    model: str | None
+    settings: EvalSettings
+    output: Path | None
+    group: Group
+    show: Format | None
 
 
 @app.callback()
 def eval_(
     context: typer.Context,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            metavar="NAME|PATH",
-            help="A known dataset (vt datasets list), a folder of class folders, or an annotation.",
-        ),
-    ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            "--data-root",
-            metavar="DIR",
-            help="Where the videos are.",
-            show_default="$VT_DATA/NAME, or beside the annotation",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="A model or checkpoint id, a .safetensors file, or hf://org/repo.",
-            show_default="the best known one for the dataset",
-        ),
-    ] = None,
-    views: Annotated[
-        str,
-        typer.Option(
-            "--views",
-            metavar="CLIPSxCROPS",
-            help="Views per video, such as 4x3; `paper` is the published protocol.",
-        ),
-    ] = "paper",
+    dataset: Annotated[str | None, dataset_option()] = None,
+    data_root: DataRootOption = None,
+    model: Annotated[str | None, model_option("the best checkpoint for the dataset")] = None,
+    views: Annotated[str, views_option()] = "paper",
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split",
-            help="train, validation, test; 1, 2, 3 or all for UCF101 and HMDB51.",
-            show_default="the one that figures are published for",
+        split_option(
+            "the one that published results use",
+            "Split: train, validation or test; 1, 2, 3 or all for UCF101 and HMDB51.",
         ),
     ] = None,
     annotations: AnnotationsOption = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="RUN",
-            help="The run directory: scores as they come, and the report.",
-            show_default="runs/DATASET-SPLIT-MODEL-VIEWS",
-        ),
+        Path | None, run_output_option("a folder in runs/ named by the options")
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume/--no-resume", help="Go on with the scores that RUN holds, or refuse it."
-        ),
-    ] = True,
-    label_set: Annotated[
-        str | None,
-        typer.Option(
-            "--read-as",
-            help="Read a Kinetics-710 model as k400, k600 or k700.",
-            show_default="the dataset",
-        ),
-    ] = None,
+    resume: ResumeOption = True,
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Try every failed video again.")
+    ] = False,
+    label_set: LabelSetOption = None,
     pipeline: PipelineOption = None,
     device: DeviceOption = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="fp32, bf16, fp16 or auto (as vt predict).")
-    ] = "fp32",
-    batch_size: BatchOption = None,
+    precision: PrecisionOption = "fp32",
+    batch_size: BatchSizeOption = None,
     workers: CoreWorkersOption = None,
     decoder: DecoderOption = "auto",
+    timeout: TimeoutOption = TIMEOUT_SECONDS,
     format: FormatOption = "table",
 ) -> int:
-    """Evaluate: every video once, every failure counted, nothing substituted.
+    """Evaluate a model on a labeled dataset; rescore or compare finished runs.
 
-    A run that was stopped goes on where it was when the same command is given again. With
-    `torchrun --nproc-per-node=N -m vtcli eval ...` N processes share the work.
+    Every video is decoded once, every failure is counted, and nothing is
+    substituted. The same command resumes an interrupted run. With
+    `torchrun --nproc-per-node=N -m vtcli eval ...`, N processes share the work.
     """
     if context.invoked_subcommand is not None:
         return EXIT_OK
     if dataset is None:
-        raise UsageError("vt eval needs --dataset, a known name, a folder or an annotation file")
+        raise UsageError("vt eval needs --dataset: a dataset name, a folder or an annotation file")
     from vtcli.evaluation.plan import EvalSettings
-    from vtcli.runtime.distributed import process_group
+    from vtcli.runtime.distributed import INDEPENDENT_WORK_TIMEOUT, process_group
 
+    source = _Source(dataset, data_root, split, annotations)
     settings = EvalSettings(
-        views, pipeline, label_set, precision, device, batch_size, workers, decoder, resume
+        views=views,
+        pipeline=pipeline,
+        label_set=label_set,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        timeout=timeout,
+        decoder=decoder,
+        resume=resume,
+        retry_failures=retry_failures,
     )
-    with process_group() as group:
-        splits = _splits(dataset, data_root, split, annotations)
-        # Several splits make one JSON document; tables are shown as they are known.
-        shown = format if format == "table" or len(splits) == 1 else None
-        reports = [
-            _evaluate(
-                _open(dataset, data_root, one, annotations),
-                model,
-                settings,
-                output if len(splits) == 1 else _subfolder(output, one),
-                group,
-                shown,
-            )
-            for one in splits
-        ]
-        if group.is_main_process and len(reports) > 1:
+    with process_group(INDEPENDENT_WORK_TIMEOUT) as group:
+        splits = source.splits()
+        # Several splits make one JSON document; tables are printed one by one.
+        show = format if format == "table" or len(splits) == 1 else None
+        job = _Job(model, settings, output, group, show)
+        reports = [_evaluate(source.open(name), _folder(job, splits, name), job) for name in splits]
+        if not group.is_main_process:
+            return EXIT_OK
+        if len(reports) > 1:
             _print_splits(splits, reports, format)
-        return max(reports_code(report) for report in reports) if group.is_main_process else EXIT_OK
+        return max(_exit_code(report) for report in reports)
 
 
-def _splits(
-    dataset: str, root: Path | None, split: str | None, annotations: str | None
-) -> list[str | None]:
-    """The splits to evaluate: `all` stands for the official divisions of UCF101 and HMDB51."""
-    if split != ALL_SPLITS:
-        return [split]
-    from vtcli.data.open import list_splits
-
-    found = [name for name in list_splits(dataset, root, annotations) if name.isdigit()]
-    if not found:
-        raise UsageError(f"--split all is for datasets with numbered divisions, not {dataset}")
-    return list(found)
+def _folder(job: _Job, splits: list[str | None], split: str | None) -> Path | None:
+    """The run directory of one split; each of several has a folder of its own inside --output."""
+    if job.output is None or len(splits) == 1:
+        return job.output
+    return job.output / f"split-{split}"
 
 
-def _open(dataset: str, root: Path | None, split: str | None, annotations: str | None) -> Dataset:
-    from vtcli.data.open import open_dataset
-
-    return open_dataset(dataset, root, split, annotations)
-
-
-def _subfolder(output: Path | None, split: str | None) -> Path | None:
-    return None if output is None else output / f"split-{split}"
-
-
-def _evaluate(
-    dataset: Dataset,
-    model: str | None,
-    settings: EvalSettings,
-    output: Path | None,
-    group: Group,
-    format: Format | None,
-) -> EvaluationReport | None:
-    """Evaluate one split, showing it unless `format` is None; the report is the first process's."""
-    from vtcli.cli.progress import fetch_progress
-    from vtcli.evaluation.conclude import conclude
+def _evaluate(dataset: Dataset, output: Path | None, job: _Job) -> EvaluationReport | None:
+    """Evaluate one split; only the main process has a report."""
+    from vtcli.cli.progress import eval_progress, fetch_progress
     from vtcli.evaluation.evaluator import Evaluator
     from vtcli.evaluation.plan import plan_evaluation
+    from vtcli.report.html import write_html
     from vtcli.weights.registry import load_registry
 
-    say = _say if group.is_main_process else _keep_quiet
-    name = model or load_registry().default_for_dataset(dataset.name).id
-    say(dataset.summary)
+    is_main = job.group.is_main_process
+    log = _log if is_main else _log_nothing
+    name = job.model or load_registry().default_for_dataset(dataset.name).id
+    log(dataset.summary)
     with fetch_progress() as on_download:
-        plan = plan_evaluation(dataset, name, settings, on_download)
-        say(f"{plan.name}: {plan.protocol.in_words()}")
+        plan = plan_evaluation(dataset, name, job.settings, on_download)
+        log(f"{plan.name}: {plan.protocol.describe()}")
         if plan.differs:
-            say(f"differs from the paper's protocol: {plan.differs}")
+            log(f"differs from the paper's protocol: {plan.differs}")
         for warning in plan.warnings:
-            say(f"warning: {warning}")
+            log(f"warning: {warning}")
         folder = output or _default_folder(dataset, plan.name, plan.protocol.to_dict())
-        evaluator = Evaluator(plan, folder, group, on_download)
+        evaluator = Evaluator(plan, folder, job.group, on_download)
     try:
-        with _pace_shown(group.is_main_process) as progress:
-            evaluator.run(progress)
+        with eval_progress(is_main) as on_progress:
+            evaluator.run(on_progress)
     except (KeyboardInterrupt, SystemExit):
-        say("stopped; what was scored is kept, run the same command again to go on")
+        log("stopped; the scores so far are saved, run the same command again to resume")
         raise
-    if not group.is_main_process:
+    if not is_main:
         return None
-    report = conclude(evaluator)
-    if format:
-        _print(report, format)
-    say(f"report: {folder / 'report.html'}")
+    report = evaluator.conclude()
+    write_html(report, folder / "report.html")
+    if job.show:
+        _print(report, job.show)
+    log(f"report: {folder / 'report.html'}")
     return report
 
 
@@ -227,16 +217,15 @@ def _default_folder(dataset: Dataset, model: str, protocol: dict[str, Any]) -> P
     return Path("runs", "-".join(words))
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _keep_quiet(line: str) -> None:
-    """What the processes beside the first have to say."""
+def _log_nothing(line: str) -> None:
+    """Only the main process logs."""
 
 
-def reports_code(report: EvaluationReport | None) -> int:
-    """The exit code that a report asks for."""
+def _exit_code(report: EvaluationReport | None) -> int:
     assert report is not None
     if not report.failed:
         return EXIT_OK
@@ -258,7 +247,7 @@ def _print(report: EvaluationReport, format: Format) -> None:
 def _print_splits(
     splits: list[str | None], reports: list[EvaluationReport | None], format: Format
 ) -> None:
-    """The mean over all splits; in JSON each split's figures as well."""
+    """Print the mean over all splits; in JSON the report of each split as well."""
     from rich.console import Console
 
     from vtcli.evaluation.metrics import mean_over_splits
@@ -268,46 +257,16 @@ def _print_splits(
     found = {str(split): report for split, report in zip(splits, reports, strict=True) if report}
     mean = mean_over_splits([(split, report.headline) for split, report in found.items()])
     if format == "json":
-        every = {split: report.to_dict() for split, report in found.items()}
-        print(as_json({"splits": every, "mean": mean.to_dict()}))
+        by_split = {split: report.to_dict() for split, report in found.items()}
+        print(as_json({"splits": by_split, "mean": mean.to_dict()}))
     else:
-        print_splits(mean, next(iter(found.values())).published, Console())
-
-
-@contextmanager
-def _pace_shown(shown: bool) -> Iterator[Callable[[EvalProgress], None]]:
-    """A bar on standard error, where somebody watches: pace, failures, what holds it up."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    pace_column = TextColumn("{task.fields[pace]}", markup=False)
-    columns = (BarColumn(), MofNCompleteColumn(), Remaining(), pace_column)
-    off = not (shown and sys.stderr.isatty())
-    with Progress(*columns, console=Console(stderr=True), disable=off, transient=True) as bars:
-        task = bars.add_task("", total=None, pace="")
-
-        def report(pace: EvalProgress) -> None:
-            words = f"{pace.done / max(pace.seconds, 1e-9):.2f} videos/s, {pace.failed} failed"
-            if pace.done:
-                words += f", {pace.bound}"
-            bars.update(task, total=pace.total, completed=pace.done, pace=words)
-
-        yield report
+        print_splits(mean, next(iter(found.values())).reported, Console())
 
 
 @app.command()
 def rescore(
-    run: RunArgument,
-    views: Annotated[
-        str | None,
-        typer.Option(
-            "--views",
-            metavar="CLIPSxCROPS",
-            help="Take only so many of the stored clips and crops.",
-            show_default="all that are stored",
-        ),
-    ] = None,
+    run: Annotated[Path, run_argument("RUN")],
+    views: Annotated[str | None, views_option("all stored views")] = None,
     average: Annotated[
         Literal["prob", "logit"] | None,
         typer.Option(
@@ -318,25 +277,29 @@ def rescore(
     ] = None,
     format: FormatOption = "table",
 ) -> int:
-    """Figures of a finished run from its stored views: no model, no video."""
+    """Compute the metrics of a finished run from its stored scores, without model or videos."""
     from vtcli.evaluation.aggregate import rescore_run, stored_protocol
     from vtcli.evaluation.protocol import choose_views
     from vtcli.evaluation.run_directory import RunDirectory
     from vtcli.video.pipeline import parse_views
 
     directory = RunDirectory(run)
-    protocol = stored_protocol(directory.about)
+    protocol = stored_protocol(directory.info)
     wanted = (protocol.clips, protocol.crops)
     if views is not None:
         wanted = parse_views(views, protocol.pipeline)
     report = rescore_run(directory, choose_views(protocol, *wanted), average)
     _print(report, format)
-    return reports_code(report)
+    return _exit_code(report)
 
 
 @app.command()
-def compare(run_a: RunArgument, run_b: RunArgument, format: FormatOption = "table") -> int:
-    """Compare two runs over the samples that both read: a paired test, classes won and lost."""
+def compare(
+    run_a: Annotated[Path, run_argument("RUN_A")],
+    run_b: Annotated[Path, run_argument("RUN_B")],
+    format: FormatOption = "table",
+) -> int:
+    """Compare two runs on the samples that both read: paired test, classes that differ most."""
     from rich.console import Console
 
     from vtcli.evaluation.aggregate import compare_runs
@@ -344,9 +307,9 @@ def compare(run_a: RunArgument, run_b: RunArgument, format: FormatOption = "tabl
     from vtcli.evaluation.run_directory import RunDirectory
     from vtcli.report.evaluation import print_comparison
 
-    found = compare_runs(RunDirectory(run_a), RunDirectory(run_b))
+    comparison = compare_runs(RunDirectory(run_a), RunDirectory(run_b))
     if format == "json":
-        print(as_json(found.to_dict()))
+        print(as_json(comparison.to_dict()))
     else:
-        print_comparison(found, str(run_a), str(run_b), Console())
+        print_comparison(comparison, str(run_a), str(run_b), Console())
     return EXIT_OK

@@ -1,32 +1,38 @@
-"""`vt models`: what checkpoints there are, what one is, on_download one, publishing one."""
+"""`vt models`: list, show, download and publish checkpoints."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from vtcli.cli.options import FormatOption, TableFormatOption
 from vtcli.errors import EXIT_OK, UsageError
 
-app = typer.Typer(help="List, show, fetch and push checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="List, show, download and publish checkpoints.", no_args_is_help=True)
 
-ListFormat = Literal["table", "json", "csv"]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A checkpoint id or alias.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Checkpoint id or alias.")]
 
 
 @app.command("list")
 def list_(
     pattern: Annotated[
-        str, typer.Argument(metavar="[PATTERN]", help="A shell pattern on ids and models.")
+        str, typer.Argument(metavar="[PATTERN]", help="Shell pattern for checkpoint and model ids.")
     ] = "*",
-    arch: Annotated[str | None, typer.Option("--arch", help="Only this architecture.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this dataset.")] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="NAME", help="List only this architecture.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", metavar="NAME", help="List only checkpoints for this dataset."),
+    ] = None,
     available: Annotated[
-        bool, typer.Option("--available", help="Only those with a source that may still answer.")
+        bool,
+        typer.Option("--available", help="List only checkpoints with a link that is not dead."),
     ] = False,
-    format: Annotated[ListFormat, typer.Option("--format", help="How to print.")] = "table",
+    format: TableFormatOption = "table",
 ) -> int:
-    """List checkpoints: what they were trained on, what they score, whether they can be had."""
+    """List checkpoints: training dataset, published accuracy, state of the download links."""
     from vtcli.report.models import print_list
     from vtcli.weights.registry import load_registry
 
@@ -39,7 +45,7 @@ def list_(
         and (row.available or not available)
     ]
     if not rows and format == "table":
-        raise UsageError("no checkpoint fits; `vt models list` shows all of them")
+        raise UsageError("no checkpoint matches; `vt models list` shows all of them")
     print_list(rows, registry, format)
     return EXIT_OK
 
@@ -47,11 +53,9 @@ def list_(
 @app.command()
 def show(
     name: IdArgument,
-    format: Annotated[
-        Literal["table", "json"], typer.Option("--format", help="How to print.")
-    ] = "table",
+    format: FormatOption = "table",
 ) -> int:
-    """Show all that is known of one checkpoint."""
+    """Show everything the registry holds about one checkpoint."""
     from vtcli.report.models import print_card
     from vtcli.weights.registry import bundled_path, load_registry
     from vtcli.weights.resolve import cached_path
@@ -66,7 +70,7 @@ def show(
 def fetch(
     names: Annotated[list[str], typer.Argument(metavar="ID", help="Checkpoint ids or aliases.")],
 ) -> int:
-    """Fetch and convert checkpoints now, so that they are there without a network."""
+    """Download and convert checkpoints now, so that they can be used offline."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.weights.registry import load_registry
     from vtcli.weights.resolve import resolve
@@ -83,22 +87,21 @@ def fetch(
 @app.command()
 def push(
     name: Annotated[
-        str, typer.Argument(metavar="ID", help="A checkpoint id, or one of our .safetensors files.")
+        str,
+        typer.Argument(metavar="ID", help="Checkpoint id, or a .safetensors file that vt wrote."),
     ],
-    repo: Annotated[
-        str, typer.Argument(metavar="ORG/REPO", help="The Hub repository to write to.")
-    ],
+    repo: Annotated[str, typer.Argument(metavar="ORG/REPO", help="Hub repository to write to.")],
     private: Annotated[
         bool, typer.Option("--private", help="Make the repository private.")
     ] = False,
 ) -> int:
-    """Publish a checkpoint on the Hugging Face Hub: safetensors, configuration and model card."""
+    """Publish a checkpoint on the Hugging Face Hub: weights, configuration and model card."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.weights.push import push as push_to_hub
     from vtcli.weights.resolve import resolve
 
     if len(repo.split("/")) != 2 or not all(repo.split("/")):
-        raise UsageError(f"a repository is called ORG/REPO, not '{repo}'")
+        raise UsageError(f"the repository is ORG/REPO, such as my-org/my-model, not '{repo}'")
     with fetch_progress() as progress:
         found = resolve(name, progress)
     typer.echo(push_to_hub(found.path, repo, private=private))

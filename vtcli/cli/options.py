@@ -1,94 +1,201 @@
-"""Options that several commands share: the same names, short forms and defaults everywhere."""
+"""Options that several commands share: each name, short form and help text is stated once, here.
+
+A default differs between commands only where the command's purpose does (`vt predict` computes in
+the fastest precision, `vt eval` in fp32); it is stated in the command's signature.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vtcli.errors import UsageError
 
 DEFAULT_MODEL = "uniformerv2-b"
+ONE_PER_CORE = "one per core"
+TIMEOUT_SECONDS = 300.0
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A model or checkpoint id (see `vt models list`), a converted .safetensors file, or hf://org/repo.",
-        show_default=DEFAULT_MODEL,
-    ),
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
-PrecisionOption = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        help="auto, fp32, bf16 or fp16; auto is bf16 where the hardware multiplies it.",
-    ),
-]
-BatchOption = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        "-b",
-        min=1,
-        help="Views per forward pass; chosen for the device if not given.",
-    ),
-]
-WorkersOption = Annotated[
-    int, typer.Option("--workers", "-j", min=1, help="Threads that decode files ahead.")
-]
-CoreWorkersOption = Annotated[
-    int | None,
-    typer.Option(
+# Options of earlier versions: the error for an unknown option suggests the new name.
+RENAMED_OPTIONS = {
+    "--cache-gb": "--ram-cache-gb",
+    "--plan": "--dry-run",
+    "--read-as": "--label-set",
+    "--train": "--trainable",
+}
+
+
+def model_option(default: str = DEFAULT_MODEL, several: bool = False) -> Any:
+    """`-m/--model`; `default` is what the help says is used without it."""
+    text = "Checkpoint id or model name (`vt models list`), .safetensors file or hf://org/repo."
+    if several:
+        text += " May be repeated."
+    return typer.Option("--model", "-m", help=text, show_default=default)
+
+
+def precision_option(default: str | bool = True, several: bool = False) -> Any:
+    """`--precision`."""
+    text = "Numeric precision: fp32, bf16, fp16, or auto (bf16 where the hardware supports it)."
+    if several:
+        text += " May be repeated."
+    return typer.Option("--precision", help=text, show_default=default)
+
+
+def batch_size_option(default: str, several: bool = False) -> Any:
+    """`-b/--batch-size` of a command that runs a model without training it."""
+    text = "Views per forward pass."
+    if several:
+        text += " May be repeated."
+    return typer.Option("--batch-size", "-b", min=1, help=text, show_default=default)
+
+
+def workers_option(default: str | bool = True) -> Any:
+    """`-j/--workers`."""
+    return typer.Option(
         "--workers",
         "-j",
-        min=1,
-        help="Threads that decode ahead.",
-        show_default="one per core",
-    ),
-]
-OutputOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", help="Write the answer to this file instead of standard output."
-    ),
-]
-ViewsOption = Annotated[
-    str | None,
-    typer.Option(
+        min=0,
+        help="Processes that decode or write videos; 0 decodes in the main process, unprotected.",
+        show_default=default,
+    )
+
+
+def views_option(default: str | bool = True) -> Any:
+    """`--views`."""
+    return typer.Option(
         "--views",
         metavar="CLIPSxCROPS",
         help="Views per video, such as 4x3; `paper` is the published protocol.",
-        show_default="1x1, the center view",
+        show_default=default,
+    )
+
+
+def run_output_option(default: str | bool = True) -> Any:
+    """`-o/--output` of a command that fills a run directory."""
+    return typer.Option(
+        "--output",
+        "-o",
+        metavar="RUN",
+        help="Write all results to this run directory.",
+        show_default=default,
+    )
+
+
+def split_option(default: str, text: str = "") -> Any:
+    """`--split`."""
+    return typer.Option(
+        "--split",
+        metavar="NAME",
+        help=text or "Split: train, validation or test; 1, 2 or 3 for UCF101 and HMDB51.",
+        show_default=default,
+    )
+
+
+def format_option(default: str | bool = True) -> Any:
+    """`--format`."""
+    return typer.Option("--format", help="Output format.", show_default=default)
+
+
+DATASET_HELP = "Dataset name (see `vt datasets list`), folder of class folders or annotation file."
+
+
+def dataset_option() -> Any:
+    """`--dataset` of a command that reads one."""
+    return typer.Option("--dataset", metavar="NAME|PATH", help=DATASET_HELP)
+
+
+BY_EXTENSION = "table, or the extension of -o"
+
+ModelOption = Annotated[str, model_option()]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", help="Device to compute on: auto, cpu, cuda, cuda:N or mps."),
+]
+PrecisionOption = Annotated[str, precision_option()]
+BatchSizeOption = Annotated[int | None, batch_size_option("chosen for the device")]
+WorkersOption = Annotated[int, workers_option()]
+CoreWorkersOption = Annotated[int | None, workers_option(ONE_PER_CORE)]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--timeout-per-file",
+        metavar="SECONDS",
+        min=0.1,
+        help="Give up a video whose decoder does not respond for this long.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write the results here, not to standard output."
+    ),
+]
+FormatOption = Annotated[Literal["table", "json"], format_option()]
+TableFormatOption = Annotated[Literal["table", "json", "csv"], format_option()]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Resume the run that -o holds; --no-resume refuses a folder that holds one.",
     ),
 ]
 DecoderOption = Annotated[
     Literal["auto", "pyav", "decord"],
-    typer.Option("--decoder", help="auto is PyAV; decord reads only what it gets right."),
+    typer.Option(
+        "--decoder",
+        help="Video decoder; auto is PyAV, and decord refuses files it does not decode exactly.",
+    ),
 ]
 PipelineOption = Annotated[
     str | None,
     typer.Option(
         "--pipeline",
-        help="Sample and prepare frames as another pipeline of the registry does.",
+        metavar="NAME",
+        help="Sample and preprocess frames as this pipeline of the registry does.",
         show_default="the checkpoint's own",
+    ),
+]
+LabelSetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-set",
+        metavar="NAME",
+        help="Restrict a Kinetics-710 model to the classes of k400, k600 or k700.",
+        show_default="the dataset's classes, or all",
+    ),
+]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        metavar="DIR",
+        help="Folder of the videos.",
+        show_default="$VT_DATA/NAME, or next to the annotation",
+    ),
+]
+AnnotationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--annotations",
+        metavar="FORMAT",
+        help="Read the annotation file in this format.",
+        show_default="detected",
     ),
 ]
 
 
 def format_of(output: Path | None, formats: Sequence[str]) -> str:
-    """The format an output file's ending asks for, .txt being a table; a table on the terminal.
+    """The format that the extension of an output file stands for, `.txt` being a table.
 
-    Raises `UsageError` for an ending that no format has.
+    Without a file it is a table. Raises `UsageError` for an extension that no format has.
     """
     if output is None:
         return "table"
-    endings = {".txt" if name == "table" else f".{name}": name for name in formats}
-    if output.suffix.lower() not in endings:
+    extensions = {".txt" if name == "table" else f".{name}": name for name in formats}
+    if output.suffix.lower() not in extensions:
         listed = f"{', '.join(formats[:-1])} or {formats[-1]}"
-        raise UsageError(f"{output} has no known ending; say --format {listed}")
-    return endings[output.suffix.lower()]
+        raise UsageError(f"{output} has no known file extension; add --format {listed}")
+    return extensions[output.suffix.lower()]

@@ -1,35 +1,39 @@
-"""`vt predict`: the action in one video, in many, in folders of them, or at each moment of a long
-one.
-"""
+"""`vt predict`: the action in one video, in many, in folders of them, or in each window of one."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from vtcli.cli.options import (
+    BY_EXTENSION,
     DEFAULT_MODEL,
-    BatchOption,
+    TIMEOUT_SECONDS,
+    BatchSizeOption,
+    CoreWorkersOption,
     DecoderOption,
     DeviceOption,
+    LabelSetOption,
     ModelOption,
     OutputOption,
     PipelineOption,
     PrecisionOption,
-    ViewsOption,
-    WorkersOption,
+    TimeoutOption,
     format_of,
+    format_option,
+    views_option,
 )
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, DataError, UsageError
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from vtcli.inference.predictor import PredictSettings
     from vtcli.inference.results import Failure, VideoPrediction
     from vtcli.inference.windows import Timeline
     from vtcli.runtime.progress import ProgressCallback
@@ -41,21 +45,35 @@ ONLY_TIMELINES = ("srt", "vtt", "activitynet")
 ONE_VIDEO = ("srt", "vtt")
 
 
+@dataclass(frozen=True)
+class _Request:
+    """A parsed command line; `timeline` is empty without --window."""
+
+    model: str
+    paths: Sequence[str]
+    format: str
+    output: Path | None
+    annotate: Path | None
+    timeline: Mapping[str, float]
+    settings: PredictSettings
+
+
 def predict(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="Video files, folders or patterns.")
+        list[str],
+        typer.Argument(metavar="SOURCE", help="Video files, folders or shell patterns."),
     ],
     model: ModelOption = DEFAULT_MODEL,
     topk: Annotated[
-        int, typer.Option("--topk", "-k", min=1, help="Classes per video (or window).")
+        int, typer.Option("--topk", "-k", min=1, help="Number of classes per video or window.")
     ] = 5,
-    views: ViewsOption = None,
+    views: Annotated[str | None, views_option("1x1, the center view")] = None,
     window: Annotated[
         str | None,
         typer.Option(
             "--window",
             metavar="TIME",
-            help="Say what happens when: look at windows of this length (2s, 500ms, 00:01:30).",
+            help="Predict each window of this length: 2s, 500ms or 00:01:30.",
             show_default="the whole video at once",
         ),
     ] = None,
@@ -64,7 +82,7 @@ def predict(
         typer.Option(
             "--stride",
             metavar="TIME",
-            help="A window begins this long after the one before.",
+            help="Time from the start of one window to the start of the next.",
             show_default="the window's length",
         ),
     ] = None,
@@ -74,93 +92,64 @@ def predict(
             "--min-score",
             min=0.0,
             max=1.0,
-            help="Windows whose best class has less are left out.",
+            help="Leave out windows whose top-1 probability is lower.",
             show_default="0",
         ),
     ] = None,
     annotate: Annotated[
         Path | None,
         typer.Option(
-            "--annotate", metavar="OUT.mp4", help="Write the video with the answer drawn into it."
+            "--annotate",
+            metavar="OUT.mp4",
+            help="Also write the video with the predictions drawn into its frames.",
         ),
     ] = None,
-    format: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            help="How to print; srt, vtt and activitynet need --window.",
-            show_default="table, or by -o's ending",
-        ),
-    ] = None,
+    format: Annotated[Format | None, format_option(BY_EXTENSION)] = None,
     output: OutputOption = None,
-    label_set: Annotated[
-        str | None,
-        typer.Option("--read-as", help="Read a Kinetics-710 model as k400, k600 or k700."),
-    ] = None,
+    label_set: LabelSetOption = None,
     pipeline: PipelineOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    batch_size: BatchOption = None,
-    workers: WorkersOption = 1,
+    batch_size: BatchSizeOption = None,
+    workers: CoreWorkersOption = None,
     decoder: DecoderOption = "auto",
+    timeout: TimeoutOption = TIMEOUT_SECONDS,
 ) -> int:
-    """Say which action a video shows or, with --window, what happens when."""
-    from vtcli.cli.progress import file_progress
+    """Classify the action in a video: one file, one model name, top-5 labels.
+
+    With --window, classify each window of it: a timeline, also as srt, vtt or
+    activitynet.
+    """
     from vtcli.inference.inputs import find_videos
-    from vtcli.inference.results import Failure
-    from vtcli.report.predictions import make_writer, open_output
-    from vtcli.report.timeline import make_timeline_writer
+    from vtcli.inference.predictor import PredictSettings
 
     chosen = format or format_of(output, get_args(Format))
     paths = find_videos(sources)
-    times = _times(window, stride, min_score, chosen, len(paths))
+    timeline = _timeline_settings(window, stride, min_score, chosen, len(paths))
     _check_outputs(output, annotate, paths)
-    settings = {
-        "topk": topk,
-        "views": views,
-        "device": device,
-        "precision": precision,
-        "batch_size": batch_size,
-        "workers": workers,
-        "decoder": decoder,
-        "label_set": label_set,
-        "pipeline": pipeline,
-    }
-    last: Outcome | None = None
-    answered = 0
-    with _steps_shown() as on_step:
-        header, outcomes = _start(model, paths, settings, times, on_step)
-        # Windows have a bar of their own.
-        files = 0 if times else len(paths)
-        with open_output(output) as stream, file_progress(files, output is not None) as advance:
-            writer = (make_timeline_writer if times else make_writer)(chosen, stream, header)
-            for number, last in enumerate(outcomes, 1):
-                if isinstance(last, Failure) and chosen in ONE_VIDEO:
-                    raise last.error  # such a file has no place for it: what was there stays
-                writer.add(last)
-                answered += not last.failed
-                _tell(last)
-                advance(Path(last.path).name, number, None)
-            writer.close()
-        if annotate is not None and last is not None:
-            _annotate(last, annotate, on_step)
-    if answered == len(paths):
+    settings = PredictSettings(
+        topk, views, device, precision, batch_size, workers, decoder, label_set, pipeline, timeout
+    )
+    predicted = _run(_Request(model, paths, chosen, output, annotate, timeline, settings))
+    if predicted == len(paths):
         return EXIT_OK
-    return EXIT_SOME_FAILED if answered else EXIT_NO_INPUT
+    return EXIT_SOME_FAILED if predicted else EXIT_NO_INPUT
 
 
-def _times(
+def _timeline_settings(
     window: str | None, stride: str | None, min_score: float | None, format: str, files: int
 ) -> dict[str, float]:
-    """What a timeline is made with; nothing where none is asked for.
+    """Window, stride and lowest score of a timeline, in seconds; empty without --window.
 
-    Raises `UsageError` for options that do not belong together.
+    Raises `UsageError` for options that exclude each other.
     """
     from vtcli.inference.windows import parse_duration
 
     if window is not None:
         if format in ONE_VIDEO and files > 1:
-            raise UsageError(f"--format {format} is for one video, not {files}; run it for each")
+            raise UsageError(
+                f"--format {format} takes one video, not {files}; run the command once per video"
+            )
         length = parse_duration(window, "--window")
         return {
             "window": length,
@@ -173,59 +162,87 @@ def _times(
         (f"--format {format}", format in ONLY_TIMELINES),
     ):
         if is_given:
-            raise UsageError(f"{name} is for timelines; say how long a window is, as --window 2s")
+            raise UsageError(f"{name} needs windows; add their length, such as --window 2s")
     return {}
 
 
-def _check_outputs(output: Path | None, drawn: Path | None, paths: Sequence[str]) -> None:
-    """Raises before anything is computed where an output would be in the way, or could not be
-    written in the end.
-    """
+def _check_outputs(output: Path | None, annotated: Path | None, paths: Sequence[str]) -> None:
+    """Refuse, before anything is computed, an output that would overwrite a file or fail later."""
     taken = {Path(path).resolve() for path in paths}
-    for name, path in (("--output", output), ("--annotate", drawn)):
+    for name, path in (("--output", output), ("--annotate", annotated)):
         if path is None:
             continue
         if path.resolve() in taken:
-            raise UsageError(f"{name} would overwrite {path}; give it another name")
+            raise UsageError(f"{name} would overwrite {path}; name another file")
         taken.add(path.resolve())
-    if drawn is None:
+    if annotated is None:
         return
     if len(paths) != 1:
-        raise UsageError(f"--annotate is for one video, not {len(paths)}; run it for each")
-    if not drawn.name or drawn.is_dir():
         raise UsageError(
-            f"--annotate writes one MP4 file; '{drawn}' is a folder, name a file in it"
+            f"--annotate takes one video, not {len(paths)}; run the command once per video"
         )
-    if drawn.suffix.lower() != ".mp4":
-        raise UsageError(f"--annotate writes MP4; call it {drawn.with_suffix('.mp4')}")
-    if not drawn.parent.is_dir():
-        raise DataError(f"cannot write {drawn}: there is no folder {drawn.parent}; make it first")
+    if not annotated.name or annotated.is_dir():
+        raise UsageError(
+            f"--annotate writes an MP4 file, and '{annotated}' is a folder; name a file in it"
+        )
+    if annotated.suffix.lower() != ".mp4":
+        raise UsageError(f"--annotate writes an MP4 file; name it {annotated.with_suffix('.mp4')}")
+    if not annotated.parent.is_dir():
+        raise DataError(
+            f"cannot write {annotated}: there is no folder {annotated.parent}; create it first"
+        )
+
+
+def _run(request: _Request) -> int:
+    """Write all outcomes as they come; how many videos have a prediction."""
+    from vtcli.cli.progress import file_progress, step_progress
+    from vtcli.inference.results import Failure
+    from vtcli.report.predictions import make_writer, open_output
+    from vtcli.report.timeline import make_timeline_writer
+
+    last: Outcome | None = None
+    predicted = 0
+    with step_progress() as on_step:
+        header, outcomes = _start(request, on_step)
+        # Windows have a progress bar of their own.
+        files = 0 if request.timeline else len(request.paths)
+        to_file = request.output is not None
+        with open_output(request.output) as stream, file_progress(files, to_file) as advance:
+            make = make_timeline_writer if request.timeline else make_writer
+            writer = make(request.format, stream, header)
+            for number, last in enumerate(outcomes, 1):
+                if isinstance(last, Failure) and request.format in ONE_VIDEO:
+                    raise last.error  # such a file cannot hold a failure; an older one is kept
+                writer.add(last)
+                predicted += not last.failed
+                _report(last)
+                advance(Path(last.path).name, number, None)
+            writer.close()
+        if request.annotate is not None and last is not None:
+            _annotate(last, request.annotate, on_step)
+    return predicted
 
 
 def _start(
-    model: str,
-    paths: Sequence[str],
-    settings: Mapping[str, Any],
-    times: Mapping[str, float],
-    on_step: ProgressCallback,
+    request: _Request, on_step: ProgressCallback
 ) -> tuple[Mapping[str, Any], Iterator[Outcome]]:
-    """What the answers are made with, and the answers as they come."""
+    """The header of the output, and the outcomes as they come."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.inference.predictor import Predictor
     from vtcli.inference.timeline import TimelinePredictor
 
     with fetch_progress() as on_download:
-        predictor = Predictor(model, **settings, on_download=on_download)
-        if times:
-            timeliner = TimelinePredictor(predictor, **times, on_window=on_step)
-            timelines = timeliner.predict(paths)
+        predictor = Predictor(request.model, request.settings, on_download=on_download)
+        if request.timeline:
+            timeliner = TimelinePredictor(predictor, **request.timeline, on_window=on_step)
+            timelines = timeliner.predict(request.paths)
             return timeliner.header, timelines
-        outcomes = predictor.predict(paths)
+        outcomes = predictor.predict(request.paths)
         return predictor.header, outcomes
 
 
-def _tell(outcome: Outcome) -> None:
-    """On standard error what failed, and what somebody might not expect."""
+def _report(outcome: Outcome) -> None:
+    """Print a failure, or a note on an unexpected result, to standard error."""
     if outcome.failed:
         print(f"vt: error: {outcome.error}", file=sys.stderr)
     elif notice := getattr(outcome, "notice", ""):
@@ -233,7 +250,7 @@ def _tell(outcome: Outcome) -> None:
 
 
 def _annotate(outcome: Outcome, target: Path, on_step: ProgressCallback) -> None:
-    """Draw an answer into its video; nothing for a file that has none."""
+    """Draw a prediction into the frames of its video; a failed video is not written."""
     from vtcli.inference.results import Failure
     from vtcli.inference.windows import Timeline, full_video_segment
     from vtcli.runtime.files import atomic_write
@@ -244,38 +261,3 @@ def _annotate(outcome: Outcome, target: Path, on_step: ProgressCallback) -> None
     segments = outcome.segments if isinstance(outcome, Timeline) else [full_video_segment(outcome)]
     with atomic_write(target, make_folder=False) as part:
         annotate(outcome.info, segments, part, on_step)
-
-
-@contextmanager
-def _steps_shown() -> Iterator[ProgressCallback]:
-    """A callback for windows and frames of one file; its bar shows from the first to the last.
-
-    Between files nothing shows, so that answers on the same terminal are not disturbed.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    name_column = TextColumn("{task.description}", markup=False)
-    columns = (name_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Bars(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
-
-    task = bars.add_task("", total=None)
-
-    def stop() -> None:
-        # A bar that never started would still end with an empty line.
-        if bars.live.is_started:
-            bars.stop()
-
-    def report(name: str, done: int, total: int | None) -> None:
-        if sys.stderr.isatty() and not bars.live.is_started:
-            bars.reset(task, total=total, description=Path(name).name)
-            bars.start()
-        bars.update(task, description=Path(name).name, completed=done, total=total)
-        if done == total:
-            stop()
-
-    try:
-        yield report
-    finally:
-        stop()

@@ -1,4 +1,4 @@
-"""`vt profile`: what models cost, and how fast they run here."""
+"""`vt profile`: parameters, multiply-accumulates, speed and memory of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from vtcli.cli.options import DeviceOption, OutputOption, format_of
+from vtcli.cli.options import (
+    BY_EXTENSION,
+    DeviceOption,
+    OutputOption,
+    batch_size_option,
+    format_of,
+    format_option,
+    model_option,
+    precision_option,
+)
 from vtcli.errors import EXIT_OK, EXIT_OUT_OF_MEMORY
 
 Format = Literal["table", "json", "csv"]
@@ -17,69 +26,52 @@ Format = Literal["table", "json", "csv"]
 def profile(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATTERN", help="Shell patterns on ids, such as 'xvit*'."),
+        typer.Argument(metavar="PATTERN", help="Shell patterns for model ids, such as 'xvit*'."),
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="A model or checkpoint id, a converted .safetensors file, or hf://org/repo. "
-            "May be repeated.",
-            show_default="each architecture's default model",
-        ),
+        model_option("each architecture's default model", several=True),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="The whole registry.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Profile every model of the registry.")
+    ] = False,
     timed: Annotated[
         bool | None,
         typer.Option(
             "--time/--no-time",
-            help="Measure speed and memory here, not only count.",
-            show_default="only models named with -m",
+            help="Measure speed and memory on this machine.",
+            show_default="only for models named with -m",
         ),
     ] = None,
-    batch_sizes: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--batch-size",
-            "-b",
-            min=1,
-            help="Views per forward pass. May be repeated.",
-            show_default="1",
-        ),
-    ] = None,
-    precisions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--precision",
-            help="auto, fp32, bf16 or fp16. May be repeated.",
-            show_default="auto",
-        ),
-    ] = None,
+    batch_sizes: Annotated[list[int] | None, batch_size_option("1", several=True)] = None,
+    precisions: Annotated[list[str] | None, precision_option("auto", several=True)] = None,
     device: DeviceOption = "auto",
     layers: Annotated[
-        bool, typer.Option("--layers", help="Break cost (and time) down by block.")
+        bool, typer.Option("--layers", help="Break cost and time down by block.")
     ] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Time the models through torch.compile.")
+        bool, typer.Option("--compile", help="Compile the models with torch.compile before timing.")
     ] = False,
     clip: Annotated[
         Path | None,
-        typer.Option("--clip", help="A video whose decoding is measured beside the models."),
+        typer.Option(
+            "--clip", metavar="VIDEO", help="Also measure how fast this video is decoded."
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", help="Draw published accuracy against cost: a .png or .svg file."),
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Plot published accuracy against cost as a .png or .svg file.",
+        ),
     ] = None,
-    format: Annotated[
-        Format | None,
-        typer.Option("--format", help="How to print.", show_default="table, or by -o's ending"),
-    ] = None,
+    format: Annotated[Format | None, format_option(BY_EXTENSION)] = None,
     output: OutputOption = None,
 ) -> int:
-    """Say what models cost and how fast they run here."""
+    """Report parameters, MACs and FLOPs of models, and measure their speed and memory here."""
+    from vtcli import profiling
     from vtcli.cli.progress import fetch_progress, file_progress
-    from vtcli.profiling import profiler
     from vtcli.report.plot import check_plot, draw_accuracy
     from vtcli.report.predictions import open_output
     from vtcli.report.profile import write_profiles
@@ -88,18 +80,18 @@ def profile(
     if plot is not None:
         check_plot(plot)
     with fetch_progress() as on_download:
-        subjects = profiler.choose(models or (), patterns or (), everything, on_download)
-    options = profiler.Options(
+        subjects = profiling.select_models(models or (), patterns or (), everything, on_download)
+    options = profiling.ProfileSettings(
         device=device,
         precisions=tuple(precisions or ("auto",)),
         batch_sizes=tuple(batch_sizes or (1,)),
         timed=bool(models) and not everything if timed is None else timed,
         blocks=layers,
         compiled=compiled,
-        clip=clip,
+        video=clip,
     )
     with file_progress(len(subjects), True) as advance:
-        report = profiler.profile(subjects, options, advance)
+        report = profiling.profile(subjects, options, advance)
     tables = [p.to_dict() for p in report.profiles]
     with open_output(output) as stream:
         write_profiles(stream, chosen, tables, report.header, layers)

@@ -29,13 +29,13 @@ MOST_WORKERS = 16
 
 
 def workers_of(asked: int | None, processes_here: int) -> int:
-    """Decoding threads of one of `processes_here` processes on this machine.
+    """Decoding processes of one of `processes_here` processes on this machine.
 
     `asked` where it is given, else an equal part of the cores, at most `MOST_WORKERS`.
     """
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
-    return asked or max(1, min((cores or 1) // processes_here, MOST_WORKERS))
+    return max(1, min((cores or 1) // processes_here, MOST_WORKERS)) if asked is None else asked
 
 
 def open_sample(
@@ -141,9 +141,9 @@ class Loader:
         workers: int,
         open_source: Opener = open_frame_source,
     ) -> None:
-        self.reader, self.groups, self.workers = reader, groups, workers
+        self.reader, self.groups, self.workers = reader, groups, max(1, workers)
         self.open_source = open_source
-        self.ahead = 2 * workers
+        self.ahead = 2 * self.workers
         self.waited = 0.0
         self._started: Generator[tuple[Sequence[Request], list[Loaded]], None, None] | None = None
 

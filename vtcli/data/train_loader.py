@@ -32,7 +32,7 @@ from vtcli.data.train_sampling import TRAINING_SAMPLERS, Indices
 from vtcli.errors import InputError, VideoDecodeError
 from vtcli.runtime.prefetch import prefetch
 from vtcli.video.decode import Backend
-from vtcli.video.frame_source import FrameSource
+from vtcli.video.frame_source import FrameSource, Opener, open_frame_source
 from vtcli.video.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class TrainClipReader:
     """Turns requests into training clips; may be used by several threads.
 
     `frame_rate` is that of folders of frames, whose images do not state it. With a `cache`, decoded
-    videos are kept in memory; the clips are the same. Raises `UsageError` for an augmentation
+    videos are kept in memory; the clips are the same. `open_source` opens them, by default in this
+    process. Raises `UsageError` for an augmentation
     policy that timm does not know.
     """
 
@@ -79,9 +80,11 @@ class TrainClipReader:
         frame_rate: float | None = None,
         decoder: Backend = "auto",
         cache: FrameCache | None = None,
+        open_source: Opener = open_frame_source,
     ) -> None:
         self.pipeline, self.augmentation, self.seed = pipeline, augmentation, seed
         self.frame_rate, self.decoder, self.cache = frame_rate, decoder, cache
+        self.open_source = open_source
         self.policy: Any = None
         if augmentation.aa:
             self.policy = auto_augment(augmentation.aa, pipeline.crop_size)
@@ -104,7 +107,7 @@ class TrainClipReader:
         cached = self.cache.get(sample) if self.cache else None
         if cached is not None:
             return cached
-        source = open_sample(sample, self.frame_rate, self.decoder)
+        source = open_sample(sample, self.frame_rate, self.decoder, self.open_source)
         if source.frames < 1:
             raise VideoDecodeError(sample.path, "corrupt", "has no frames; use a complete file")
         return self.cache.add(sample, source) if self.cache else source

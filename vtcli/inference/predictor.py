@@ -92,10 +92,10 @@ class PredictSettings:
     precision: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
-    timeout: float = TIMEOUT_SECONDS
     decoder: Backend = "auto"
     label_set: str | None = None
     pipeline: str | None = None
+    timeout: float = TIMEOUT_SECONDS
 
     def __post_init__(self) -> None:
         check_settings(self.precision, self.label_set)

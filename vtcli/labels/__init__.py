@@ -1,8 +1,8 @@
-"""Class lists, one text file per order, and the permutations between the orders of different
-sources.
+"""Class lists, one text file per class order, and the permutations between the orders of sources.
 
-`<dataset>.txt` is the order most sources use, `<dataset>.<source>.txt` another source's. Line
-number minus one is the class index. `perm/A_to_B.json` holds perm[target index] = source row.
+`<dataset>.txt` is the order that most sources use, `<dataset>.<source>.txt` that of another source.
+The class index is the line number, counted from 0. `perm/A_to_B.json` maps each target index to
+the source row: perm[target index] = source row.
 """
 
 from __future__ import annotations
@@ -19,33 +19,32 @@ _UNVERIFIED = "(order unverified)"
 
 
 def list_label_files() -> list[str]:
-    """Stems of all class lists that come with the package, e.g. `k400` and `k400.uniformerv2`."""
+    """Names of all class lists in the package, e.g. `k400` and `k400.uniformerv2`."""
     return sorted(
         entry.name.removesuffix(".txt") for entry in _ROOT.iterdir() if entry.name.endswith(".txt")
     )
 
 
 @cache
-def load_labels(stem: str) -> tuple[str, ...]:
-    """The class names of one list, in index order; a name that ends in .txt is a file of the user's
-    own.
+def load_labels(name: str) -> tuple[str, ...]:
+    """The class names of one list, in index order; a name that ends in .txt is the path of a file.
 
-    Raises `DataError` where no list has this name.
+    Raises `DataError` if there is no such list, or if the file cannot be read as text.
     """
-    if stem.endswith(".txt"):
-        return read_label_file(Path(stem))
-    entry = _ROOT / f"{stem}.txt"
-    if not entry.is_file():
+    if name.endswith(".txt"):
+        return read_label_file(Path(name))
+    file = _ROOT / f"{name}.txt"
+    if not file.is_file():
         raise DataError(
-            f"there is no class list '{stem}'; known are {', '.join(list_label_files())}"
+            f"there is no class list '{name}'; known are {', '.join(list_label_files())}"
         )
-    return tuple(entry.read_text(encoding="utf-8").splitlines())
+    return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
 def read_label_file(path: Path) -> tuple[str, ...]:
     """The class names in a text file, one per line.
 
-    Raises `DataError` where it cannot be read as text.
+    Raises `DataError` if it cannot be read as text.
     """
     try:
         return tuple(path.read_text(encoding="utf-8-sig").splitlines())
@@ -57,16 +56,26 @@ def read_label_file(path: Path) -> tuple[str, ...]:
 def load_permutation(name: str) -> tuple[int, ...]:
     """`perm` with perm[target index] = source row, e.g. `uniformerv2_to_alpha_k400`.
 
-    Raises `DataError` where no permutation has this name.
+    Raises `DataError` if there is no such permutation.
     """
-    entry = _ROOT / "perm" / f"{name}.json"
-    if not entry.is_file():
-        raise DataError(f"there is no class permutation '{name}'")
-    return tuple(json.loads(entry.read_text(encoding="utf-8")))
+    file = _ROOT / "perm" / f"{name}.json"
+    if not file.is_file():
+        raise DataError(
+            f"there is no class permutation '{name}'; known are {', '.join(list_permutations())}"
+        )
+    return tuple(json.loads(file.read_text(encoding="utf-8")))
+
+
+def list_permutations() -> list[str]:
+    """Names of all class permutations in the package."""
+    files_in_folder = (_ROOT / "perm").iterdir()
+    return sorted(
+        file.name.removesuffix(".json") for file in files_in_folder if file.name.endswith(".json")
+    )
 
 
 def unverified_labels(count: int) -> tuple[str, ...]:
-    """Honest names for a head whose class order no source states."""
+    """Placeholder names for a head whose class order no source states."""
     return tuple(f"class {index} {_UNVERIFIED}" for index in range(count))
 
 

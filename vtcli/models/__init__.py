@@ -1,20 +1,24 @@
-"""The architectures: one folder each, found by its name; a package from outside may register
-another.
+"""The architectures: one folder each, found by its name; other packages can add architectures.
 
-A folder holds `model.py` (the network), `configs.py` (a frozen dataclass and the published sizes)
-and `checkpoints.py` (upstream key names <-> ours), and its `__init__.py` binds them in one
-`ARCHITECTURE`.
+A folder holds `model.py` (the network), `configs.py` (a frozen dataclass and the published sizes),
+`checkpoints.py` (upstream key names <-> ours) and `recipe.py` (training recipes), and its
+`__init__.py` combines them in one `ARCHITECTURE`. An installed package adds an architecture through
+the entry point group `vtcli.architectures`: the entry point has the architecture's name and refers
+to its `Architecture`. It is loaded only when the architecture is used.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import pkgutil
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import UnknownModelError, UsageError
+from vtcli.models.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,21 +26,27 @@ if TYPE_CHECKING:
     from vtcli.models.layouts import Layout, Mapped
 
 Shapes = Mapping[str, tuple[int, ...]]
+ENTRY_POINTS = "vtcli.architectures"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything the rest of the program needs to know of one architecture.
+    """Everything the rest of the program needs to know about one architecture.
 
-    presets: published sizes by model name, e.g. `uniformerv2-b`.
-    build: config -> module, its parameters made under the current default device.
-    infer_config: shapes by our names, and what the weights do not show -> config.
+    presets: published configurations by model name, e.g. `uniformerv2-b`.
+    build: config -> module, with parameters on the current default device.
+    infer_config: (shapes by our names, fields that shapes do not show) -> config.
     published_macs: config -> multiply-accumulates of one view as papers count them.
     layouts: upstream file layouts by name.
-    variable_fields: fields in which files of one model may differ; their shapes are believed.
+    variable_fields: fields that may differ between files of one model; a file's shapes decide.
     head_tensors: our names of the tensors whose first dimension is the class index.
-    init_from_image_model: image-model tensors, config -> our tensors for the part they cover (None: there is
-    no such source).
+    init_from_image_model: (tensors of an image model, config) -> the tensors of ours that they
+        provide; None if there is no such image model.
+    recipes: training recipes by variant: "default", and "something" for labels that distinguish
+        left from right. Without any, training uses the defaults of `Recipe`.
+
+    The network itself states what training needs of its layers; see `vtcli.training.layers` for
+    the methods `group_matcher` and `transformer_blocks`.
     """
 
     name: str
@@ -49,6 +59,7 @@ class Architecture:
     variable_fields: tuple[str, ...] = ()
     published_macs: Callable[[Any], int] | None = None
     init_from_image_model: Callable[[Mapping[str, Tensor], Any], Mapped] | None = None
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
     @property
     def config_class(self) -> type[Any]:
@@ -56,7 +67,7 @@ class Architecture:
         return type(next(iter(self.presets.values())))
 
     def read_config(self, table: Mapping[str, Any]) -> Any:
-        """A configuration from its JSON form, where tuples are lists."""
+        """A configuration from its JSON form, in which tuples are lists."""
         return with_overrides(self.config_class(), table)
 
 
@@ -64,34 +75,62 @@ _registered: dict[str, Architecture] = {}
 
 
 def register_architecture(architecture: Architecture) -> None:
-    """Make an architecture from outside this package known for the rest of the process."""
+    """Register an architecture from outside this package for the rest of the process."""
     _registered[architecture.name] = architecture
 
 
 def list_architectures() -> list[str]:
-    """Names of all architectures, those in this package first."""
-    own = [m.name for m in pkgutil.iter_modules(__path__) if m.ispkg]
-    return own + [name for name in _registered if name not in own]
+    """Names of all architectures: those of this package, registered ones, and entry points."""
+    return list(dict.fromkeys([*_own_names(), *_registered, *_entry_points()]))
 
 
 def get_architecture(name: str) -> Architecture:
     """The architecture of this name.
 
-    Raises `UnknownModelError` where none is known.
+    Raises `UnknownModelError` for an unknown name, and `UsageError` where the entry point of
+    another package cannot be loaded.
     """
     if name in _registered:
         return _registered[name]
-    if name not in list_architectures():
-        known = ", ".join(list_architectures())
-        raise UnknownModelError(f"unknown architecture '{name}'; known are {known}")
-    architecture: Architecture = importlib.import_module(f"{__name__}.{name}").ARCHITECTURE
+    if name in _own_names():
+        own: Architecture = importlib.import_module(f"{__name__}.{name}").ARCHITECTURE
+        return own
+    if entry_point := _entry_points().get(name):
+        return _load(entry_point)
+    known = ", ".join(list_architectures())
+    raise UnknownModelError(f"unknown architecture '{name}'; known are {known}")
+
+
+def _own_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    """Architectures of other installed packages, not loaded."""
+    return {found.name: found for found in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _load(entry_point: EntryPoint) -> Architecture:
+    """Raises `UsageError` naming the distribution where the entry point is broken."""
+    try:
+        architecture = entry_point.load()
+        if not isinstance(architecture, Architecture):
+            raise TypeError(f"{entry_point.value} is not an Architecture")
+        if architecture.name != entry_point.name:
+            raise ValueError(f"{entry_point.value} has the name '{architecture.name}'")
+    except Exception as error:
+        package = entry_point.dist.name if entry_point.dist else entry_point.value
+        raise UsageError(
+            f"the architecture '{entry_point.name}' of the package {package} cannot be loaded "
+            f"({type(error).__name__}: {error}); update {package} or uninstall it"
+        ) from error
     return architecture
 
 
 def find_preset(model: str) -> tuple[Architecture, Any]:
     """The architecture and published configuration of a model name such as `uniformerv2-b`.
 
-    Raises `UnknownModelError` where no architecture publishes it.
+    Raises `UnknownModelError` if no architecture has it.
     """
     for name in list_architectures():
         architecture = get_architecture(name)
@@ -113,7 +152,7 @@ def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 def count_layers(names: Container[str], pattern: str) -> int:
-    """How many consecutive layers, from 0, have the tensor that `pattern` names with `{}`."""
+    """The number of consecutive layers, from 0, with the tensor that `pattern` names with `{}`."""
     count = 0
     while pattern.format(count) in names:
         count += 1
@@ -121,5 +160,5 @@ def count_layers(names: Container[str], pattern: str) -> int:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists, which JSON and TOML give, as the tuples a frozen configuration holds."""
+    """Lists, as in JSON and TOML, as the tuples of a frozen configuration."""
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,4 +1,7 @@
-"""TODO-HEAD"""
+"""Build a network without memory, check a state dict against it, and prepare it for inference.
+
+Works for any architecture (`vtcli.models.Architecture`); reads and writes no files.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import LayoutError
-from vtcli.weights.checkpoint import ModelCard
+from vtcli.models.protocol import Card
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from vtcli.models import Architecture
+
 
 def select_classes(
     tensors: Mapping[str, Tensor], head_tensors: Sequence[str], rows: Sequence[int]
 ) -> dict[str, Tensor]:
-    """The same weights with other classifier rows: class i becomes row rows[i]."""
+    """The same weights with other classifier rows: row i is row rows[i] of the given weights."""
     return {
         name: tensor[list(rows)] if name in head_tensors else tensor
         for name, tensor in tensors.items()
@@ -25,14 +30,19 @@ def select_classes(
 
 
 def clip_shape(config: Any) -> tuple[int, int, int, int]:
-    """[3,T,H,W] of the clip a configuration is made for."""
+    """[3,T,H,W] of the clip that a configuration is made for."""
     size = config.image_size
     height, width = size if isinstance(size, tuple) else (size, size)
     return 3, config.num_frames, height, width
 
 
-def build_on_meta(architecture: Any, config: Any) -> nn.Module:
-    """A network without memory for its weights."""
+def head_sizes(config: Any) -> tuple[tuple[str, int], ...]:
+    """Name and number of classes of each classifier of a configuration."""
+    return getattr(config, "heads", ()) or (("action", config.num_classes),)
+
+
+def build_on_meta(architecture: Architecture, config: Any) -> nn.Module:
+    """A network on the meta device, which allocates no memory for its weights."""
     import torch
 
     with torch.device("meta"):
@@ -41,34 +51,39 @@ def build_on_meta(architecture: Any, config: Any) -> nn.Module:
 
 
 def check_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], src: Path) -> None:
-    """Whether the tensors are exactly those of the network, none missing, left over or mis-shaped.
+    """Check that the tensors are exactly those of the network.
 
-    Raises `LayoutError` naming the tensors.
+    Raises `LayoutError` naming the tensors that are missing, unexpected or mis-shaped.
     """
-    wanted = model.state_dict()
-    if missing := wanted.keys() - tensors.keys():
+    expected = model.state_dict()
+    if missing := expected.keys() - tensors.keys():
         raise LayoutError(f"{src} lacks {format_names(list(missing))} of this model")
-    if extra := tensors.keys() - wanted.keys():
-        raise LayoutError(f"{src} has {format_names(list(extra))} that this model does not have")
+    if unexpected := tensors.keys() - expected.keys():
+        raise LayoutError(
+            f"{src} has {format_names(list(unexpected))} that this model does not have"
+        )
     for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
+        if tensor.shape != expected[name].shape:
             raise LayoutError(
                 f"{src}: '{name}' has the shape {list(tensor.shape)}, this model's is "
-                f"{list(wanted[name].shape)}"
+                f"{list(expected[name].shape)}"
             )
 
 
 def format_names(names: Sequence[str]) -> str:
-    """The first few of many tensor names."""
+    """The first three of the tensor names and the number of the others, for a message."""
     listed = ", ".join(f"'{name}'" for name in sorted(names)[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{'tensors' if len(names) > 1 else 'the tensor'} {listed}{more}"
 
 
 def prepare_for_inference(
-    model: nn.Module, card: ModelCard | None, device: torch.device, dtype: torch.dtype
+    model: nn.Module, card: Card | None, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """Move to device and precision (norms stay fp32), set to evaluation, attach card and labels."""
+    """Move to device and precision (norms stay fp32), switch to evaluation mode, attach the card.
+
+    Sets `.card`, `.labels` (the card's; empty without one) and `.dtype`.
+    """
     import torch
 
     norms = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
@@ -76,7 +91,7 @@ def prepare_for_inference(
         keeps_fp32 = isinstance(module, norms) or getattr(module, "keeps_fp32", False)
         module_dtype = torch.float32 if keeps_fp32 else dtype
         for name, parameter in module.named_parameters(recurse=False):
-            # Copied even in its own type where others are cast, or it would keep a mapping alive.
+            # In half precision fp32 norms are copied too, or they would keep the file mapped.
             cast = parameter.detach().to(device, module_dtype, copy=dtype != torch.float32)
             setattr(module, name, torch.nn.Parameter(cast, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):

@@ -1,4 +1,4 @@
-"""Blocks that at least two architectures share, arranged so that time goes into matrix products.
+"""Layers that at least two architectures share, with fast exact forms for each device.
 
 Shapes: B clips, T frames, N tokens, C channels, H heads, D channels per head, L any leading
 dimensions.
@@ -16,23 +16,23 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 gelu_ = torch.ops.aten.gelu_
 QUICK_GELU_SLOPE = 1.702
-# Explicit attention forms this many scores at a time, which stay in a CPU's cache (4 MiB in bf16).
+# Scores that explicit attention computes at a time: they fit in a CPU's cache (4 MiB in bf16).
 MAX_SCORES = 2 * 1024 * 1024
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm whose gain and bias stay in fp32 when the rest of the network is bf16 or fp16."""
+    """LayerNorm whose weight and bias stay in fp32 when the rest of the network is bf16 or fp16."""
 
     def forward(self, x_LC: Tensor) -> Tensor:
         if x_LC.dtype == self.weight.dtype or x_LC.device.type == "cpu":
-            # The CPU kernel takes fp32 parameters with half-precision input and sums in fp32.
+            # The CPU kernel accepts fp32 parameters with half-precision input and sums in fp32.
             return super().forward(x_LC)
         normed = F.layer_norm(x_LC.float(), self.normalized_shape, self.weight, self.bias, self.eps)
         return normed.to(x_LC.dtype)
 
 
 def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear that on the CPU runs as a 1x1 convolution where that is faster: [L,C] -> [L,K]."""
+    """F.linear, computed as a 1x1 convolution on CPUs where that is faster: [L,C] -> [L,K]."""
     if not _faster_as_convolution(x_LC):
         return F.linear(x_LC, weight, bias)
     # Rows are the pixels of a channels-last image that is one pixel wide.
@@ -42,7 +42,7 @@ def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def scaled_linear(x_LC: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """scale·(x·Wᵀ + b) -> [L,K]; a plain product scales on the way."""
+    """scale·(x·Wᵀ + b) -> [L,K]; a matrix product applies the scale itself."""
     if _faster_as_convolution(x_LC):
         return linear(x_LC, weight, bias).mul_(scale)
     x_MC = x_LC.flatten(0, -2)
@@ -51,15 +51,15 @@ def scaled_linear(x_LC: Tensor, weight: Tensor, bias: Tensor, scale: float) -> T
 
 
 def _faster_as_convolution(x_LC: Tensor) -> bool:
-    """Whether a product should be handed to oneDNN, as PyTorch does with convolutions.
+    """Whether a matrix product should be computed by oneDNN, as PyTorch does convolutions.
 
-    oneDNN uses the full vector width of every processor; MKL, which gets fp32 matrix products,
-    uses half of it on AMD. In bf16 both are oneDNN's, but a convolution adds its bias on the way
-    (not without AVX-512). Backwards a convolution takes two to six times as long as two matrix
-    products, so training has none.
+    oneDNN uses the full vector width of every processor; MKL, which computes fp32 matrix products,
+    uses half of it on AMD. In bf16 oneDNN computes both, but a convolution adds the bias in the
+    same pass (only with AVX-512). The backward pass of a convolution takes two to six times as long
+    as two matrix products, so training does not use it.
     """
     if torch.compiler.is_compiling() or x_LC.device.type != "cpu":
-        return False  # a compiler chooses for itself, and may not trace the questions below
+        return False  # a compiler chooses for itself, and may not trace the queries below
     if torch.is_grad_enabled():
         return False
     if x_LC.dtype == torch.bfloat16 and "AVX512" not in torch.backends.cpu.get_cpu_capability():
@@ -68,7 +68,7 @@ def _faster_as_convolution(x_LC: Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """nn.Linear by way of `linear`."""
+    """nn.Linear computed by `linear`."""
 
     def forward(self, x_LC: Tensor) -> Tensor:
         return linear(x_LC, self.weight, self.bias)
@@ -91,12 +91,12 @@ class Mlp(nn.Module):
             return self._quick_gelu(x_LC)
         form = "tanh" if self.activation == "gelu_tanh" else "none"
         h = self.fc1(x_LC)
-        # Memory for a second result would cost a quarter of the activation's time.
+        # In place, which takes a quarter less time.
         h = F.gelu(h, approximate=form) if torch.is_grad_enabled() else gelu_(h, approximate=form)
         return self.fc2(F.dropout(h, self.dropout, self.training))
 
     def _quick_gelu(self, x_LC: Tensor) -> Tensor:
-        """z·σ(1.702z) = silu(1.702z)/1.702, both factors left to the products around it."""
+        """z·σ(1.702z) = silu(1.702z)/1.702; both factors are merged into the two products."""
         slope = QUICK_GELU_SLOPE
         z = scaled_linear(x_LC, self.fc1.weight, self.fc1.bias, slope)
         h = F.silu(z, inplace=not torch.is_grad_enabled())
@@ -109,7 +109,7 @@ def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     on_cpu_in_half = q_BHND.device.type == "cpu" and q_BHND.dtype != torch.float32
     if not on_cpu_in_half or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q_BHND, k_BHMD, v_BHMD)
-    # The CPU's fused kernel multiplies bf16 at a fraction of the rate of its plain matrix product.
+    # The CPU's fused kernel multiplies bf16 far slower than a plain matrix product does.
     q_XND, k_XMD, v_XMD = (x.flatten(0, 1).contiguous() for x in (q_BHND, k_BHMD, v_BHMD))
     rows = max(1, MAX_SCORES // k_XMD.shape[1])
     heads = max(1, rows // q_XND.shape[1])
@@ -123,18 +123,18 @@ def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
 
 
 def _explicit_attention(q_XND: Tensor, k_XMD: Tensor, v_XMD: Tensor) -> Tensor:
-    nothing = q_XND.new_zeros(1, 1, 1)
+    zero = q_XND.new_zeros(1, 1, 1)
     scale = q_XND.shape[-1] ** -0.5
-    scores_XNM = torch.baddbmm(nothing, q_XND, k_XMD.transpose(1, 2), beta=0, alpha=scale)
+    scores_XNM = torch.baddbmm(zero, q_XND, k_XMD.transpose(1, 2), beta=0, alpha=scale)
     return torch.bmm(scores_XNM.softmax(-1), v_XMD)
 
 
 def attend_with_one_query(x_BC: Tensor, y_BMC: Tensor, qkv: nn.Linear, num_heads: int) -> Tensor:
-    """Attention of one token x to M others y, by packed q, k, v rows -> [B,C], not yet projected.
+    """Attention of one token x to M tokens y, with packed q, k, v rows -> [B,C], before `proj`.
 
-    With a single query the projections of keys and values need not be formed for every token: the
-    key projection folds into the query and the value projection is applied to the pooled tokens.
-    The key bias adds the same number to every score of a head and so drops out of the softmax.
+    With a single query, keys and values need not be projected for every token: the key projection
+    is folded into the query, and the value projection is applied to the pooled tokens. The key bias
+    adds the same number to every score of a head and cancels in the softmax.
     """
     C, H = x_BC.shape[-1], num_heads
     w_q, w_k, w_v = qkv.weight.chunk(3)
@@ -165,8 +165,8 @@ class Attention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training a sample's branch is dropped with `rate`, kept ones scaled by
-    1/keep.
+    """Stochastic depth: in training, a sample's branch is dropped with probability `rate`; the
+    others are scaled by 1 / (1 - rate).
     """
 
     def __init__(self, rate: float) -> None:
@@ -182,12 +182,11 @@ class DropPath(nn.Module):
 
 
 def depthwise_conv3d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Zero-padded depth-wise convolution of tokens on their grid, without copying them to channels
-    first.
+    """Zero-padded depth-wise convolution of tokens on their grid: [B,T,H,W,C] -> [B,T,H,W,C].
 
-    weight [C,1,kt,kh,kw], bias [C] -> [B,T,H,W,C].
+    weight [C,1,kt,kh,kw], bias [C].
     """
-    # Tokens on a grid are exactly PyTorch's channels-last layout of a volume.
+    # Tokens on a grid are PyTorch's channels-last memory format of a volume: no copy is made.
     x_BCTHW = x_BTHWC.permute(0, 4, 1, 2, 3)
     padding = tuple(size // 2 for size in weight.shape[2:])
     y_BCTHW = F.conv3d(x_BCTHW, weight, bias, padding=padding, groups=weight.shape[0])
@@ -195,9 +194,9 @@ def depthwise_conv3d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 
 
 def patches(x_BCTHW: Tensor, kernel: tuple[int, int, int]) -> Tensor:
-    """Non-overlapping blocks of a clip as rows, in the order of a convolution kernel's elements.
+    """Non-overlapping patches of a clip as rows, flattened like a convolution kernel.
 
-    -> [B, T/kt, H/kh, W/kw, C·kt·kh·kw]; a strided convolution is then one matrix product.
+    -> [B, T/kt, H/kh, W/kw, C·kt·kh·kw]. A strided convolution is then one matrix product.
     """
     kt, kh, kw = kernel
     B, C, T, H, W = x_BCTHW.shape

@@ -1,9 +1,8 @@
-"""Upstream key names <-> ours: a table of rules per layout, and the two functions that obey it.
+"""Upstream tensor names <-> ours: a table of rules per layout, and the two functions that apply it.
 
-A rule names a tensor of the file and a tensor of ours; `{}` stands for a layer number. A rule
-without
-a name of ours lists a tensor that is not used: it is reported, and made anew on export. What no
-rule names is left over, and that is an error for the caller to raise.
+A rule maps a tensor of an upstream file to one of ours; `{}` stands for a layer number. A rule
+without a name of ours lists an unused tensor: it is reported on import and recreated on export. A
+tensor that no rule names is unexpected, for which the caller raises an error.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from torch import Tensor
 from vtcli.errors import LayoutError
 
 
-def check_image_vit(found: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
-    """Raise `LayoutError` where an image ViT's (width, layers, patch) are not the model's."""
-    if found != wanted:
+def check_image_vit(actual: tuple[Any, ...], expected: tuple[Any, ...]) -> None:
+    """Raise `LayoutError` if an image ViT's (width, layers, patch) are not those of the model."""
+    if actual != expected:
         raise LayoutError(
-            f"this image ViT has (width, layers, patch) = {found}, the model {wanted}; take one of "
-            "the model's size"
+            f"this image ViT has (width, layers, patch) = {actual}, the model {expected}; use one "
+            "of the model's size"
         )
 
 
 class Op(Protocol):
-    """How the tensors of a rule become one of ours, and back, bit for bit."""
+    """How the upstream tensors of a rule become one of ours, and back, bit for bit."""
 
     def to_vt(self, parts: Sequence[Tensor]) -> Tensor: ...
 
@@ -37,7 +36,7 @@ class Op(Protocol):
 
 
 class Same:
-    """The tensor as it is."""
+    """The tensor unchanged."""
 
     def to_vt(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0]
@@ -48,7 +47,7 @@ class Same:
 
 @dataclass(frozen=True)
 class Concat:
-    """`count` tensors of equal size, one after the other along the first dimension (q, k, v)."""
+    """`count` tensors of equal size, concatenated along the first dimension (q, k, v)."""
 
     count: int
 
@@ -60,52 +59,51 @@ class Concat:
 
 
 SAME = Same()
-Remake = Callable[[str, Any], Tensor]
-Companion = Callable[[Any, Sequence[str]], tuple[str, str]]
+Recreate = Callable[[str, Any], Tensor]
+Sidecar = Callable[[Any, Sequence[str]], tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Rule:
     """One line of a layout's table.
 
-    theirs: one foreign name, or several that become one tensor; ours: our name, None where it is
-    unused;
-    why: the reason it is unused; remake: (foreign name, config) -> the unused tensor, for export;
-    like: for unused tensors, our pattern beside which they stand (one is made per match), "" for
-    once.
+    upstream: an upstream name, or several whose tensors become one; vt: our name, None for an
+    unused tensor; op: the conversion between them.
+    For unused tensors: why: the reason; recreate: (upstream name, config) -> the tensor, for
+    export; like: a pattern of our names, one tensor being recreated per match ("": just one).
     """
 
-    theirs: str | tuple[str, ...]
-    ours: str | None
+    upstream: str | tuple[str, ...]
+    vt: str | None
     op: Op = SAME
     why: str = ""
-    remake: Remake | None = None
+    recreate: Recreate | None = None
     like: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+        return (self.upstream,) if isinstance(self.upstream, str) else self.upstream
 
 
-def pairs(theirs: str, ours: str) -> list[Rule]:
+def pairs(upstream: str, vt: str) -> list[Rule]:
     """The weight and the bias of one module."""
-    return [Rule(f"{theirs}.{end}", f"{ours}.{end}") for end in ("weight", "bias")]
+    return [Rule(f"{upstream}.{end}", f"{vt}.{end}") for end in ("weight", "bias")]
 
 
-def unused(theirs: str, why: str, remake: Remake | None = None, like: str = "") -> Rule:
-    """A tensor of the file that no number depends on."""
-    return Rule(theirs, None, why=why, remake=remake, like=like)
+def unused(upstream: str, why: str, recreate: Recreate | None = None, like: str = "") -> Rule:
+    """A tensor of the file on which no output depends."""
+    return Rule(upstream, None, why=why, recreate=recreate, like=like)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One upstream's key names for one architecture.
+    """One upstream's tensor names for one architecture.
 
-    signature: foreign names (patterns) that are there in every file of this layout and tell it from
-    the others; absent: patterns that no file of this layout has; prefix: a prefix of the rules'
-    names that files may lack; nest: what the file's tensors are wrapped in on export, outermost key
-    first; suffix: file ending on export;
-    sidecar: (configuration, labels) -> name and text of a file that has to lie beside it.
+    signature: patterns of upstream names that every file of this layout has and that distinguish it
+    from the others; absent: patterns that no file of this layout has; prefix: a prefix of the
+    rules' names that files may lack; wrapper_keys: the keys under which the tensors are stored on
+    export, outermost first; suffix: the file extension on export; sidecar: (configuration, labels)
+    -> name and text of a file that must be next to the weights.
     """
 
     name: str
@@ -113,9 +111,9 @@ class Layout:
     signature: tuple[str, ...]
     absent: tuple[str, ...] = ()
     prefix: str = ""
-    nest: tuple[str, ...] = ()
+    wrapper_keys: tuple[str, ...] = ()
     suffix: str = ".pth"
-    sidecar: Companion | None = None
+    sidecar: Sidecar | None = None
 
     def recognizes(self, names: Iterable[str]) -> bool:
         """Whether a file with these tensor names is of this layout."""
@@ -125,34 +123,34 @@ class Layout:
         )
 
     def full_name(self, name: str) -> str:
-        """A tensor's name as the rules have it, whatever wrapper the file's lacks or adds."""
+        """A tensor's name as the rules spell it, whatever prefix the file's name has or lacks."""
         name = name.removeprefix("module.")
-        if not self.prefix or name.startswith(self.prefix) or self._names_bare(name):
+        if not self.prefix or name.startswith(self.prefix) or self._has_no_prefix(name):
             return name
         return self.prefix + name
 
     def hints(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What shapes in the file show of the configuration that shapes under our names do not."""
+        """Configuration fields that only the shapes under upstream names show."""
         return {}
 
-    def _names_bare(self, name: str) -> bool:
-        """Whether some rule names this tensor outside the prefix (a classifier head beside
-        `backbone.`).
-        """
+    def _has_no_prefix(self, name: str) -> bool:
+        """Whether a rule has this name without the prefix, such as a classifier's."""
         bare = [n for rule in self.rules for n in rule.names if not n.startswith(self.prefix)]
         return any(_pattern(n).fullmatch(name) for n in bare)
 
 
 @dataclass
 class Mapped:
-    """A file's tensors under our names, what became of each of its own names, and the layout's
-    hints.
+    """A file's tensors under our names, and what became of each upstream name.
+
+    renamed: (upstream name, our name); dropped: (upstream name, why it is unused); unexpected:
+    upstream names that no rule has; hints: see `Layout.hints`.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     renamed: list[tuple[str, str]] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
-    left_over: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
     hints: dict[str, Any] = field(default_factory=dict)
 
 
@@ -160,7 +158,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {}
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """The compiled form of a name with `{}` for layer numbers."""
+    """A name with `{}` for layer numbers as a regular expression."""
     if name not in _PATTERNS:
         _PATTERNS[name] = re.compile(re.escape(name).replace(r"\{\}", r"(\d+)"))
     return _PATTERNS[name]
@@ -172,10 +170,10 @@ def _any_match(pattern: str, names: Iterable[str]) -> bool:
 
 
 def to_vt(layout: Layout, tensors: dict[str, Tensor], consume: bool = False) -> Mapped:
-    """Rename a file's tensors; nothing is skipped silently: see `Mapped`.
+    """Rename a file's tensors; every upstream name ends up in one of the lists of `Mapped`.
 
-    `consume` empties `tensors` on the way, so that what is put together is not held twice.
-    Raises `LayoutError` where a tensor that is stored in parts lacks one of them.
+    `consume` removes tensors from the given dict as they are used, which halves the peak memory.
+    Raises `LayoutError` if a tensor that is stored in parts lacks one of them.
     """
     result = Mapped(hints=layout.hints(tensors))
     parts: dict[str, dict[int, tuple[str, Tensor]]] = {}
@@ -183,65 +181,66 @@ def to_vt(layout: Layout, tensors: dict[str, Tensor], consume: bool = False) -> 
         tensor = tensors.pop(name) if consume else tensors[name]
         found = _find_rule(layout, layout.full_name(name))
         if found is None:
-            result.left_over.append(name)
+            result.unexpected.append(name)
             continue
         rule, position, numbers = found
-        if rule.ours is None:
+        if rule.vt is None:
             result.dropped.append((name, rule.why))
             continue
-        ours = rule.ours.format(*numbers)
-        result.renamed.append((name, ours))
-        have = parts.setdefault(ours, {})
-        have[position] = (name, tensor)
-        if len(have) == len(rule.names):
-            result.tensors[ours] = rule.op.to_vt([have[i][1] for i in range(len(have))])
-            del parts[ours], have
-    for ours, have in parts.items():
-        beside = next(iter(have.values()))[0]
-        raise LayoutError(f"the file has '{beside}' but not all parts that make up '{ours}'")
+        vt = rule.vt.format(*numbers)
+        result.renamed.append((name, vt))
+        found_parts = parts.setdefault(vt, {})
+        found_parts[position] = (name, tensor)
+        if len(found_parts) == len(rule.names):
+            in_order = [found_parts[i][1] for i in range(len(found_parts))]
+            result.tensors[vt] = rule.op.to_vt(in_order)
+            del parts[vt], found_parts, in_order
+    for vt, found_parts in parts.items():
+        name = next(iter(found_parts.values()))[0]
+        raise LayoutError(f"the file has '{name}' but not all parts that make up '{vt}'")
     return result
 
 
 def _find_rule(layout: Layout, name: str) -> tuple[Rule, int, tuple[str, ...]] | None:
     for rule in layout.rules:
-        for position, theirs in enumerate(rule.names):
-            match = _pattern(theirs).fullmatch(name)
+        for position, upstream in enumerate(rule.names):
+            match = _pattern(upstream).fullmatch(name)
             if match:
                 return rule, position, match.groups()
     return None
 
 
 def from_vt(layout: Layout, tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """Our tensors under a layout's names, unused ones made anew where upstream's strict loader
-    wants them.
+    """Our tensors under a layout's names, and unused ones that upstream's strict loader expects.
 
     Raises `LayoutError` for a tensor of ours that the layout has no name for.
     """
     result: dict[str, Tensor] = {}
-    for ours, tensor in tensors.items():
-        rule, numbers = _find_reverse(layout, ours)
-        foreign = rule.op.from_vt(tensor, config)
-        for name, part in zip(rule.names, foreign, strict=True):
+    for vt, tensor in tensors.items():
+        rule, numbers = _find_reverse(layout, vt)
+        for name, part in zip(rule.names, rule.op.from_vt(tensor, config), strict=True):
             result[name.format(*numbers)] = part
     for rule in layout.rules:
-        if rule.ours is None and rule.remake is not None:
-            result.update(_remade(rule, tensors, config))
+        if rule.vt is None and rule.recreate is not None:
+            result.update(_recreate(rule, rule.recreate, tensors, config))
     return result
 
 
-def _find_reverse(layout: Layout, ours: str) -> tuple[Rule, tuple[str, ...]]:
+def _find_reverse(layout: Layout, vt: str) -> tuple[Rule, tuple[str, ...]]:
     for rule in layout.rules:
-        if rule.ours is not None:
-            match = _pattern(rule.ours).fullmatch(ours)
+        if rule.vt is not None:
+            match = _pattern(rule.vt).fullmatch(vt)
             if match:
                 return rule, match.groups()
-    raise LayoutError(f"layout '{layout.name}' has no name for the tensor '{ours}'")
+    raise LayoutError(f"layout '{layout.name}' has no name for the tensor '{vt}'")
 
 
-def _remade(rule: Rule, tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
-    assert rule.remake is not None
+def _recreate(
+    rule: Rule, recreate: Recreate, tensors: Mapping[str, Tensor], config: Any
+) -> dict[str, Tensor]:
+    """The unused tensors of one rule, by upstream name."""
     if not rule.like:
-        return {rule.names[0]: rule.remake(rule.names[0], config)}
+        return {rule.names[0]: recreate(rule.names[0], config)}
     matches = (_pattern(rule.like).fullmatch(name) for name in tensors)
     names = [rule.names[0].format(*m.groups()) for m in matches if m]
-    return {name: rule.remake(name, config) for name in names}
+    return {name: recreate(name, config) for name in names}

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Card(Protocol):
+    """What a network needs of its model card; the rest is for the rooms above."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        ...
+
+
 class VideoModel(Protocol):
     """A network prepared for inference: a normalized clip in, logits out.
 

@@ -1,4 +1,6 @@
-"""What people see of a training: lines or a live bar, history.csv, a curve, a summary."""
+"""What `vt finetune` prints: the estimate of a dry run, a live progress line, a line per epoch, and
+a summary.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +10,40 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vtcli.training.results import TrainingEstimate, TrainProgress, duration
+from vtcli.training.results import TrainingEstimate, TrainProgress
 
 
-def print_forecast(forecast: TrainingEstimate, format: str) -> None:
-    """The plan on standard output, as a table or JSON."""
+def print_estimate(estimate: TrainingEstimate, format: str) -> None:
+    """Print the estimate of a dry run on standard output, as a table or JSON."""
     if format == "json":
-        print(json.dumps(forecast.to_dict(), indent=2))
+        print(json.dumps(estimate.to_dict(), indent=2))
         return
-    _print_rows(forecast.rows())
+    _print_rows(estimate_rows(estimate))
+
+
+def estimate_rows(e: TrainingEstimate) -> list[tuple[str, str]]:
+    """Names and values of the table."""
+    return [
+        ("model", f"{e.model}, {e.classes} classes, initialized from {e.init}"),
+        ("data", f"{e.train_videos} training videos, {e.val_videos} validation videos"),
+        ("parameters", f"{e.trainable_parameters:,} trainable of {e.parameters:,}"),
+        ("recipe", e.recipe),
+        (
+            "steps",
+            f"{e.epochs} epochs x {e.steps_per_epoch} optimizer steps of {e.clips_per_step} clips",
+        ),
+        ("learning rate", f"{e.lr:.3g} ({e.lr_base:.3g} for {e.lr_base_size} clips, scaled)"),
+        ("memory", f"{e.memory_bytes / 2**30:.2f} GiB ({e.device})"),
+        (
+            "time",
+            f"{duration(e.total_time)} ({e.step_time:.2f} s per step, {e.data_fraction:.0%} of it "
+            "waiting for data), without validation",
+        ),
+    ]
 
 
 def print_outcome(outcome: Mapping[str, Any], format: str) -> None:
-    """What a training came to, on standard output."""
+    """Print the result of a training on standard output, as a table or JSON."""
     if format == "json":
         print(json.dumps(outcome, indent=2))
         return
@@ -37,58 +60,68 @@ def print_outcome(outcome: Mapping[str, Any], format: str) -> None:
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """One row per line, however long: a path that is broken up cannot be copied."""
+    """One row per line, however long: a wrapped path cannot be copied."""
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
-    """One finished epoch in words."""
-    words = (
+    """A line for a finished epoch, from its history row."""
+    line = (
         f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, training "
         f"{row['train_top1']:.1%}, validation {row['val_top1']:.1%} (loss {row['val_loss']:.4f}), "
-        f"lr {row['lr']:.2g}, {duration(row['seconds'])}"
+        f"lr {row['lr']:.2g}, {duration(row['epoch_time'])}"
     )
-    lost = row["unreadable"] + row["val_unreadable"]
-    if lost:
-        words += f", {lost} unreadable{' (see unreadable.txt)' if row['unreadable'] else ''}"
-    return words
+    if failed := row["failed_videos"] + row["val_failed_videos"]:
+        where = " (see failed_videos.txt)" if row["failed_videos"] else ""
+        line += f", {failed} videos could not be read{where}"
+    return line
 
 
 @contextmanager
-def pace_shown(shown: bool) -> Iterator[Callable[[TrainProgress], None]]:
-    """A live line on standard error where somebody watches: loss, accuracy, learning rate, how long
-    an update takes and how much of it waits for data, and the time left.
+def show_progress(shown: bool) -> Iterator[Callable[[TrainProgress], None]]:
+    """Show a live line on standard error, where that is a terminal: loss, accuracy, learning rate,
+    seconds per step, the fraction of time spent waiting for data, and the time left.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    text = TextColumn("{task.description}", markup=False)
-    pace_text = TextColumn("{task.fields[words]}", markup=False)
-    off = not (shown and sys.stderr.isatty())
+    description = TextColumn("{task.description}", markup=False)
+    metrics = TextColumn("{task.fields[metrics]}", markup=False)
     bars = Progress(
-        text,
+        description,
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        pace_text,
+        metrics,
         console=Console(stderr=True),
-        disable=off,
+        disable=not (shown and sys.stderr.isatty()),
         transient=True,
         redirect_stdout=sys.stdout.isatty(),
     )
     with bars:
-        task = bars.add_task("", total=None, words="")
+        task = bars.add_task("", total=None, metrics="")
 
-        def show(pace: TrainProgress) -> None:
-            words = (
-                f"loss {pace.loss:.4f} · top-1 {pace.top1:.1%} · lr {pace.lr:.2g} · "
-                f"{pace.step_seconds:.2f} s/update, {pace.data_share:.0%} data · "
-                f"{duration(pace.seconds_left)} left"
+        def show(progress: TrainProgress) -> None:
+            text = (
+                f"loss {progress.loss:.4f} · top-1 {progress.top1:.1%} · lr {progress.lr:.2g} · "
+                f"{progress.step_time:.2f} s/step, {progress.data_fraction:.0%} data · "
+                f"{duration(progress.seconds_left)} left"
             )
-            name = f"epoch {pace.epoch + 1}/{pace.epochs}"
             bars.update(
-                task, description=name, total=pace.updates, completed=pace.update, words=words
+                task,
+                description=f"epoch {progress.epoch + 1}/{progress.epochs}",
+                total=progress.steps,
+                completed=progress.step,
+                metrics=text,
             )
 
         yield show
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1 h 02 min, 3 min 20 s or 12 s."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

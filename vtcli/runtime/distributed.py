@@ -1,7 +1,7 @@
-"""Several processes at one job, as `torchrun` starts them; one process is a group of one.
+"""Several processes for one job, as `torchrun` starts them; a single process is a group of one.
 
-`torchrun` sets RANK, LOCAL_RANK and WORLD_SIZE and where the processes meet. They exchange only
-short messages on the CPU (gloo); on GPUs NCCL is set up beside it.
+`torchrun` sets RANK, LOCAL_RANK and WORLD_SIZE, and the address of rank 0. Short messages are
+exchanged on the CPU (gloo); on GPUs, NCCL is set up as well for gradients.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from typing import TypeVar
 from vtcli.errors import DataError
 
 T = TypeVar("T")
-# The first process done waits for the last, however long that takes.
-COLLECTIVE_TIMEOUT = timedelta(days=7)
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others in a collective. In training all processes do the same at
+the same time; the longest waits are for rank 0 writing files, or downloads of different speed.
+"""
+INDEPENDENT_WORK_TIMEOUT = timedelta(days=7)
+"""For work that is divided once and exchanged at the end (evaluation): the process that finishes
+first waits for the last, however long its videos take.
+"""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among `size`; `local` counts those on this machine."""
+    """This process of a group of `size`; `local_rank` and `local_size` count this machine's."""
 
     rank: int = 0
     size: int = 1
@@ -31,11 +37,14 @@ class Group:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process does what only one may do."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def broadcast(self, value: T | None) -> T:
-        """The first process's value, in all of them; raises `DataError` where one has died."""
+        """The value of rank 0, in all processes; that of the others is ignored.
+
+        Raises `DataError` where a process is lost.
+        """
         if self.size == 1:
             assert value is not None
             return value
@@ -50,20 +59,23 @@ class Group:
         return values[0]
 
     def run_on_main(self, job: Callable[[], T]) -> T:
-        """What the first process makes of a job, in all of them; so is a `DataError` of its."""
+        """Run `job` on rank 0; its result, or the `DataError` it raises, reaches all processes."""
         made: T | DataError | None = None
         if self.is_main_process:
             try:
                 made = job()
             except DataError as error:
                 made = error
-        (told,) = self.broadcast((made,))
-        if isinstance(told, DataError):
-            raise told
-        return told  # type: ignore[return-value]
+        (received,) = self.broadcast((made,))
+        if isinstance(received, DataError):
+            raise received
+        return received  # type: ignore[return-value]
 
     def all_gather(self, value: T) -> list[T]:
-        """Every process's value, by rank; waits for all. Raises `DataError` where one has died."""
+        """The values of all processes, by rank.
+
+        Raises `DataError` where a process is lost.
+        """
         if self.size == 1:
             return [value]
         import torch.distributed as dist
@@ -73,7 +85,7 @@ class Group:
             dist.all_gather_object(values, value)
         except RuntimeError as error:
             raise peer_lost(error) from error
-        return [v for v in values if v is not None]
+        return values  # type: ignore[return-value]
 
     def device(self, device: str) -> str:
         """The device of this process: on a machine with several GPUs each gets its own."""
@@ -87,18 +99,22 @@ class Group:
 
 
 def peer_lost(error: RuntimeError) -> DataError:
+    """The error of a collective in which another process has ended, or does not answer."""
     reason = str(error).splitlines()[0].split(". ")[0]
+    late = "timed out" in reason.lower() or "timeout" in reason.lower()
+    what = "does not respond" if late else "has ended"
     return DataError(
-        f"another process of this run has gone ({reason}); what was saved is kept, run the same "
-        "command again to go on (vt finetune: with --resume auto)"
+        f"another process of this run {what} ({reason}); everything saved so far is kept: run the "
+        "same command again to resume"
     )
 
 
 @contextmanager
-def process_group() -> Iterator[Group]:
+def process_group(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Iterator[Group]:
     """The processes that `torchrun` started, or this one alone.
 
-    Raises `DataError` where one has died.
+    `timeout` is how long a collective waits for the others. Raises `DataError` where a process is
+    lost.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
@@ -107,7 +123,7 @@ def process_group() -> Iterator[Group]:
     import torch.distributed as dist
 
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    _meet(one_machine=local_size == size)
+    _init_process_group(timeout, one_machine=local_size == size)
     try:
         yield Group(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")), local_size)
     except RuntimeError as error:
@@ -118,19 +134,19 @@ def process_group() -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def _meet(one_machine: bool) -> None:
+def _init_process_group(timeout: timedelta, one_machine: bool) -> None:
     import torch
     import torch.distributed as dist
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, size = next(dist.rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
-    # torchrun keeps one store for all its starts: processes would take the addresses that those
-    # before them left there for each other's. Several machines may count starts differently.
-    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one_machine else ""
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    # torchrun keeps one store across restarts: processes would take addresses that those before
+    # them left there for each other's. Several machines may count restarts differently.
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one_machine else ""
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore(f"start{start}", store),
+        store=dist.PrefixStore(f"start{restart}", store),
         rank=rank,
         world_size=size,
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timeout,
     )

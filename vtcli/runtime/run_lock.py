@@ -1,24 +1,24 @@
-"""TODO-HEAD"""
+"""One writer per run directory: training and evaluation lock the folder that they write to.
+
+What a folder holds, and whether a run may be resumed in it, is decided by the room that writes it.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from vtcli.errors import DataError
-from vtcli.runtime.files import atomic_write, remove_partial_files, write_error
-from vtcli.training.plan import SCHEMA
+from vtcli.runtime.files import remove_partial_files, write_error
 
 
 @contextmanager
-def claimed(folder: Path, about: Mapping[str, Any], resume: bool) -> Iterator[bool]:
-    """Make the run directory, or go on in it, and keep other runs out; gives whether it holds one.
+def lock_run_directory(folder: Path) -> Iterator[None]:
+    """Create `folder` if it does not exist, and keep other runs out until the block ends.
 
-    Raises `DataError` where another run is writing there, where it holds a run of another recipe,
-    model or dataset, or any run unless `resume`.
+    Files that a killed run left half-written are removed. Raises `DataError` where another run is
+    writing to the folder, or where it cannot be created.
     """
     from filelock import FileLock, Timeout
 
@@ -28,53 +28,12 @@ def claimed(folder: Path, about: Mapping[str, Any], resume: bool) -> Iterator[bo
         lock.acquire(timeout=0)
     except Timeout as error:
         raise DataError(
-            f"{folder} is being written by another run; wait for it, or name another with -o"
+            f"{folder} is being written by another run; wait for it, or name another folder with -o"
         ) from error
     except OSError as error:
         raise write_error(folder, error) from error
     try:
         remove_partial_files(folder)
-        yield _claim(folder, about, resume)
+        yield
     finally:
         lock.release()
-
-
-def _claim(folder: Path, about: Mapping[str, Any], resume: bool) -> bool:
-    path = folder / "training.json"
-    # Nothing was trained where the options were refused after the folder was claimed.
-    trained = any(file.suffix in (".safetensors", ".dcp") for file in folder.iterdir())
-    if not (path.exists() and trained):
-        text = json.dumps({"schema": SCHEMA, **about}, indent=1)
-        with atomic_write(path, len(text)) as part:
-            part.write_text(text, encoding="utf-8")
-        return False
-    if not resume:
-        raise DataError(
-            f"{folder} holds a training already; go on with --resume auto, or name another folder "
-            "with -o"
-        )
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read; name another folder with -o") from error
-    if differs := _difference(old, json.loads(json.dumps(about))):
-        raise DataError(
-            f"{folder} holds a training with another {differs}; name another folder with -o, or "
-            "give the same options"
-        )
-    return True
-
-
-def _difference(old: Any, new: Mapping[str, Any], inside: str = "") -> str:
-    """The first thing that differs, in words; "" where nothing does."""
-    for name, value in new.items():
-        before = old.get(name) if isinstance(old, dict) else None
-        if before == value:
-            continue
-        if isinstance(value, dict) and isinstance(before, dict):
-            if found := _difference(before, value, f"{name}: "):
-                return found
-            continue
-        short = isinstance(value, str | int | float | None)
-        return f"{inside}{name} ({before}, not {value})" if short else f"{inside}{name}"
-    return ""

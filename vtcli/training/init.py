@@ -1,5 +1,5 @@
-"""Where training starts: a video checkpoint with a new classifier, an image model inflated as the
-architecture's paper does it, or random values.
+"""The initial weights of a training: a video checkpoint with a new classifier, an image model
+inflated as the architecture's paper describes, or random values.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from vtcli.errors import FetchError, LayoutError, UnknownModelError, UsageError
 from vtcli.models import Architecture, get_architecture, with_overrides
 from vtcli.models.build import format_names
+from vtcli.models.recipe import Recipe
 from vtcli.runtime.progress import ProgressCallback
-from vtcli.training.recipes import Recipe
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.checkpoint import HeadSpec, ModelCard
 from vtcli.weights.model_config import config_for
 from vtcli.weights.registry import Checkpoint
-from vtcli.weights.resolve import is_path, lookup, resolve
+from vtcli.weights.resolve import lookup, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,10 +34,11 @@ IMAGE_FILES = (
 
 @dataclass(frozen=True)
 class ModelInit:
-    """A network to be trained: what it is, what its clips are, and where its weights come from.
+    """The network to train: its architecture and configuration, its input pipeline, and the source
+    of its initial weights.
 
-    `init` is `checkpoint` (those of `model`), `scratch`, or an image model: a file, hf://org/repo
-    or one of timm's names.
+    `init` is `checkpoint` (the weights of `model`), `scratch`, or an image model: a file,
+    hf://org/repo or a model name of timm.
     """
 
     model: str | Path
@@ -48,7 +49,7 @@ class ModelInit:
     known: ModelCard | Checkpoint
 
     def card(self, heads: tuple[HeadSpec, ...], dataset: str) -> ModelCard:
-        """What the trained file says of itself."""
+        """The model card of the trained weights."""
         return ModelCard(
             id="",
             arch=self.architecture.name,
@@ -71,10 +72,9 @@ def plan_init(
     num_frames: int | None = None,
     on_download: ProgressCallback | None = None,
 ) -> ModelInit:
-    """The network that is to be trained, with classifiers of these sizes; loads no weights.
+    """The network to train, with heads of these numbers of classes; loads no weights.
 
-    Raises what `lookup` raises, and `UsageError` for a setting the architecture does not have or
-    frames it cannot take.
+    Raises what `lookup` raises, and `UsageError` for a setting that the architecture does not have.
     """
     known = lookup(model, on_download)
     architecture = get_architecture(known.arch)
@@ -87,93 +87,122 @@ def plan_init(
         changes["heads"] = tuple(heads.items()) if len(heads) > 1 else ()
     elif len(heads) > 1:
         raise UsageError(
-            f"{architecture.title} has one classifier, and the dataset is labeled with "
-            f"{' and '.join(heads)}; take a ViViT or X-ViT"
+            f"{architecture.title} has one classifier, but the dataset is labeled with "
+            f"{' and '.join(heads)}; choose a ViViT or X-ViT with -m"
         )
-    named = {"num_frames": num_frames, "dropout": recipe.drop, "drop_path": recipe.drop_path}
-    changes.update({name: value for name, value in named.items() if value is not None})
+    changes.update(_given_fields(architecture, config, recipe, num_frames))
     pipeline = replace(known.pipeline, frames=num_frames or known.pipeline.frames)
     return ModelInit(model, init, architecture, with_overrides(config, changes), pipeline, known)
 
 
+def _given_fields(
+    architecture: Architecture, config: Any, recipe: Recipe, num_frames: int | None
+) -> dict[str, Any]:
+    """The configuration fields that are set; raises `UsageError` for one that `config` lacks."""
+    options = {
+        "--num-frames": ("num_frames", num_frames),
+        "--drop": ("dropout", recipe.drop),
+        "--drop-path": ("drop_path", recipe.drop_path),
+    }
+    existing = [o for o, (name, _) in options.items() if name in config.__dataclass_fields__]
+    for option, (_, value) in options.items():
+        if value is not None and option not in existing:
+            raise UsageError(
+                f"{architecture.title} has no option {option} (set to {value}); of the options "
+                f"that change the network it has {' and '.join(existing) or 'none'}; leave "
+                f"{option} out, or choose another --recipe"
+            )
+    return {name: value for name, value in options.values() if value is not None}
+
+
 def build_model(
-    start: ModelInit, labels: tuple[str, ...], on_download: ProgressCallback | None = None
+    model_init: ModelInit, labels: tuple[str, ...], on_download: ProgressCallback | None = None
 ) -> nn.Module:
     """The network with its initial weights, fp32 on the CPU, in training mode.
 
-    Draws from PyTorch's generator. A checkpoint keeps its classifier only where `labels` are its
-    own, in this order. Raises what `resolve` raises, and `LayoutError` where tensors do not fit.
+    Random values come from PyTorch's global generator. A checkpoint keeps its classifier only where
+    `labels` equal its own, in the same order. Raises what `resolve` raises, and `LayoutError` where
+    tensors do not fit.
     """
     import torch
 
     with torch.device("meta"):
-        model = start.architecture.build(start.config)
+        model = model_init.architecture.build(model_init.config)
     model.to_empty(device="cpu")
     model.init_weights()  # type: ignore[operator]
-    if start.init != SCRATCH:
-        if start.init == CHECKPOINT:
-            tensors = _from_checkpoint(start, labels, on_download)
+    if model_init.init != SCRATCH:
+        if model_init.init == CHECKPOINT:
+            tensors = _from_checkpoint(model_init, labels, on_download)
         else:
-            tensors = _from_image(start, on_download)
-        _fill(model, tensors, start)
+            tensors = _from_image(model_init, on_download)
+        _fill(model, tensors, model_init)
     return model.train()
 
 
 def _from_checkpoint(
-    start: ModelInit, labels: tuple[str, ...], on_download: ProgressCallback | None
+    model_init: ModelInit, labels: tuple[str, ...], on_download: ProgressCallback | None
 ) -> dict[str, Tensor]:
     from vtcli.weights.checkpoint import open_tensors
 
-    found = resolve(start.model, on_download)
+    found = resolve(model_init.model, on_download)
     tensors = open_tensors(found.path)
     if found.card.labels != labels:
-        for name in start.architecture.head_tensors:
+        for name in model_init.architecture.head_tensors:
             tensors.pop(name, None)
     return tensors
 
 
-def _from_image(start: ModelInit, on_download: ProgressCallback | None) -> dict[str, Tensor]:
-    """An image model's tensors under our names (`Architecture.init_from_image_model`)."""
+def _from_image(model_init: ModelInit, on_download: ProgressCallback | None) -> dict[str, Tensor]:
+    """The tensors of an image model under vt's names (`Architecture.init_from_image_model`)."""
     from vtcli.weights.formats.readers import read_checkpoint
 
-    if start.architecture.init_from_image_model is None:
-        raise UsageError(f"{start.architecture.title} does not start from an image model")
-    path = _image_file(start.init, on_download)
-    mapped = start.architecture.init_from_image_model(read_checkpoint(path).tensors, start.config)
-    if mapped.left_over:
+    if model_init.architecture.init_from_image_model is None:
+        raise UsageError(
+            f"{model_init.architecture.title} cannot be initialized from an image model; use "
+            "--init checkpoint or --init scratch"
+        )
+    path = _image_file(model_init.init, on_download)
+    mapped = model_init.architecture.init_from_image_model(
+        read_checkpoint(path).tensors, model_init.config
+    )
+    if mapped.unexpected:
         raise LayoutError(
-            f"{start.init} has {format_names(mapped.left_over)} that {start.architecture.title} has "
-            "no place for; take the image model that its paper starts from"
+            f"{model_init.init} has {format_names(mapped.unexpected)} that "
+            f"{model_init.architecture.title} does not use; choose the image model that its paper "
+            "starts from"
         )
     return mapped.tensors
 
 
 def _image_file(name: str, on_download: ProgressCallback | None) -> Path:
-    """The file of an image model; timm's names lie at hf://timm/NAME."""
+    """The file of an image model; a name of timm is a repository hf://timm/NAME."""
     from vtcli.weights.download import fetch_hub_file
 
-    if is_path(name) or Path(name).suffix in (".pth", ".pt", ".bin", ".npz"):
-        return Path(name).expanduser()
+    path = Path(name).expanduser()
+    if path.is_file() or path.suffix in (".safetensors", ".pth", ".pt", ".bin", ".npz"):
+        return path
     repo, _, revision = name.removeprefix("hf://").partition("@")
     if not name.startswith("hf://"):
         if "/" in name:
             raise UnknownModelError(
-                f"--init {name} is no file; write hf://{name} for a repository of the Hub"
+                f"--init {name} is not a file; write hf://{name} for a repository of the Hub"
             )
         repo = f"timm/{repo}"
     try:
         return fetch_hub_file(repo, revision or None, IMAGE_FILES, progress=on_download)
     except FetchError as error:
         raise FetchError(
-            f"{error}; --init takes checkpoint, scratch, a file, hf://org/repo or a name of timm's"
+            f"{error}; --init takes checkpoint, scratch, a file, hf://org/repo or a timm model name"
         ) from error
 
 
-def _fill(model: nn.Module, tensors: Mapping[str, Tensor], start: ModelInit) -> None:
-    """Put tensors in; raises `LayoutError` for one that has no place or another shape, and, from a
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor], model_init: ModelInit) -> None:
+    """Load tensors into the network.
+
+    Raises `LayoutError` for one that the network does not have or has in another shape, and, from a
     checkpoint, where anything but the classifier is missing.
     """
-    source = start.init if start.init != CHECKPOINT else start.model
+    source = model_init.init if model_init.init != CHECKPOINT else model_init.model
     own = model.state_dict()
     if extra := tensors.keys() - own.keys():
         raise LayoutError(f"{source} has {format_names(list(extra))} that this model does not have")
@@ -181,9 +210,9 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], start: ModelInit) -> 
         if tensor.shape != own[name].shape:
             raise LayoutError(
                 f"{source}: '{name}' has the shape {list(tensor.shape)}, the model's is "
-                f"{list(own[name].shape)}; leave its size and frames as they are"
+                f"{list(own[name].shape)}; keep the resolution and --num-frames of the checkpoint"
             )
-    missing = own.keys() - tensors.keys() - set(start.architecture.head_tensors)
-    if missing and start.init == CHECKPOINT:
+    missing = own.keys() - tensors.keys() - set(model_init.architecture.head_tensors)
+    if missing and model_init.init == CHECKPOINT:
         raise LayoutError(f"{source} lacks {format_names(list(missing))} of this model")
     model.load_state_dict(tensors, strict=False)

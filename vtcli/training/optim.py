@@ -1,7 +1,8 @@
-"""What of a network is trained and how fast: layers, parameter groups, optimizer and schedule.
+"""Parameter groups, optimizer and learning rate schedule.
 
-Optimizers and schedules are timm's; the groups are made here, since recipes exempt more than
-timm's rules do.
+Optimizers and schedules are timm's, and so are the layers (`group_matcher`). The groups are made
+here because recipes exclude more from weight decay than timm's rule and have a separate learning
+rate for the backbone; where a recipe uses neither, they equal timm's `param_groups_layer_decay`.
 """
 
 from __future__ import annotations
@@ -10,36 +11,51 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import UsageError
-from vtcli.training.freeze import layer_ids
-from vtcli.training.recipes import Recipe
+from vtcli.models.recipe import Recipe
+from vtcli.training.layers import layer_ids
 
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-_UNFIT = ("adahessian", "kron")
+_UNSUPPORTED = ("adahessian", "kron")
 
 
 def param_groups(
     model: nn.Module, recipe: Recipe, head_tensors: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Parameters with the same weight decay and the same factor of the learning rate together."""
-    layers = layer_ids([name for name, _ in model.named_parameters()])
-    last = max(layers.values())
+    """Trained parameters grouped by weight decay and by the factor of the learning rate.
+
+    Each group has timm's keys `params`, `weight_decay` and `lr_scale`, and `names`. Raises
+    `UsageError` for layer decay where the network does not state its layers.
+    """
+    layer_scale = _layer_scales(model, recipe.layer_decay)
+    network: Any = model
+    own_no_decay = network.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = 0.0 if _no_decay(name, parameter, recipe) else recipe.weight_decay
-        factor = recipe.layer_decay ** (last - layers[name])
-        whole = name in head_tensors or any(part in name for part in recipe.backbone_lr_except)
-        factor *= 1.0 if whole else recipe.backbone_lr
-        fresh = {"params": [], "weight_decay": decay, "lr_scale": factor, "names": []}
-        group = groups.setdefault((decay, factor), fresh)
+        excluded = name in own_no_decay or _no_decay(name, parameter, recipe)
+        decay = 0.0 if excluded else recipe.weight_decay
+        scale = layer_scale[name]
+        full_rate = name in head_tensors or any(part in name for part in recipe.backbone_lr_except)
+        scale *= 1.0 if full_rate else recipe.backbone_lr
+        new = {"params": [], "weight_decay": decay, "lr_scale": scale, "names": []}
+        group = groups.setdefault((decay, scale), new)
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
+
+
+def _layer_scales(model: nn.Module, layer_decay: float) -> Mapping[str, float]:
+    """Factor of each parameter's learning rate: `layer_decay` to the number of layers above it."""
+    if layer_decay == 1.0:
+        return {name: 1.0 for name, _ in model.named_parameters()}
+    layers = layer_ids(model, f"--layer-decay {layer_decay}")
+    last = max(layers.values())
+    return {name: layer_decay ** (last - layer) for name, layer in layers.items()}
 
 
 def _no_decay(name: str, parameter: Tensor, recipe: Recipe) -> bool:
@@ -48,38 +64,40 @@ def _no_decay(name: str, parameter: Tensor, recipe: Recipe) -> bool:
 
 
 def make_optimizer(groups: Sequence[Mapping[str, Any]], recipe: Recipe, lr: float) -> Optimizer:
-    """timm's optimizer of the recipe's name; raises `UsageError` for a name it does not know, and
-    for one that does not fit this loop.
+    """timm's optimizer of the recipe's name.
+
+    Raises `UsageError` for a name that timm does not know, and for an optimizer that needs another
+    training loop.
     """
     from timm.optim import create_optimizer_v2
 
-    if recipe.opt.startswith(_UNFIT):
+    if recipe.opt.startswith(_UNSUPPORTED):
         raise UsageError(
-            f"--opt {recipe.opt} takes second derivatives or keeps lists of tensors, which this "
-            "training does not; try adamw, sgd or lamb"
+            f"--opt {recipe.opt} needs second derivatives or keeps lists of tensors, which vt does "
+            "not support; try adamw, sgd or lamb"
         )
     bare = [{k: v for k, v in group.items() if k != "names"} for group in groups]
     try:
         return create_optimizer_v2(bare, opt=recipe.opt, lr=lr, momentum=recipe.momentum)
     except (ValueError, AssertionError) as error:
         raise UsageError(
-            f"--opt {recipe.opt} is no optimizer of timm's ({error}); try adamw, sgd or lamb"
+            f"--opt {recipe.opt} is not an optimizer of timm ({error}); try adamw, sgd or lamb"
         ) from error
 
 
 def make_schedule(
-    optimizer: Optimizer, recipe: Recipe, updates: int, per_epoch: int, factor: float
+    optimizer: Optimizer, recipe: Recipe, steps: int, steps_per_epoch: int, lr_scale: float
 ) -> Scheduler:
-    """A cosine over the updates after a linear rise: a pure function of the update's number."""
+    """Linear warmup, then a cosine: a pure function of the number of the optimizer step."""
     from timm.scheduler import CosineLRScheduler
 
-    rise = min(round(recipe.warmup_epochs * per_epoch), max(0, updates - 2))
+    warmup = min(round(recipe.warmup_epochs * steps_per_epoch), max(0, steps - 2))
     return CosineLRScheduler(
         optimizer,
-        t_initial=updates - rise,
-        lr_min=recipe.min_lr * factor,
-        warmup_t=rise,
-        warmup_lr_init=recipe.warmup_lr * factor,
+        t_initial=steps - warmup,
+        lr_min=recipe.min_lr * lr_scale,
+        warmup_t=warmup,
+        warmup_lr_init=recipe.warmup_lr * lr_scale,
         warmup_prefix=True,
         t_in_epochs=False,
     )

@@ -1,6 +1,6 @@
-"""One network in several processes: a whole copy in each (DDP), or a shard in each (FSDP2).
+"""One network trained by several processes: a full copy in each (DDP), or a shard in each (FSDP2).
 
-Either way gradients come out as means over the processes.
+In both cases gradients are averaged over the processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import UsageError
-from vtcli.training.freeze import blocks_of
+from vtcli.training.layers import transformer_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
 
 
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
-    """A whole network in every process."""
+    """Keep a full copy of the network in every process."""
     from torch.nn.parallel import DistributedDataParallel
 
-    # Depth-wise kernels come with other strides than DDP lays out for them; it copies, no more.
+    # Gradients of depth-wise kernels have other strides than DDP's buckets: they are only copied.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     on_gpu = device.type == "cuda"
     return DistributedDataParallel(model, device_ids=[device] if on_gpu else None)
 
 
 def apply_fsdp(model: nn.Module, device: torch.device, processes: int) -> nn.Module:
-    """The network itself, each parameter spread over all processes; a block is put together only
-    while it is used.
+    """Shard each parameter over all processes; a block is gathered only while it is used.
+
+    Changes `model` and returns it. Raises `UsageError` where PyTorch is too old, or where the
+    network does not state its blocks.
     """
     try:
         from torch.distributed.checkpoint import HuggingFaceStorageWriter  # noqa: F401
@@ -38,28 +40,28 @@ def apply_fsdp(model: nn.Module, device: torch.device, processes: int) -> nn.Mod
         from torch.distributed.fsdp import fully_shard
     except ImportError as error:
         raise UsageError(
-            "--parallel fsdp takes a newer PyTorch (2.9 or later); install that, or take "
-            "--parallel ddp"
+            "--parallel fsdp needs PyTorch 2.9 or later; update it, or use --parallel ddp"
         ) from error
 
-    # A block may return a view of its result; no block changes what it is given.
+    # A block may return a view of its output, which is safe: no block changes its input in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    blocks = transformer_blocks(model, "--parallel fsdp")
     mesh = init_device_mesh(device.type, (processes,))
-    for block in blocks_of(model):
+    for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
 
 
 def no_grad_sync(net: nn.Module) -> AbstractContextManager[Any]:
-    """Gradients stay in this process until a later step."""
+    """Accumulate gradients in this process without averaging them over the processes."""
     if hasattr(net, "no_sync"):
         return net.no_sync()  # type: ignore[operator]
-    return _sharded_unsynchronized(net) if hasattr(net, "unshard") else nullcontext()
+    return _fsdp_no_grad_sync(net) if hasattr(net, "unshard") else nullcontext()
 
 
 @contextmanager
-def _sharded_unsynchronized(net: Any) -> Iterator[None]:
+def _fsdp_no_grad_sync(net: Any) -> Iterator[None]:
     net.set_requires_gradient_sync(False)
     try:
         yield
@@ -68,15 +70,13 @@ def _sharded_unsynchronized(net: Any) -> Iterator[None]:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor put together from the shards of all processes, which all have to ask for it."""
+    """The tensor gathered from the shards of all processes; all of them must call this."""
     tensor = tensor.detach()
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def full_state_dict(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Whole tensors on the CPU where they are kept; all processes have to ask, and the others let
-    go of each at once.
-    """
+    """Full tensors on the CPU where `keep` is set; all processes must call this."""
     kept = {}
     for name, tensor in tensors.items():
         full = full_tensor(tensor)
@@ -86,7 +86,7 @@ def full_state_dict(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tens
 
 
 def copy_into(tensor: Any, value: Tensor) -> None:
-    """Copy a whole tensor into one that may be spread over the processes."""
+    """Copy a full tensor into one that may be sharded over the processes."""
     if hasattr(tensor, "placements"):
         from torch.distributed.tensor import distribute_tensor
 
@@ -94,16 +94,16 @@ def copy_into(tensor: Any, value: Tensor) -> None:
     tensor.copy_(value)
 
 
-def local_bytes(tensors: Mapping[str, Any], leads: bool) -> int:
-    """What this process's shards take, and the first one's whole tensors."""
+def local_bytes(tensors: Mapping[str, Any], is_main_process: bool) -> int:
+    """Bytes that this process writes: its shards, and on rank 0 also unsharded tensors."""
     return sum(
-        tensor.to_local().nbytes if hasattr(tensor, "to_local") else leads * tensor.nbytes
+        tensor.to_local().nbytes if hasattr(tensor, "to_local") else is_main_process * tensor.nbytes
         for tensor in tensors.values()
     )
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """The first process's running statistics, in all of them."""
+    """Copy the buffers of rank 0 (running statistics) to all processes."""
     import torch.distributed as dist
 
     for buffer in model.buffers():

@@ -1,33 +1,34 @@
-"""What a training is, settled before any weights are loaded, and the folder that it lives in."""
+"""What is trained, settled before any weights are loaded: data, network, recipe and settings."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from vtcli.data.augment import Augmentation
 from vtcli.data.clip_loader import workers_of
 from vtcli.data.splits import TrainValSplit
 from vtcli.errors import UsageError
+from vtcli.models.recipe import Recipe
 from vtcli.training.init import ModelInit
-from vtcli.training.recipes import Recipe
 from vtcli.video.decode import Backend
+from vtcli.video.decode_pool import TIMEOUT_SECONDS
 from vtcli.weights.checkpoint import HeadSpec
 
 Parallel = Literal["ddp", "fsdp"]
-SCHEMA = 1
-AUGMENTS = ("aa", "train_crop_mode", "scale", "ratio", "hflip", "reprob")
+AUGMENTATION_FIELDS = ("aa", "train_crop_mode", "scale", "ratio", "hflip", "reprob")
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What does not change how the weights come out, save for their last bits and, by `patience`,
-    after how many epochs.
+    """What does not change the trained weights, except for rounding and, through `patience`, for
+    the number of epochs.
 
-    `save_every` counts updates; None saves once per epoch. `patience` is the number of epochs
-    without a better one after which training ends; None never. `cache_gb` is the memory of this
-    machine for decoded frames.
+    `save_every` counts optimizer steps; None saves once per epoch. `patience` is the number of
+    epochs without improvement after which training stops; None never stops early. `ram_cache_gb`
+    is the memory of this machine for decoded frames. `workers` are decoding processes, `timeout` is
+    in seconds per video.
     """
 
     device: str = "auto"
@@ -36,15 +37,16 @@ class TrainSettings:
     save_every: int | None = None
     patience: int | None = None
     parallel: Parallel = "ddp"
-    cache_gb: float = 0.0
+    ram_cache_gb: float = 0.0
+    timeout: float = TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True)
 class TrainPlan:
     """One training by `processes` processes."""
 
-    division: TrainValSplit
-    start: ModelInit
+    split: TrainValSplit
+    model_init: ModelInit
     recipe_name: str
     recipe: Recipe
     seed: int = 0
@@ -53,84 +55,88 @@ class TrainPlan:
 
     @property
     def heads(self) -> dict[str, int]:
-        """Sizes of the classifiers, by name."""
-        return {name: len(names) for name, names in self.division.train.classes.items()}
+        """Number of classes of each head, by name."""
+        return {name: len(names) for name, names in self.split.train.classes.items()}
 
     @property
     def card_heads(self) -> tuple[HeadSpec, ...]:
-        """The classifiers with their class names."""
-        classes = self.division.train.classes
+        """The heads with their class names."""
+        classes = self.split.train.classes
         return tuple(HeadSpec(name, len(names), tuple(names)) for name, names in classes.items())
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names of all heads, one after the other."""
+        """Class names of all heads, concatenated."""
         return tuple(label for head in self.card_heads for label in head.labels)
 
     @property
-    def videos_per_step(self) -> int:
-        """Samples that all processes together take at a time."""
+    def videos_per_micro_step(self) -> int:
+        """Videos in one forward pass of all processes together."""
         return self.recipe.batch_size // self.recipe.aug_repeats * self.processes
 
     @property
-    def clips_per_update(self) -> int:
-        """Clips whose gradients make one update, where all can be read and the epoch is not out."""
+    def clips_per_step(self) -> int:
+        """Clips per optimizer step, where all can be read; the last step of an epoch may have
+        fewer.
+        """
         return self.recipe.batch_size * self.recipe.grad_accum_steps * self.processes
 
     @property
-    def updates_per_epoch(self) -> int:
-        """Updates in which every training sample comes once; the last may be smaller."""
-        per_update = self.videos_per_step * self.recipe.grad_accum_steps
-        return -(-len(self.division.train.samples) // per_update)
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every training video occurs once."""
+        per_step = self.videos_per_micro_step * self.recipe.grad_accum_steps
+        return -(-len(self.split.train.samples) // per_step)
 
     @property
-    def updates(self) -> int:
-        """Of all epochs."""
-        return self.updates_per_epoch * self.recipe.epochs
+    def steps(self) -> int:
+        """Optimizer steps of all epochs."""
+        return self.steps_per_epoch * self.recipe.epochs
 
     @property
     def lr_scale(self) -> float:
-        """What learning rates of the recipe are multiplied by."""
-        return self.recipe.lr_scale(self.clips_per_update)
+        """Factor of the recipe's learning rates for this plan's clips per optimizer step."""
+        return self.recipe.lr_scale(self.clips_per_step)
 
     @property
     def augmentation(self) -> Augmentation:
-        """What happens to the pixels."""
-        return Augmentation(**{name: getattr(self.recipe, name) for name in AUGMENTS})
+        """The augmentation of training clips."""
+        return Augmentation(**{name: getattr(self.recipe, name) for name in AUGMENTATION_FIELDS})
 
-    def about(self) -> dict[str, Any]:
-        """All that must be the same when a training goes on; JSON-able."""
-        train, validation = self.division.train, self.division.validation
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that must be equal for a training to be resumed; JSON-able."""
+        train, validation = self.split.train, self.split.validation
         return {
             "recipe": asdict(self.recipe),
-            "model": str(self.start.model),
-            "init": self.start.init,
-            "config": asdict(self.start.config),
-            "pipeline": self.start.pipeline.to_dict(),
+            "model": str(self.model_init.model),
+            "init": self.model_init.init,
+            "config": asdict(self.model_init.config),
+            "pipeline": self.model_init.pipeline.to_dict(),
             "dataset": train.name,
             "classes": {name: list(names) for name, names in train.classes.items()},
             "train_samples": _digest(train.samples),
             "val_samples": _digest(validation.samples),
             "seed": self.seed,
-            "clips_per_update": self.clips_per_update,
+            "clips_per_step": self.clips_per_step,
         }
 
-    def workers(self, processes_here: int) -> int:
-        """Threads that decode ahead in one process."""
-        return workers_of(self.settings.workers, processes_here)
+    def workers(self, local_processes: int) -> int:
+        """Decoding threads of one of the processes of this machine."""
+        return workers_of(self.settings.workers, local_processes)
 
 
 def _digest(samples: Any) -> str:
-    said = [(s.id, s.labels, s.start, s.end, s.first_frame, s.last_frame) for s in samples]
-    return hashlib.sha256(repr(said).encode()).hexdigest()[:20]
+    rows = [(s.id, s.labels, s.start, s.end, s.first_frame, s.last_frame) for s in samples]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:20]
 
 
-def resolve_hflip(recipe: Recipe, flip_sensitive: bool, asked: float | None) -> Recipe:
-    """Mirroring off where labels say a side; raises `UsageError` where it was asked for."""
-    from dataclasses import replace
+def resolve_hflip(recipe: Recipe, flip_sensitive: bool, given: float | None) -> Recipe:
+    """Turn horizontal flips off where labels distinguish left from right.
 
-    if flip_sensitive and asked:
+    Raises `UsageError` where `--hflip` was given and the labels forbid it.
+    """
+    if flip_sensitive and given:
         raise UsageError(
-            f"--hflip {asked} would turn left into right, and the labels name a side; leave it out"
+            f"--hflip {given} would turn left into right, and the labels distinguish them; leave "
+            "it out"
         )
     return replace(recipe, hflip=0.0) if flip_sensitive else recipe

@@ -1,4 +1,7 @@
-"""The validation of a network in training: one view of every video, shared by all processes."""
+"""Validation during training: one view of every video, the videos split among all processes.
+
+Legend: B clips, K classes of a head.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,32 @@ from vtcli.data.samples import Dataset, labels_by_head
 from vtcli.errors import DataError, VideoDecodeError
 from vtcli.evaluation.results import HeadResult
 from vtcli.runtime.distributed import Group
+from vtcli.video.frame_source import Opener, open_frame_source
+from vtcli.video.pipeline import Pipeline
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-CENTER = (0,)  # the only view of one clip and one crop
+CENTER_VIEW = (0,)  # of one clip and one crop
 
 
 @dataclass(frozen=True)
-class Validated:
-    """Mean loss, accuracies of every head, and how many videos could not be read."""
+class ValidationResult:
+    """Mean loss, accuracies of every head, and the number of videos that could not be read."""
 
     loss: float
     heads: tuple[HeadResult, ...]
-    unreadable: int
+    failed_videos: int
 
     @property
     def top1(self) -> float:
-        """The mean over the heads of the share of read videos that is right."""
+        """Top-1 accuracy on the videos that were read, as a fraction; the mean over the heads."""
         return _mean([head.top1_read.value for head in self.heads if head.top1_read])
 
     @property
     def top5(self) -> float:
-        """The same for the best five answers."""
+        """Top-5 accuracy, likewise."""
         return _mean([head.top5_read.value for head in self.heads if head.top5_read])
 
 
@@ -45,11 +50,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One validated video: its target and its probabilities [K] per head."""
+class ScoredVideo:
+    """One validated video: its labels and its probabilities [K] per head."""
 
-    target: tuple[tuple[int, ...], ...]
-    scores: tuple[np.ndarray, ...]
+    labels: tuple[tuple[int, ...], ...]
+    probabilities: tuple[np.ndarray, ...]
 
 
 def validate(
@@ -60,88 +65,88 @@ def validate(
     batch_size: int,
     workers: int,
     autocast: Callable[[], AbstractContextManager[Any]],
-) -> Validated:
-    """Score the middle view of every video of `dataset`.
+    open_source: Opener = open_frame_source,
+) -> ValidationResult:
+    """Score the center view of every video of `dataset`; all processes must call this.
 
-    Raises `DataError` where none can be read or a score is NaN.
+    Raises `DataError` where no video can be read or a score is NaN.
     """
-    from vtcli.evaluation.metrics import head_metrics
-
     was_training = net.training
     net.eval()
     mine = dataset.samples[group.rank :: group.size]
-    # As many batches in every process, which may have to put shards of the network together.
+    # All processes run the same number of batches: with FSDP they gather the weights together.
     most = -(-len(dataset.samples) // group.size)
-    batches = -(-most // batch_size)
-    requests = [Request(sample, CENTER) for sample in mine]
-    groups = [requests[i * batch_size : (i + 1) * batch_size] for i in range(batches)]
-    rows = list(_rows(net, groups, len(dataset.heads), reader, workers, autocast, group.size > 1))
+    requests = [Request(sample, CENTER_VIEW) for sample in mine]
+    batches = [requests[i : i + batch_size] for i in range(0, most, batch_size)]
+    loader = Loader(reader, batches, workers, open_source)
+    several = group.size > 1
+    scored = list(_score(net, loader, reader.pipeline, len(dataset.heads), autocast, several))
     net.train(was_training)
-    gathered = [row for part in group.all_gather(rows) for row in part]
+    gathered = [video for part in group.all_gather(scored) for video in part]
     if not gathered:
         raise DataError(
             f"none of the {len(dataset.samples)} validation videos of {dataset.name} can be read; "
             "see vt datasets check"
         )
-    heads = tuple(
+    losses = [-math.log(max(_label_probability(video), 1e-12)) for video in gathered]
+    failed = len(dataset.samples) - len(gathered)
+    return ValidationResult(_mean(losses), _head_results(gathered, dataset), failed)
+
+
+def _head_results(videos: Sequence[ScoredVideo], dataset: Dataset) -> tuple[HeadResult, ...]:
+    import numpy as np
+
+    from vtcli.evaluation.metrics import head_metrics
+
+    return tuple(
         head_metrics(
             name,
             names,
-            _stack([row.scores[place] for row in gathered]),
-            [row.target[place] for row in gathered],
+            np.stack([video.probabilities[head] for video in videos]),
+            [video.labels[head] for video in videos],
             len(dataset.samples),
         )
-        for place, (name, names) in enumerate(dataset.classes.items())
+        for head, (name, names) in enumerate(dataset.classes.items())
     )
-    losses = [-math.log(max(_right(row), 1e-12)) for row in gathered]
-    return Validated(_mean(losses), heads, len(dataset.samples) - len(gathered))
 
 
-def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
-    import numpy as np
-
-    return np.stack(rows)
-
-
-def _right(row: Row) -> float:
-    """The probability of all that is right, the heads taken as independent."""
-    shares = [
-        sum(float(scores[label]) for label in target)
-        for target, scores in zip(row.target, row.scores, strict=True)
-    ]
-    return math.prod(shares)
+def _label_probability(video: ScoredVideo) -> float:
+    """The probability that all heads are correct, assuming them independent."""
+    return math.prod(
+        sum(float(scores[label]) for label in labels)
+        for labels, scores in zip(video.labels, video.probabilities, strict=True)
+    )
 
 
-def _rows(
+def _score(
     net: nn.Module,
-    groups: Sequence[Sequence[Request]],
+    loader: Loader,
+    pipeline: Pipeline,
     heads: int,
-    reader: ClipReader,
-    workers: int,
     autocast: Callable[[], AbstractContextManager[Any]],
-    always: bool,
-) -> Iterator[Row]:
-    """What was read, scored; with `always` the network also sees batches of which nothing was."""
+    run_empty_batches: bool,
+) -> Iterator[ScoredVideo]:
+    """The videos that could be read; `run_empty_batches` runs the network for other batches too."""
     import torch
 
-    p = reader.pipeline
-    nothing = torch.zeros(3, p.frames, p.crop_size, p.crop_size)
+    empty = torch.zeros(3, pipeline.frames, pipeline.crop_size, pipeline.crop_size)
     device = next(net.parameters()).device
-    for asked, loaded in Loader(reader, groups, workers):
+    for requests, loaded in loader:
         read = [
-            (request.sample, next(found.clips))
-            for request, found in zip(asked, loaded, strict=True)
-            if not isinstance(found, VideoDecodeError)
+            (request.sample, next(views.clips))
+            for request, views in zip(requests, loaded, strict=True)
+            if not isinstance(views, VideoDecodeError)
         ]
-        if not read and not always:
+        if not read and not run_empty_batches:
             continue
-        clips = torch.stack([clip for _, clip in read] or [nothing])
+        clips = torch.stack([clip for _, clip in read] or [empty])
         with torch.no_grad(), autocast():
             logits = net(clips.to(device))
         parts = list(logits.values()) if isinstance(logits, dict) else [logits]
-        scores = [_probabilities(part) for part in parts]
-        for place, (sample, _) in enumerate(read):
-            yield Row(labels_by_head(sample, heads), tuple(part[place] for part in scores))
+        probabilities = [_probabilities(part) for part in parts]
+        for row, (sample, _) in enumerate(read):
+            labels = labels_by_head(sample, heads)
+            yield ScoredVideo(labels, tuple(part[row] for part in probabilities))
 
 
 def _probabilities(logits_BK: Tensor) -> np.ndarray:

@@ -73,8 +73,9 @@ class DecodePool:
         frame_rate: float | None = None,
         decoder: Backend = "auto",
     ) -> FrameSource:
-        """`open_frame_source` in a process; raises `VideoDecodeError`, also `crashed`, `timeout` and
-        `limit`.
+        """`open_frame_source` in a process.
+
+        Raises `VideoDecodeError`, also with the reasons `crashed`, `timeout` and `limit`.
         """
         name = os.fspath(path)
         arguments = (name, seconds, numbers, frame_rate, decoder)

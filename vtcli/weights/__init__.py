@@ -1,1 +1,1 @@
-"""From a source to our safetensors: registry, on_download, safe readers, our own files."""
+"""Weights: registry, download, safe readers, conversion, and our own checkpoint files."""

@@ -1,6 +1,6 @@
-"""Where fetched and converted checkpoints lie on this machine, and the lock on each.
+"""The cache folder of https downloads and converted checkpoints, and a lock per file.
 
-The Hub's files stay in the Hub's own cache; here lie https downloads and everything converted.
+Files of the Hugging Face Hub are kept in the Hub's own cache.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vtcli.errors import DataError
 
 
 def cache_dir() -> Path:
-    """The program's own folder: $VT_CACHE, else $XDG_CACHE_HOME/vtcli, else ~/.cache/vtcli."""
+    """The cache folder: $VT_CACHE, else $XDG_CACHE_HOME/vtcli, else ~/.cache/vtcli."""
     own = os.environ.get("VT_CACHE")
     if own:
         return Path(own).expanduser()
@@ -22,15 +22,15 @@ def cache_dir() -> Path:
 
 
 def checkpoint_path(checkpoint_id: str, fingerprint: str) -> Path:
-    """Where the converted file of a checkpoint lies or will lie; `fingerprint` is of its row."""
+    """The path of a checkpoint's converted file; `fingerprint` is a hash of its registry entry."""
     return cache_dir() / "checkpoints" / f"{checkpoint_id}.{fingerprint}.safetensors"
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Keep other processes from making `path` meanwhile; its folder is made when missing.
+    """Hold the lock of `path` against other processes; its folder is created if needed.
 
-    Waits until the other process is done. Raises `DataError` where the folder cannot be written.
+    Waits until another holder is done. Raises `DataError` if the folder cannot be written.
     """
     from filelock import FileLock
 
@@ -40,7 +40,8 @@ def lock(path: Path) -> Iterator[None]:
         held.acquire()
     except OSError as error:
         raise DataError(
-            f"folder {path.parent} cannot be written: {error.strerror}; set VT_CACHE to another"
+            f"folder {path.parent} cannot be written: {error.strerror}; set VT_CACHE to another "
+            "folder"
         ) from error
     try:
         yield

@@ -1,9 +1,8 @@
-"""Our own checkpoint files: safetensors that describe themselves in their metadata, opened by
-mapping.
+"""Our own checkpoint files: safetensors files whose metadata describe them, opened memory-mapped.
 
-The metadata key `vt` holds a card in JSON: architecture, configuration, labels, pipeline, where the
-weights came from (address, digest, license) and what they score, so that a file stands alone. Files
-are written tensor by tensor and appear under their name only when they are whole.
+The metadata key `vt` holds a model card in JSON: architecture, configuration, labels, pipeline,
+where the weights come from (address, digest, license) and what they score. So a file needs nothing
+else. Files are written tensor by tensor and appear under their name only when they are complete.
 """
 
 from __future__ import annotations
@@ -18,19 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import DataError, InputError, WeightsError
+from vtcli.labels.heads import HeadSpec
 from vtcli.runtime.files import atomic_write
 from vtcli.video.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 2
 CARD_KEY = "vt"
-# What format 1 called a key and a value of `pipeline`.
-PIPELINE_KEYS_1 = {"score": "view_fusion"}
-SAMPLING_NAMES_1 = {"dense_loop_segment_centres": "dense_loop_segment_centers"}
+FORMAT = 2
+# Keys and values of a card's `pipeline` that had another name in format 1.
+RENAMED_IN_2 = {
+    "score": "view_fusion",
+    "dense_loop_segment_centres": "dense_loop_segment_centers",
+}
 _MAX_HEADER = 100_000_000
-_MAPPED_TOGETHER = 16
+_TENSORS_PER_MAPPING = 16
 _DTYPES = {
     "float64": "F64",
     "float32": "F32",
@@ -46,19 +48,11 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class HeadSpec:
-    """One classifier output and its class names in index order."""
-
-    name: str
-    size: int
-    labels: tuple[str, ...]
-    confidence: str = ""
-
-
-@dataclass(frozen=True)
 class ModelCard:
-    """What a checkpoint file says of itself; see `weights.registry.Checkpoint` for the fields'
-    meaning.
+    """The description stored in a checkpoint file.
+
+    The fields mean what they mean in `vtcli.weights.registry.Checkpoint`; `source` is where the
+    weights came from, `created_with` the version of vtcli that wrote the file.
     """
 
     id: str
@@ -90,37 +84,60 @@ class ModelCard:
 
     def to_json(self) -> str:
         """The card as one line of JSON."""
-        table = {**asdict(self), "pipeline": self.pipeline.to_dict(), "format": FORMAT}
-        return json.dumps({**table, "views": self.views}, ensure_ascii=False)
+        table = {
+            **asdict(self),
+            "heads": [_head_table(head) for head in self.heads],
+            "pipeline": self.pipeline.to_dict(),
+            "format": FORMAT,
+            "views": self.views,
+        }
+        return json.dumps(table, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
-        """Raises `KeyError`, `TypeError` or `ValueError` for what is no card of this format."""
-        table = json.loads(text)
-        version = table.pop("format")
-        if version > FORMAT:
-            raise ValueError("it was written by a newer version of vtcli")
-        if version < FORMAT:
-            table = _from_format_1(table)
+        """Read a card of this format or an older one.
+
+        Raises `KeyError`, `TypeError` or `ValueError` for anything else.
+        """
+        table = upgrade(json.loads(text))
+        del table["format"]
         table.pop("views", None)
         heads = tuple(HeadSpec(**{**h, "labels": tuple(h["labels"])}) for h in table.pop("heads"))
         return cls(**{**table, "heads": heads, "pipeline": Pipeline.from_dict(table["pipeline"])})
 
 
-def _from_format_1(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A card of format 1 in the words of format 2."""
-    pipeline = {PIPELINE_KEYS_1.get(k, k): v for k, v in table["pipeline"].items()}
-    sampling = pipeline["sampling"]
+def _head_table(head: HeadSpec) -> dict[str, Any]:
+    """A head without the name of its class list, which may be a local path."""
     return {
-        **table,
-        "pipeline": {**pipeline, "sampling": SAMPLING_NAMES_1.get(sampling, sampling)},
+        "name": head.name,
+        "size": head.size,
+        "labels": list(head.labels),
+        "confidence": head.confidence,
     }
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, without PyTorch.
+def upgrade(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A card's table with the keys of the current format.
 
-    Raises `InputError` where there is no such file, `WeightsError` where it is no safetensors file.
+    Raises `KeyError` or `TypeError` for a table without a format number, and `ValueError` for a
+    format that is newer than this version.
+    """
+    if table["format"] > FORMAT:
+        raise ValueError("it was written by a newer version of vtcli; update vtcli")
+    if table["format"] == FORMAT:
+        return dict(table)
+    pipeline = {RENAMED_IN_2.get(key, key): value for key, value in table["pipeline"].items()}
+    for key, value in pipeline.items():
+        if isinstance(value, str):
+            pipeline[key] = RENAMED_IN_2.get(value, value)
+    return {**table, "pipeline": pipeline, "format": FORMAT}
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, read without PyTorch.
+
+    Raises `InputError` if there is no such file, and `WeightsError` if it is not a safetensors
+    file.
     """
     try:
         with path.open("rb") as file:
@@ -129,40 +146,41 @@ def read_header(path: Path) -> dict[str, Any]:
                 raise ValueError("its header length is impossible")
             header = json.loads(file.read(length))
         if not isinstance(header, dict):
-            raise ValueError("its header is no table")
+            raise ValueError("its header is not a table")
     except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
+        raise InputError(f"there is no file {path}; check the path") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (struct.error, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is no safetensors file; make one with `vt convert`") from error
+        raise WeightsError(
+            f"{path} is not a safetensors file; make one with `vt convert`"
+        ) from error
     return header
 
 
 def read_card(path: Path) -> ModelCard:
     """The card of one of our files.
 
-    Raises `WeightsError` for a safetensors file without one (another project's): it has to be
-    converted.
+    Raises `WeightsError` for a safetensors file without a card, such as another project's.
     """
     metadata = read_header(path).get("__metadata__") or {}
     if CARD_KEY not in metadata:
         raise WeightsError(
-            f"{path} does not say what it is; convert it first: vt convert {path} -m MODEL -o "
+            f"{path} has no model card; convert it first: vt convert {path} -m MODEL -o "
             "model.safetensors"
         )
     try:
         return ModelCard.from_json(metadata[CARD_KEY])
     except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
-        raise WeightsError(f"the card in {path} cannot be read: {error}") from error
+        raise WeightsError(f"the model card in {path} cannot be read: {error}") from error
 
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors, mapped from the file: nothing is read before it is used.
+    """All tensors, memory-mapped: nothing is read from disk before it is used.
 
-    A mapping stays in memory, as far as it was read, until the last of its tensors is gone; so
-    tensors share one only with few others.
-    Raises `WeightsError` where the file is cut off or damaged.
+    The pages of a mapping that were read stay in memory until all of its tensors are freed, so
+    each mapping holds only a few tensors. Raises `WeightsError` if the file is truncated or
+    damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -170,21 +188,21 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             names = sorted(file.keys())
-        for first in range(0, len(names), _MAPPED_TOGETHER):
+        for first in range(0, len(names), _TENSORS_PER_MAPPING):
             with safe_open(path, framework="pt") as file:
-                for name in names[first : first + _MAPPED_TOGETHER]:
+                for name in names[first : first + _TENSORS_PER_MAPPING]:
                     tensors[name] = file.get_tensor(name)
         return tensors
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path} is a broken safetensors file ({error}); make it again"
+            f"{path} is a damaged safetensors file ({error}); convert or download it again"
         ) from error
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors file tensor by tensor, whole or not at all; returns its sha256.
+    """Write a safetensors file tensor by tensor, completely or not at all; returns its sha256.
 
-    Raises `DataError` where the disk is full or the folder cannot be written.
+    Raises `DataError` if the disk is full or the folder cannot be written.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     with atomic_write(path, size) as part, part.open("wb") as file:

@@ -1,4 +1,8 @@
-"""TODO-HEAD"""
+"""From a file's class order to its registry entry's, and back: which permutation, and applying it.
+
+Upstreams number the classes of one dataset differently; a permutation of `vtcli/labels/perm` brings
+the rows of a classifier from one order to the other.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +20,30 @@ from vtcli.weights.registry import Checkpoint, Registry, Source
 
 @dataclass(frozen=True)
 class CheckpointOrigin:
-    """What is known of a file before its tensors are looked at."""
+    """What is known of a file before its tensors are read; None and "" where it is not known."""
 
-    row: Checkpoint | None
+    entry: Checkpoint | None
     source: Source | None
     sha256: str
 
 
-def find_permutation(identity: CheckpointOrigin, layout: Layout, registry: Registry) -> str:
-    """The name of the permutation that brings the file's class order to the row's own ("" for
-    none).
-    """
-    row = identity.row
-    if row is None:
+def find_permutation(origin: CheckpointOrigin, layout: Layout, registry: Registry) -> str:
+    """The name of the permutation from the file's class order to the entry's ("" for none)."""
+    entry = origin.entry
+    if entry is None:
         return ""
-    if identity.source is not None:
-        return identity.source.permutation
-    for source in row.sources:
+    if origin.source is not None:
+        return origin.source.permutation
+    for source in entry.sources:
         if source.layout == layout.name:
             return source.permutation
-    return _order_of_layout(row, layout, registry)
+    return _permutation_of_layout(entry, layout, registry)
 
 
-def _order_of_layout(row: Checkpoint, layout: Layout, registry: Registry) -> str:
-    """The permutation that other rows of this dataset state for this upstream's files."""
+def _permutation_of_layout(entry: Checkpoint, layout: Layout, registry: Registry) -> str:
+    """The permutation that other entries of this dataset state for this upstream's files."""
     for other in registry.checkpoints.values():
-        if other.arch == row.arch and other.dataset == row.dataset:
+        if other.arch == entry.arch and other.dataset == entry.dataset:
             for source in other.sources:
                 if source.layout == layout.name:
                     return source.permutation
@@ -51,8 +53,9 @@ def _order_of_layout(row: Checkpoint, layout: Layout, registry: Registry) -> str
 def reorder_classes(
     tensors: Mapping[str, Tensor], architecture: Architecture, permutation: str, undo: bool = False
 ) -> dict[str, Tensor]:
-    """The classifier's rows in another class order: row i becomes row perm[i] of the source, or
-    back.
+    """The weights with the classifier's rows in another class order.
+
+    Row i becomes row perm[i] of the source; with `undo`, the inverse. "" changes nothing.
     """
     if not permutation:
         return dict(tensors)

@@ -1,9 +1,9 @@
-"""Fetching weights: from a registry row to a whole and verified file on this disk.
+"""Download weights: from a registry entry to a complete and verified file on this disk.
 
-A row's sources are tried one after the other: files that are already here, then the Hugging Face
-Hub (through its own client and cache) and plain https in the row's order. Every file is checked
-against the size and sha256 that are known; one that fails is removed. The environment variables of
-the Hub's client (offline mode, proxies, certificates) hold for https too, which uses its session.
+An entry's sources are tried one after the other: files that are already here, then the Hugging Face
+Hub (through its client and cache) and plain https in the entry's order. Every file is checked
+against the known size and sha256; a file that fails is removed. The environment variables of the
+Hub's client (offline mode, proxies, certificates) apply to https too, which uses its session.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from vtcli.weights.download_errors import USE_OWN_COPY, SourceError, with_retrie
 if TYPE_CHECKING:
     from vtcli.weights.registry import Checkpoint, Source
 
-
 TIMEOUT_S = 30.0
-LOOK_AT_HUB = "look on the Hub for what the repository holds"
+LOOK_AT_HUB = "look up the repository's files on the Hub"
 
-# Such a name could be any checkpoint: in $VT_WEIGHTS it counts only where a digest can tell.
+# Any checkpoint can have such a name: in $VT_WEIGHTS it is used only if its digest is known.
 COMMON_NAMES = {"model.safetensors", "pytorch_model.bin", "flax_model.msgpack", "checkpoint"}
-SUFFIXES = {
+EXTENSIONS = {
     "safetensors": (".safetensors",),
     "pickle": (".pth", ".pyth", ".pt", ".bin", ".ckpt"),
     "msgpack": (".msgpack", ""),
@@ -39,7 +38,7 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Fetched:
-    """A whole and verified file, its source, its sha256 (computed from the bytes) and its size."""
+    """A complete and verified file, its source, its sha256 (of the bytes read) and its size."""
 
     path: Path
     source: Source
@@ -48,30 +47,30 @@ class Fetched:
 
 
 def fetch(
-    row: Checkpoint, *, progress: ProgressCallback | None = None, alternatives: Sequence[str] = ()
+    entry: Checkpoint, *, progress: ProgressCallback | None = None, alternatives: Sequence[str] = ()
 ) -> Fetched:
-    """The file of a checkpoint in its upstream's format, from the first source with a good one.
+    """A checkpoint's file in its upstream's format, from the first source that has a valid one.
 
-    `progress(name, bytes_done, bytes_total)` hears of every piece that arrives; `alternatives` are
-    ids to name where nothing could be fetched. Raises `FetchError` (`DigestError` where every
-    source gave a wrong file) and, for a full or closed disk, `DataError`.
+    `progress(name, bytes_done, bytes_total)` is called for every chunk; `alternatives` are ids to
+    suggest if the download fails. Raises `FetchError` (`DigestError` if every source gave a file
+    with a wrong digest) and `DataError` for a full or read-only disk.
     """
     failures: list[tuple[str, SourceError | DigestError]] = []
-    for path, source in _local_files(row):
+    for path, source in _local_files(entry):
         try:
             return _checked(path, source)
         except (SourceError, DigestError) as failure:
             failures.append((str(path), failure))
-    for source in row.sources:
-        if source.kind not in _DOWNLOADS or source.state == "dead" or not source.convertible:
+    for source in entry.sources:
+        if source.kind not in _DOWNLOADS or source.link_status == "dead" or not source.convertible:
             continue
         try:
             return _DOWNLOADS[source.kind](source, progress)
         except (SourceError, DigestError) as failure:
             failures.append((source.address, failure))
     if not failures:
-        raise FetchError(_nothing_to_try(row, alternatives))
-    raise _all_failed(row.id, failures, alternatives)
+        raise FetchError(_nothing_to_try(entry, alternatives))
+    raise _all_failed(entry.id, failures, alternatives)
 
 
 def fetch_hub_file(
@@ -81,7 +80,7 @@ def fetch_hub_file(
     *,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """The first of `names` that a Hub repository has, in the Hub's cache.
+    """The first of `names` that a Hub repository has, downloaded to the Hub's cache.
 
     Raises `FetchError` naming file, repository and reason, and `DataError` for a full disk.
     """
@@ -95,26 +94,28 @@ def fetch_hub_file(
             is_absent = isinstance(failure.__cause__, RemoteEntryNotFoundError)
             if not is_absent or name == names[-1]:
                 way = failure.hint if failure.hint != USE_OWN_COPY else LOOK_AT_HUB
-                raise FetchError(f"cannot fetch {name} of {place}: {failure}; {way}") from failure
+                raise FetchError(
+                    f"cannot download {name} of {place}: {failure}; {way}"
+                ) from failure
     raise ValueError("fetch_hub_file needs at least one name")
 
 
 # --- files that are already here ------------------------------------------------------------------
 
 
-def _local_files(row: Checkpoint) -> Iterator[tuple[Path, Source]]:
-    """Local sources, then files of $VT_WEIGHTS that bear a source's name or the checkpoint's id.
+def _local_files(entry: Checkpoint) -> Iterator[tuple[Path, Source]]:
+    """Local sources, then files of $VT_WEIGHTS named like a source's file or the checkpoint's id.
 
-    A dead link's file is as good as any once the user has it. Sources with a digest come first, so
-    that a file is taken for what it is.
+    Files of dead links count too. Sources with a digest come first, so that a file is matched with
+    the source whose digest it has.
     """
-    usable = [source for source in row.sources if source.convertible]
+    usable = [source for source in entry.sources if source.convertible]
     yield from ((Path(s.file).expanduser(), s) for s in usable if s.kind == "local")
     folder = _weights_folder()
     if folder is None:
         return
     for source in sorted(usable, key=lambda s: not _has_digest(s)):
-        names = [row.id + suffix for suffix in SUFFIXES[source.trust]]
+        names = [entry.id + extension for extension in EXTENSIONS[source.serialization]]
         if _has_digest(source) or _file_name(source) not in COMMON_NAMES:
             names.insert(0, _file_name(source))
         yield from ((folder / name, source) for name in names if (folder / name).is_file())
@@ -126,7 +127,9 @@ def _weights_folder() -> Path | None:
         return None
     folder = Path(named).expanduser()
     if not folder.is_dir():
-        raise DataError(f"VT_WEIGHTS names {folder}, which is no folder; make or unset it")
+        raise DataError(
+            f"VT_WEIGHTS names {folder}, which is not a folder; create it or unset the variable"
+        )
     return folder
 
 
@@ -142,7 +145,7 @@ def _has_digest(source: Source) -> bool:
 
 
 def _checked(path: Path, source: Source) -> Fetched:
-    """The file with its digest; raises `DigestError` where size or digest are not as known."""
+    """The file with its digest; raises `DigestError` if its size or digest is not the known one."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -162,7 +165,7 @@ def _checked(path: Path, source: Source) -> Fetched:
 
 
 def _from_hub(source: Source, progress: ProgressCallback | None) -> Fetched:
-    """A Hub source in the Hub's cache; a damaged copy found there is removed and fetched anew."""
+    """A Hub source in the Hub's cache; a damaged copy there is removed and downloaded again."""
     revision = source.revision or None
     path, was_cached = _hub_download(source.repo, source.file, revision, progress)
     try:
@@ -177,13 +180,13 @@ def _from_hub(source: Source, progress: ProgressCallback | None) -> Fetched:
 def _hub_download(
     repo: str, file: str, revision: str | None, progress: ProgressCallback | None
 ) -> tuple[Path, bool]:
-    """A Hub file in the Hub's cache, and whether it was there before; raises `SourceError`."""
+    """A Hub file in the Hub's cache, and whether it was cached before; raises `SourceError`."""
     import huggingface_hub as hub
     from huggingface_hub.errors import HFValidationError
 
     def download() -> Path:
         if not was_cached:
-            # A quick question first: the download would ask an unknown host for half a minute.
+            # A HEAD request first: the download would retry an unknown host for half a minute.
             hub.get_hf_file_metadata(hub.hf_hub_url(repo, file, revision=revision))
         bar = _progress_bar(PurePosixPath(file).name, progress)
         return Path(hub.hf_hub_download(repo, file, revision=revision, tqdm_class=bar))
@@ -196,7 +199,7 @@ def _hub_download(
 
 
 def _discard(path: Path) -> None:
-    """Remove a file from the Hub's cache: its name in the snapshot and the blob behind it."""
+    """Remove a file from the Hub's cache: the link in the snapshot and the blob it points to."""
     blob = path.parent / path.readlink() if path.is_symlink() else None
     path.unlink()
     if blob is not None:
@@ -204,7 +207,7 @@ def _discard(path: Path) -> None:
 
 
 def _progress_bar(name: str, progress: ProgressCallback | None) -> Any:
-    """A stand-in for the class tqdm: its instances report to `progress` and print nothing."""
+    """A replacement for the class tqdm whose instances call `progress` and print nothing."""
 
     class Bar:
         def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
@@ -223,10 +226,10 @@ def _progress_bar(name: str, progress: ProgressCallback | None) -> Any:
                 progress(name, self.n, self.total)
 
         def update_transfer(self, n: float) -> None:
-            """Bytes on the wire, which some transfers tell apart from bytes of the file."""
+            """Bytes on the wire, which some transfers count separately from bytes of the file."""
 
         def __getattr__(self, _: str) -> Callable[..., None]:
-            return lambda *args, **kwargs: None  # refresh, close and the like: nothing is drawn
+            return lambda *args, **kwargs: None  # refresh, close and the like
 
     return Bar
 
@@ -235,8 +238,8 @@ def _progress_bar(name: str, progress: ProgressCallback | None) -> Any:
 
 
 def _from_https(source: Source, progress: ProgressCallback | None) -> Fetched:
-    """An https source in our downloads folder, taken up again where an earlier try broke off."""
-    # Several sources have a file called `checkpoint`: the address tells them apart.
+    """An https source in our downloads folder; an interrupted download is resumed."""
+    # Several sources have a file named `checkpoint`: a hash of the address distinguishes them.
     tag = hashlib.sha256(source.url.encode()).hexdigest()[:8]
     target = cache_dir() / "downloads" / f"{tag}-{_file_name(source)}"
     part = target.with_name(f"{target.name}.part")
@@ -259,9 +262,9 @@ def _from_https(source: Source, progress: ProgressCallback | None) -> Fetched:
 
 
 def _resume(url: str, part: Path, name: str, progress: ProgressCallback | None) -> None:
-    """Fetch what `part` still lacks of the file at `url`; returns when it is whole.
+    """Download the missing rest of `part` from `url`; returns when the file is complete.
 
-    If-Range (RFC 9110, 13.1.5) has the server send all of a file that changed since then.
+    If-Range (RFC 9110, 13.1.5) makes the server send the whole file if it has changed since then.
     """
     from huggingface_hub import get_session
 
@@ -278,19 +281,21 @@ def _resume(url: str, part: Path, name: str, progress: ProgressCallback | None) 
         resumed = response.status_code == 206 and piece.startswith(f"bytes {done}-")
         if response.status_code in (206, 416) and not resumed:
             part.unlink(missing_ok=True)
-            raise ConnectionError("the rest of the file is refused, so it is fetched anew")
+            raise ConnectionError(
+                "the server refused to resume; the file is downloaded from the start"
+            )
         response.raise_for_status()
         if not resumed:
             done = 0
             part.unlink(missing_ok=True)
-            _keep_validator(response.headers, _validator(part))
+            _save_validator(response.headers, _validator(part))
         _append(response, part, done, name, progress)
 
 
 def _append(
     response: Any, part: Path, done: int, name: str, progress: ProgressCallback | None
 ) -> None:
-    """Write what arrives behind the `done` bytes of `part`; the session tells of an early end."""
+    """Append the response to the `done` bytes of `part`; the session raises if it ends early."""
     length = response.headers.get("Content-Length")
     total = done + int(length) if length else None
     with part.open("ab") as file:
@@ -302,16 +307,16 @@ def _append(
 
 
 def _validator(part: Path) -> Path:
-    """The file that notes which version of a remote file the bytes of `part` belong to."""
+    """The file that stores which version of the remote file the bytes of `part` belong to."""
     return part.with_name(f"{part.name}.etag")
 
 
-def _keep_validator(headers: Any, validator: Path) -> None:
+def _save_validator(headers: Any, validator: Path) -> None:
     etag = headers.get("ETag", "")
-    # A weak ETag does not promise equal bytes; the date of the last change is the next best.
-    mark = headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
-    if mark:
-        validator.write_text(mark)
+    # A weak ETag does not guarantee equal bytes; Last-Modified is the next best.
+    version = headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
+    if version:
+        validator.write_text(version)
     else:
         validator.unlink(missing_ok=True)
 
@@ -319,7 +324,7 @@ def _keep_validator(headers: Any, validator: Path) -> None:
 _DOWNLOADS = {"hub": _from_hub, "https": _from_https}
 
 
-# --- sentences ------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 def _all_failed(
@@ -327,28 +332,28 @@ def _all_failed(
     failures: Sequence[tuple[str, SourceError | DigestError]],
     alternatives: Sequence[str],
 ) -> FetchError:
-    """One sentence about every source that was tried."""
+    """One sentence that names every source that was tried."""
     reasons = "; ".join(f"{place}: {failure}" for place, failure in failures)
-    ways = [f.hint if isinstance(f, SourceError) else USE_OWN_COPY for _, f in failures]
+    hints = [f.hint if isinstance(f, SourceError) else USE_OWN_COPY for _, f in failures]
     only_digests = all(isinstance(failure, DigestError) for _, failure in failures)
     kind = DigestError if only_digests else FetchError
-    return kind(f"cannot fetch {checkpoint_id} ({reasons}); {_ways_out(ways, alternatives)}")
+    return kind(f"cannot download {checkpoint_id} ({reasons}); {_hint(hints, alternatives)}")
 
 
-def _nothing_to_try(row: Checkpoint, alternatives: Sequence[str]) -> str:
-    """One sentence about a row whose sources are all dead or of no use."""
-    known = "; ".join(f"{source.address}: {_useless(source)}" for source in row.sources)
-    ways = _ways_out([USE_OWN_COPY], alternatives)
-    return f"cannot fetch {row.id} ({known or 'it was never published'}); {ways}"
+def _nothing_to_try(entry: Checkpoint, alternatives: Sequence[str]) -> str:
+    """One sentence about an entry whose sources are all dead or not convertible."""
+    known = "; ".join(f"{source.address}: {_why_not(source)}" for source in entry.sources)
+    hint = _hint([USE_OWN_COPY], alternatives)
+    return f"cannot download {entry.id} ({known or 'it was never published'}); {hint}"
 
 
-def _useless(source: Source) -> str:
-    if source.state != "dead":
+def _why_not(source: Source) -> str:
+    if source.link_status != "dead":
         return "in a format that cannot be converted"
     return f"dead when last checked, {source.checked}" if source.checked else "dead"
 
 
-def _ways_out(ways: Sequence[str], alternatives: Sequence[str]) -> str:
+def _hint(hints: Sequence[str], alternatives: Sequence[str]) -> str:
     others = [f"use {' or '.join(alternatives[:3])} instead"] if alternatives else []
-    in_order = sorted([*ways, *others], key=lambda way: way == USE_OWN_COPY)
+    in_order = sorted([*hints, *others], key=lambda hint: hint == USE_OWN_COPY)
     return ", or ".join(dict.fromkeys(in_order))

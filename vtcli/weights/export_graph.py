@@ -1,8 +1,8 @@
-"""One of our files as a graph that runs without this package: ONNX, or torch.export's archive.
+"""Export one of our files as a graph that runs without this package: ONNX or torch.export.
 
-The batch is dynamic; frames and resolution are the checkpoint's own. The card travels along (ONNX
-metadata `vt`, or an extra file `vt` in the archive), so that whoever runs the graph has its labels
-and its pipeline.
+The batch size is dynamic; frames and resolution are those of the checkpoint. The model card is
+stored in the file (ONNX metadata `vt`, or the extra file `vt` of a torch.export archive), so that
+labels and pipeline are available wherever the graph runs.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from vtcli.weights.load import load_resolved
 from vtcli.weights.resolve import LocalCheckpoint
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
-TOLERANCE = 1e-4  # of logits against our own network
-_INSTALL = "install what it needs: pip install 'vtcli[export]'"
+TOLERANCE = 1e-4  # largest logit difference to the network that was exported
+_INSTALL = "install it: pip install 'vtcli[export]'"
 
 Runner = Callable[[Tensor], list[Tensor]]
 
 
 def export_graph(src: Path, dst: Path, kind: str, verify: bool = False) -> float | None:
-    """Write `src` as `onnx` or `torch-export`; with `verify`, the largest logit difference to ours.
+    """Write `src` as `onnx` or `torch-export`; with `verify`, return the largest logit difference.
 
-    Raises `UsageError` where the packages for it are missing, `DataError` where the graph's logits
-    differ.
+    Raises `UsageError` if a package for it is missing, and `DataError` if the graph's logits differ
+    from the network's.
     """
     card = read_card(src)
     model: Any = load_resolved(LocalCheckpoint(src, card))
@@ -51,7 +51,7 @@ def export_graph(src: Path, dst: Path, kind: str, verify: bool = False) -> float
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """PyTorch's exporters report on standard output, which is for answers alone."""
+    """Silence PyTorch's exporters, which print to standard output."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -70,7 +70,7 @@ def _write_onnx(model: Any, clip: Tensor, path: Path, names: list[str], card: st
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"writing ONNX needs the package '{error.name}'; {_INSTALL}") from error
+        raise UsageError(f"ONNX export needs the package '{error.name}'; {_INSTALL}") from error
     outputs = ["logits"] if len(names) == 1 else [f"logits_{name}" for name in names]
     program = torch.onnx.export(
         model,
@@ -110,13 +110,16 @@ def _as_list(logits: Any) -> list[Tensor]:
 
 
 def _largest_difference(model: Any, path: Path, kind: str, clip: Tensor) -> float:
-    """Over a batch of the size it was traced with, and one of another size."""
+    """The largest logit difference over a batch of the traced size and one of another size."""
     run = _run_onnx(path) if kind == "onnx" else _run_archive(path)
     worst = 0.0
     with torch.inference_mode():
         for batch in (clip, clip[:1]):
-            for ours, theirs in zip(_as_list(model(batch)), run(batch), strict=True):
-                worst = max(worst, (ours - theirs).abs().max().item())
+            for expected, actual in zip(_as_list(model(batch)), run(batch), strict=True):
+                worst = max(worst, (expected - actual).abs().max().item())
     if not worst < TOLERANCE:
-        raise DataError(f"the {kind} graph's logits differ by {worst:.1e}; please report this")
+        raise DataError(
+            f"the logits of the {kind} graph differ from the network's by {worst:.1e}; please "
+            "report this as a bug"
+        )
     return worst

@@ -1,5 +1,6 @@
-"""From our safetensors to an upstream's own checkpoint file, in its names, nesting and class
-order.
+"""From our safetensors to an upstream's checkpoint file: its tensor names, nesting and class order.
+
+What a layout is made of is a table beside each architecture (`vtcli/models/*/checkpoints.py`).
 """
 
 from __future__ import annotations
@@ -26,28 +27,31 @@ from vtcli.weights.registry import Registry, load_registry
 def export(
     src: Path, dst: Path, layout: str, verify: bool = False, registry: Registry | None = None
 ) -> ConversionReport:
-    """Write one of our files as an upstream's own checkpoint, in that upstream's class order.
+    """Write one of our files as an upstream's checkpoint, in that upstream's class order.
 
-    `verify` reads the file back and compares it bit for bit. Raises `UsageError` for a layout the
-    architecture does not have.
+    `verify` reads the file back and compares it bit for bit. Raises `UsageError` for a layout that
+    the architecture does not have.
     """
     card = read_card(src)
     target = _target_layout(card, layout)
     architecture = get_architecture(card.arch)
     config = architecture.read_config(card.config)
-    ours = open_tensors(src)
-    check_state_dict(build_on_meta(architecture, config), ours, src)
+    tensors = open_tensors(src)
+    check_state_dict(build_on_meta(architecture, config), tensors, src)
     permutation = _export_permutation(card, target, registry or load_registry())
-    foreign = from_vt(target, reorder_classes(ours, architecture, permutation, undo=True), config)
-    beside = _companion(dst, target, config, card)
+    upstream = from_vt(
+        target, reorder_classes(tensors, architecture, permutation, undo=True), config
+    )
+    sidecar = _sidecar(dst, target, config, card)
     verified = 0
-    with atomic_write(dst, sum(t.numel() * t.element_size() for t in foreign.values())) as part:
-        write_foreign(part, foreign, target)
-        if beside is not None:
-            part.with_name(beside[0]).write_text(beside[1], encoding="utf-8")
+    with atomic_write(dst, sum(t.numel() * t.element_size() for t in upstream.values())) as part:
+        write_upstream(part, upstream, target)
+        if sidecar is not None:
+            part.with_name(sidecar[0]).write_text(sidecar[1], encoding="utf-8")
         if verify:
             again = to_vt(target, read_checkpoint(part).tensors).tensors
-            verified = assert_bitwise_equal(reorder_classes(again, architecture, permutation), ours)
+            restored = reorder_classes(again, architecture, permutation)
+            verified = assert_bitwise_equal(restored, tensors)
         digest = file_sha256(part)
     return ConversionReport(
         source=str(src),
@@ -55,9 +59,9 @@ def export(
         arch=card.arch,
         model=card.id or card.model,
         layout=layout,
-        container=".".join(target.nest),
-        tensors_read=len(ours),
-        tensors_written=len(foreign),
+        wrapper_keys=".".join(target.wrapper_keys),
+        tensors_read=len(tensors),
+        tensors_written=len(upstream),
         renamed=[],
         dropped=[],
         permutation=permutation,
@@ -68,19 +72,22 @@ def export(
     )
 
 
-def _companion(dst: Path, layout: Layout, config: Any, card: ModelCard) -> tuple[str, str] | None:
-    """The file that this upstream wants beside its weights; never written over another one."""
+def _sidecar(dst: Path, layout: Layout, config: Any, card: ModelCard) -> tuple[str, str] | None:
+    """Name and text of the file that this upstream needs next to its weights, if any.
+
+    Raises `UsageError` if it would overwrite a different file.
+    """
     if layout.sidecar is None:
         return None
     name, text = layout.sidecar(config, card.labels)
     path = dst.with_name(name)
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
-        raise UsageError(f"{path} lies in the way; write into a folder of its own with -o")
+        raise UsageError(f"{path} would be overwritten; write to another folder with -o")
     return name, text
 
 
 def export_suffix(src: Path, layout: str) -> str:
-    """The file ending that an upstream's checkpoints have."""
+    """The file extension of an upstream's checkpoints."""
     return _target_layout(read_card(src), layout).suffix
 
 
@@ -88,21 +95,22 @@ def _target_layout(card: ModelCard, layout: str) -> Layout:
     architecture = get_architecture(card.arch)
     if layout not in architecture.layouts:
         known = ", ".join(["safetensors", *architecture.layouts])
-        raise UsageError(f"{architecture.title} cannot be written as '{layout}'; it can as {known}")
+        raise UsageError(f"{architecture.title} cannot be written as '{layout}'; known are {known}")
     return architecture.layouts[layout]
 
 
 def _export_permutation(card: ModelCard, layout: Layout, registry: Registry) -> str:
+    """The permutation from the layout's class order to the card's; "" where the card's stays."""
     if card.source.get("layout") == layout.name:
         return str(card.source.get("permutation", ""))
-    row = registry.checkpoints.get(card.id)
-    if row is None or card.labels != tuple(n for h in row.heads for n in h.class_names()):
+    entry = registry.checkpoints.get(card.id)
+    if entry is None or card.labels != entry.labels:
         return ""
-    return find_permutation(CheckpointOrigin(row, None, ""), layout, registry)
+    return find_permutation(CheckpointOrigin(entry, None, ""), layout, registry)
 
 
-def write_foreign(path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
-    """Write tensors in a layout's own file format."""
+def write_upstream(path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+    """Write tensors in a layout's file format, wrapped in its keys."""
     if layout.suffix == ".safetensors":
         write_checkpoint(path, tensors, {})
     elif layout.suffix == ".msgpack":
@@ -111,7 +119,7 @@ def write_foreign(path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> 
         write_flax(path, dict(tensors))
     else:
         content: Any = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        for key in reversed(layout.nest):
+        for key in reversed(layout.wrapper_keys):
             content = {key: content}
         with path.open("wb") as file:
             torch.save(content, file)

@@ -1,29 +1,32 @@
-"""From a model's name to a network that runs: find the file (on_download and converting it once),
-build, fill.
+"""From a model's name to a network: resolve its file, build the network, load the weights.
 
-The network is built without memory and filled from the mapped file, so that nothing is initialized
-only to be overwritten, and in fp32 on the CPU not even copied.
+The network is built on the meta device and filled from the memory-mapped file. So no weight is
+initialized only to be overwritten, and in fp32 on the CPU nothing is copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtcli._version import __version__
 from vtcli.errors import UsageError
 from vtcli.labels import load_labels, load_permutation
+from vtcli.labels.heads import HeadSpec
 from vtcli.models.build import (
     build_on_meta,
     check_state_dict,
+    head_sizes,
     prepare_for_inference,
     select_classes,
 )
 from vtcli.runtime.device import check_precision
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.checkpoint import ModelCard
-from vtcli.weights.model_config import model_config
+from vtcli.weights.model_config import model_config, pipeline_for
+from vtcli.weights.registry import Checkpoint, load_registry
 from vtcli.weights.resolve import LocalCheckpoint, resolve
 
 if TYPE_CHECKING:
@@ -37,23 +40,25 @@ def load_model(
     device: str = "cpu",
     precision: str = "fp32",
     label_set: str | None = None,
-    progress: ProgressCallback | None = None,
+    on_download: ProgressCallback | None = None,
 ) -> nn.Module:
     """A network with its weights, in evaluation mode, with `.config`, `.labels` and `.card`.
 
-    `name` is an id, an alias, a path to one of our safetensors files, or `hf://org/repo`. It takes
-    a clip [B,3,T,H,W], normalized, of its own dtype, and returns logits [B,classes]. Raises what
-    `resolve` raises, and `LayoutError` where file and card do not belong together.
+    `name` is an id, an alias, a path to one of our safetensors files, or `hf://org/repo`. The
+    network takes normalized clips [B,3,T,H,W] of its own dtype and returns logits [B,K].
+    `label_set` (k400, k600 or k700) restricts a Kinetics-710 head to the classes of that subset.
+    Raises what `resolve` raises, and `LayoutError` if the file's tensors do not match its card.
     """
-    return load_resolved(resolve(name, progress), device, precision, label_set)
+    return load_resolved(resolve(name, on_download), device, precision, label_set)
 
 
 def check_settings(precision: str, label_set: str | None) -> None:
-    """Raise `UsageError` for settings that no model and no machine has."""
+    """Raise `UsageError` for settings that no model and no device supports."""
     check_precision(precision)
     if label_set is not None and label_set not in KINETICS_SUBSETS:
         raise UsageError(
-            f"a Kinetics-710 head reads as {', '.join(KINETICS_SUBSETS)}, not '{label_set}'"
+            f"a Kinetics-710 head can be restricted to {', '.join(KINETICS_SUBSETS)}, not "
+            f"'{label_set}'"
         )
 
 
@@ -63,7 +68,7 @@ def load_resolved(
     precision: str = "fp32",
     label_set: str | None = None,
 ) -> nn.Module:
-    """`load_model` for a file that has been found already."""
+    """`load_model` for a file that is already resolved."""
     from vtcli.models import get_architecture
     from vtcli.runtime.device import resolve_device, resolve_dtype
     from vtcli.weights.checkpoint import open_tensors
@@ -84,9 +89,12 @@ def load_resolved(
 def _restrict_to_subset(
     tensors: Mapping[str, Tensor], card: ModelCard, head_tensors: Sequence[str], dataset: str
 ) -> tuple[dict[str, Tensor], ModelCard]:
-    """A Kinetics-710 head cut down to the classes of Kinetics-400, -600 or -700."""
+    """A Kinetics-710 head restricted to the classes of Kinetics-400, -600 or -700."""
     if card.dataset != "k710" or card.labels != load_labels("k710.mmaction2"):
-        raise UsageError(f"{card.id or 'this model'} has no Kinetics-710 head to read out")
+        raise UsageError(
+            f"{card.id or 'this model'} has no Kinetics-710 head to restrict to {dataset}; leave "
+            "the label set out"
+        )
     rows = load_permutation(f"mmaction2_k710_to_alpha_{dataset}")
     labels = load_labels(dataset)
     head = replace(card.heads[0], size=len(labels), labels=labels)
@@ -95,11 +103,12 @@ def _restrict_to_subset(
 
 
 def create_model(name: str, num_classes: int | None = None, **overrides: Any) -> nn.Module:
-    """A fresh network, randomly initialized: `name` is a model (`uniformerv2-b`) or a checkpoint
-    id.
+    """A randomly initialized network, in training mode, with `.config`, `.labels` and `.card`.
 
-    `num_classes` and `overrides` replace fields of its configuration.
-    Raises `UnknownModelError`, or `UsageError` for a field it does not have.
+    `name` is a checkpoint id, an alias such as `uniformerv2-b`, or a published model. `num_classes`
+    and `overrides` replace fields of its configuration. A checkpoint's classes are kept unless they
+    are replaced: then, and for a model without a checkpoint, `.labels` is empty. Raises
+    `UnknownModelError`, or `UsageError` for a field that the configuration does not have.
     """
     from vtcli.models import with_overrides
 
@@ -108,9 +117,35 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
         if num_classes < 1:
             raise UsageError(f"a classifier has at least one class, not {num_classes}")
         overrides["num_classes"] = num_classes
-    model = build_on_meta(architecture, with_overrides(config, overrides))
+    model: Any = build_on_meta(architecture, with_overrides(config, overrides))
     model.to_empty(device="cpu")
     if not callable(getattr(model, "init_weights", None)):
-        raise UsageError(f"{architecture.title} has no rule for fresh weights")
-    model.init_weights()  # type: ignore[operator]
-    return model
+        raise UsageError(
+            f"{architecture.title} cannot be randomly initialized: its network has no init_weights"
+        )
+    model.init_weights()
+    entry = load_registry().get(name)
+    model.card = _fresh_card(entry, model.config) if entry is not None else None
+    model.labels = model.card.labels if entry is not None else ()
+    model.dtype = next(model.parameters()).dtype
+    network: nn.Module = model
+    return network
+
+
+def _fresh_card(entry: Checkpoint, config: Any) -> ModelCard:
+    """The card of a network built like an entry's but not trained: no id, no scores, no source."""
+    sizes = head_sizes(config)
+    if [size for _, size in sizes] == [head.size for head in entry.heads]:
+        heads = entry.heads
+    else:
+        heads = tuple(HeadSpec(name, size) for name, size in sizes)
+    return ModelCard(
+        id="",
+        arch=entry.arch,
+        model=entry.model,
+        config=asdict(config),
+        heads=heads,
+        pipeline=pipeline_for(entry, config),
+        dataset=entry.dataset if heads is entry.heads else "",
+        created_with=f"vtcli {__version__}",
+    )

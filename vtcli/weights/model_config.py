@@ -1,34 +1,46 @@
-"""TODO-HEAD"""
+"""The configuration and pipeline of a model name or checkpoint id, before any weights are read.
+
+An entry of the registry is the published configuration of its model with the values that the entry
+changes.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from vtcli.errors import UnknownModelError
+from vtcli.models import Architecture, find_preset, get_architecture, with_overrides
+from vtcli.models.build import clip_shape
+from vtcli.video.pipeline import Pipeline
 from vtcli.weights.registry import Checkpoint, load_registry
 
-if TYPE_CHECKING:
-    pass
 
-
-def model_config(name: str) -> tuple[Any, Any]:
-    """The architecture and configuration of a model name or a checkpoint id.
+def model_config(name: str) -> tuple[Architecture, Any]:
+    """The architecture and configuration of a checkpoint id, an alias or a published model.
 
     Raises `UnknownModelError` naming the nearest names.
     """
-    from vtcli.models import find_preset, get_architecture
-
+    registry = load_registry()
+    entry = registry.get(name)
+    if entry is not None:
+        architecture = get_architecture(entry.arch)
+        return architecture, config_for(architecture, entry)
     try:
         return find_preset(name)
     except UnknownModelError:
-        row = load_registry().find(name)
-        architecture = get_architecture(row.arch)
-        return architecture, config_for(architecture, row)
+        registry.find(name)  # raises with the nearest names
+        raise
 
 
-def config_for(architecture: Any, row: Checkpoint) -> Any:
-    """The published size of a row's model, with what the row says of this checkpoint."""
-    from vtcli.models import with_overrides
+def config_for(architecture: Architecture, entry: Checkpoint) -> Any:
+    """The published configuration of an entry's model, with the values the entry changes."""
+    changes = {"num_classes": entry.num_classes, "num_frames": entry.frames, **entry.config}
+    return with_overrides(architecture.presets[entry.model], changes)
 
-    facts = {"num_classes": row.num_classes, "num_frames": row.frames, **row.config}
-    return with_overrides(architecture.presets[row.model], facts)
+
+def pipeline_for(entry: Checkpoint, config: Any) -> Pipeline:
+    """An entry's pipeline at the frame count and frame size of a configuration."""
+    _, frames, size, _ = clip_shape(config)
+    short_side = round(entry.pipeline.short_side * size / entry.resolution)
+    return replace(entry.pipeline, frames=frames, crop_size=size, short_side=short_side)

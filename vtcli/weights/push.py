@@ -1,7 +1,7 @@
-"""Pushing a converted checkpoint to the Hugging Face Hub: the file, its config and a model card.
+"""Push a converted checkpoint to the Hugging Face Hub: the file, config.json and README.md.
 
-All three are made from the safetensors file alone, whose metadata hold the card (see `store`). The
-front matter of README.md follows the Hub's model card specification.
+Both texts are made from the card in the file's metadata (`vtcli/weights/checkpoint.py`). The front
+matter of README.md follows the Hub's model card specification.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vtcli.errors import WeightsError
-from vtcli.weights.checkpoint import CARD_KEY, read_header
+from vtcli.weights.checkpoint import CARD_KEY, read_header, upgrade
 from vtcli.weights.download_errors import SET_TOKEN, explain
 
-# Licenses that the Hub knows by name; it calls every other one `other`, and our text spells it out.
+# License identifiers of the Hub; every other one is `other` there and spelled out in the text.
 HUB_LICENSES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
 
 
 def push(path: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
     """Upload a converted file with `config.json` and `README.md` in one commit; returns the URL.
 
-    The repository is made when missing. Raises `InputError` for a missing file and `WeightsError`
-    for one that was not converted, a missing or refused token, and all that stops the transfer.
+    The repository is created if needed. Raises `InputError` for a missing file and `WeightsError`
+    for a file without a model card, a missing or refused token, and any failed transfer.
     """
     import huggingface_hub as hub
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     card = _card(path)
     if token is None and hub.get_token() is None:
-        raise WeightsError(f"cannot push to {repo}: no token; {SET_TOKEN}, with leave to write")
+        raise WeightsError(f"cannot push to {repo}: no token; {SET_TOKEN}, with write permission")
     contents: dict[str, Path | bytes] = {
         "model.safetensors": path,
         "config.json": json.dumps(card, indent=2, ensure_ascii=False).encode(),
@@ -53,21 +53,21 @@ def push(path: Path, repo: str, *, private: bool = False, token: str | None = No
 def _card(path: Path) -> dict[str, Any]:
     text = read_header(path).get("__metadata__", {}).get(CARD_KEY)
     if text is None:
-        raise WeightsError(f"{path} is no converted checkpoint; make one with `vt convert`")
-    return dict(json.loads(text))
+        raise WeightsError(f"{path} is not a converted checkpoint; make one with `vt convert`")
+    return upgrade(json.loads(text))
 
 
 def _reason(error: Exception) -> str:
-    """Why the Hub did not take it, and the way out."""
+    """Why the Hub refused the upload, and the fix."""
     from huggingface_hub import constants
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
-        return f"the Hub does not know the token; {SET_TOKEN}"
+        return f"the Hub does not accept the token; {SET_TOKEN}"
     if status == 403:
-        return f"the token has no leave to write there; {SET_TOKEN}, with that leave"
+        return f"the token has no write permission there; {SET_TOKEN}, with write permission"
     if isinstance(error, ValueError):
-        return f"the Hub refuses the model card: {' '.join(str(error).split())}"
+        return f"the Hub rejects the model card: {' '.join(str(error).split())}"
     failure = explain(error, urlsplit(constants.ENDPOINT).netloc)
     return f"{failure}; {failure.hint}"
 
@@ -76,7 +76,7 @@ def _reason(error: Exception) -> str:
 
 
 def model_card(card: Mapping[str, Any], repo: str) -> str:
-    """README.md: front matter for the Hub, then text; whatever the card lacks is left out."""
+    """The text of README.md: front matter, then a section for each group of facts the card has."""
     source = card.get("source") or {}
     scores = {
         "top1": "top-1 (%)",
@@ -115,17 +115,17 @@ def _front_matter(card: Mapping[str, Any]) -> str:
 
 
 def _introduction(card: Mapping[str, Any]) -> list[str]:
-    """What the model is, in up to three lines."""
+    """Up to three lines that say what the model is."""
     lines = {
         "model": "Action recognition in video with {}, as one safetensors file.",
-        "pretrain": "Pre-trained on {}.",
+        "pretrain": "Pretrained on {}.",
         "notes": "{}",
     }
     return [line.format(card[key]) for key, line in lines.items() if card.get(key)]
 
 
 def _table(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[str]:
-    """A Markdown table of the values that are there, under their `names`; none, no table."""
+    """A Markdown table of the values that are set, under their `names`; no lines if none are."""
     names = names if names is not None else {key: key for key in values}
     rows = [
         f"| {name} | {values[key]} |"
@@ -137,4 +137,4 @@ def _table(values: Mapping[str, Any], names: Mapping[str, str] | None = None) ->
 
 def _head_line(head: Mapping[str, Any]) -> str:
     order = head.get("confidence") or "unverified"
-    return f"- `{head.get('name')}`: {head.get('size')} classes, their order: {order}"
+    return f"- `{head.get('name')}`: {head.get('size')} classes, class order: {order}"

@@ -1,68 +1,102 @@
-"""TODO-HEAD"""
+"""From what `--model` names to one of our files: an id or alias, a path, or hf://org/repo.
+
+An id is downloaded and converted on first use; the converted file is kept in the cache.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vtcli.errors import FetchError, InputError
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.checkpoint import ModelCard, read_card
 from vtcli.weights.registry import Checkpoint, Registry, bundled_path, load_registry
 
-if TYPE_CHECKING:
-    pass
+HUB_PREFIX = "hf://"
+# A name that ends in one of these is a path, whether there is such a file or not.
+FILE_EXTENSIONS = (
+    *(".safetensors", ".onnx", ".npz", ".msgpack"),
+    *(".pth", ".pyth", ".pt", ".pt2", ".bin", ".ckpt"),
+)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LocalCheckpoint:
-    """One of our files and its card."""
+    """One of our files and its model card."""
 
     path: Path
     card: ModelCard
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Ids of all known checkpoints that fit a shell pattern, such as `uniformerv2*`."""
-    return [row.id for row in load_registry().match(pattern)]
+    """Ids of all known checkpoints that match a shell pattern, such as `uniformerv2*`."""
+    return [entry.id for entry in load_registry().match(pattern)]
 
 
-def is_path(name: str | Path) -> bool:
-    """Whether a `--model` means a file rather than a name: it looks like a path, or there is such a
-    file.
+def is_path(name: str | Path, registry: Registry | None = None) -> bool:
+    """Whether a `--model` means a file and not a name.
+
+    It does if it is a `Path`, has a folder separator or a checkpoint's file extension, or starts
+    with `.` or `~`. Any other word is a checkpoint id or alias if the registry has it; only if not,
+    a file of this name is meant. If both exist, a warning tells how to name the file.
     """
     text = str(name)
-    return isinstance(name, Path) or text.endswith(".safetensors") or os.path.isfile(text)
+    if isinstance(name, Path) or _looks_like_path(text):
+        return True
+    if (registry or load_registry()).get(text) is None:
+        return os.path.isfile(text)
+    if os.path.exists(text):
+        _warn_of_shadowed_file(text)
+    return False
 
 
-def lookup(name: str | Path, progress: ProgressCallback | None = None) -> ModelCard | Checkpoint:
-    """What can be said of a model before its weights are here: its card, or its registry row.
+def _looks_like_path(text: str) -> bool:
+    if text.startswith(HUB_PREFIX):
+        return False
+    has_separator = os.sep in text or "/" in text
+    return has_separator or text.startswith((".", "~")) or text.endswith(FILE_EXTENSIONS)
 
-    Does not import PyTorch, and touches the network only for `hf://`. Raises what `resolve` raises.
+
+@cache
+def _warn_of_shadowed_file(name: str) -> None:
+    _log.warning(
+        "'%s' is the name of a model, so the file or folder '%s' in this folder is not used; write "
+        "./%s to use it",
+        *(name, name, name),
+    )
+
+
+def lookup(name: str | Path, on_download: ProgressCallback | None = None) -> ModelCard | Checkpoint:
+    """What is known of a model before its weights are here: its model card or its registry entry.
+
+    Does not import PyTorch, and uses the network only for `hf://`. Raises what `resolve` raises.
     """
-    if is_path(name) or str(name).startswith("hf://"):
-        return resolve(name, progress).card
+    if str(name).startswith(HUB_PREFIX) or is_path(name):
+        return resolve(name, on_download).card
     return load_registry().find(str(name))
 
 
 def resolve(
-    name: str | Path, progress: ProgressCallback | None = None, registry: Registry | None = None
+    name: str | Path, on_download: ProgressCallback | None = None, registry: Registry | None = None
 ) -> LocalCheckpoint:
-    """Our file for an id, an alias, a path or `hf://org/repo[@revision]`; fetched and converted if
-    need be.
+    """Our file for an id, an alias, a path or `hf://org/repo[@revision]`.
 
-    Raises `UnknownModelError` (exit 2), `InputError` (4) or `WeightsError` (5).
+    Downloads and converts it if needed. Raises `UnknownModelError` (exit 2), `InputError` (4) or
+    `WeightsError` (5).
     """
     text = str(name)
-    if text.startswith("hf://"):
+    if text.startswith(HUB_PREFIX):
         from vtcli.weights.download import fetch_hub_file
 
-        repo, _, revision = text.removeprefix("hf://").partition("@")
-        path = fetch_hub_file(repo, revision or None, ["model.safetensors"], progress=progress)
-    elif is_path(name):
+        repo, _, revision = text.removeprefix(HUB_PREFIX).partition("@")
+        path = fetch_hub_file(repo, revision or None, ["model.safetensors"], progress=on_download)
+    elif is_path(name, registry):
         path = Path(text).expanduser()
         if os.path.isfile(path) and path.suffix != ".safetensors":
             raise InputError(
@@ -70,75 +104,73 @@ def resolve(
                 "-o model.safetensors"
             )
     else:
-        row = (registry or load_registry()).find(text)
-        path = bundled_path(row) or _fetched(row, progress, registry)
+        entry = (registry or load_registry()).find(text)
+        path = bundled_path(entry) or _fetched(entry, on_download, registry)
     return LocalCheckpoint(path, read_card(path))
 
 
-def _fetched(row: Checkpoint, progress: ProgressCallback | None, registry: Registry | None) -> Path:
+def _fetched(
+    entry: Checkpoint, on_download: ProgressCallback | None, registry: Registry | None
+) -> Path:
     try:
-        return _ensure_cached(row, progress, registry)
+        return _ensure_cached(entry, on_download, registry)
     except FetchError:
-        path = bundled_path(row, last_resort=True)
+        path = bundled_path(entry, last_resort=True)
         if path is None:
             raise
         return path
 
 
 def _ensure_cached(
-    row: Checkpoint, progress: ProgressCallback | None, registry: Registry | None
+    entry: Checkpoint, on_download: ProgressCallback | None, registry: Registry | None
 ) -> Path:
-    """The converted file of a row in the cache, made on first use and when the row has changed."""
+    """An entry's converted file in the cache; made on first use and when the entry has changed."""
     from vtcli.weights.cache import lock
 
-    path = cached_path(row)
-    if _is_fresh(path, row):
+    path = cached_path(entry)
+    if _is_fresh(path, entry):
         return path
+    from vtcli.weights.class_order import CheckpointOrigin
     from vtcli.weights.convert import convert
     from vtcli.weights.download import fetch
 
     registry = registry or load_registry()
     with lock(path):
-        if not _is_fresh(path, row):
-            fetched = fetch(row, progress=progress, alternatives=_alternatives(row, registry))
-            convert(
-                fetched.path,
-                path,
-                model=row.id,
-                registry=registry,
-                source=fetched.source,
-                sha256=fetched.sha256,
-            )
+        if not _is_fresh(path, entry):
+            alternatives = _alternatives(entry, registry)
+            fetched = fetch(entry, progress=on_download, alternatives=alternatives)
+            origin = CheckpointOrigin(entry, fetched.source, fetched.sha256)
+            convert(fetched.path, path, registry=registry, origin=origin)
     return path
 
 
-def cached_path(row: Checkpoint) -> Path:
-    """Where the converted file of a row lies or will lie.
+def cached_path(entry: Checkpoint) -> Path:
+    """The path of an entry's converted file in the cache, whether it exists or not.
 
-    Its name changes with what the row says of the weights, so that an older file is not taken.
+    It contains a hash of what the entry says of the weights, so that an outdated file is not used.
     """
     from vtcli.weights.cache import checkpoint_path
 
-    said: list[object] = [row.config, row.pipeline, [head.class_names() for head in row.heads]]
-    said += [(s.address, s.layout, s.sha256, s.permutation) for s in row.sources]
-    return checkpoint_path(row.id, hashlib.sha256(repr(said).encode()).hexdigest()[:8])
+    facts: list[object] = [entry.config, entry.pipeline, [head.labels for head in entry.heads]]
+    facts += [(s.address, s.layout, s.sha256, s.permutation) for s in entry.sources]
+    return checkpoint_path(entry.id, hashlib.sha256(repr(facts).encode()).hexdigest()[:8])
 
 
-def _is_fresh(path: Path, row: Checkpoint) -> bool:
-    """Whether a converted file is there and no older than the local files it may come from."""
+def _is_fresh(path: Path, entry: Checkpoint) -> bool:
+    """Whether a converted file exists and is at least as new as the entry's local source files."""
     if not path.is_file():
         return False
     made = path.stat().st_mtime_ns
-    local = [s.file for s in row.sources if s.kind == "local" and os.path.isfile(s.file)]
+    local = [s.file for s in entry.sources if s.kind == "local" and os.path.isfile(s.file)]
     return all(os.stat(file).st_mtime_ns <= made for file in local)
 
 
-def _alternatives(row: Checkpoint, registry: Registry) -> list[str]:
-    """Ids of the same dataset that can be had, those of the same model first."""
+def _alternatives(entry: Checkpoint, registry: Registry) -> list[str]:
+    """Ids of other available checkpoints of the same dataset, those of the same model first."""
     others = [
         other
         for other in registry.checkpoints.values()
-        if other.dataset == row.dataset and other.available and other.id != row.id
+        if other.dataset == entry.dataset and other.available and other.id != entry.id
     ]
-    others.sort(key=lambda other: (other.model != row.model, other.arch != row.arch))
+    others.sort(key=lambda other: (other.model != entry.model, other.arch != entry.arch))
     return [other.id for other in others[:3]]

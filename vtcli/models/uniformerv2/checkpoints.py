@@ -1,7 +1,7 @@
-"""UniFormerV2 checkpoints: the official and the mmaction2 key names, and initialization from CLIP.
+"""UniFormerV2 checkpoints: tensor names of official and mmaction2 files; initialization from CLIP.
 
 Both upstreams store the same tensors; they differ in the names of the last norm and the classifier.
-CLIP comes in OpenAI's names (also open_clip's and timm's) and in those of transformers.
+CLIP weights come with OpenAI's names (also open_clip's and timm's) or with transformers'.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ _BLOCK = "backbone.transformer.resblocks.{}."
 _GLOBAL = "backbone.transformer.dec.{}."
 
 
-def _steps_counted(name: str, config: Any) -> Tensor:
+def _step_counter(name: str, config: Any) -> Tensor:
     return torch.zeros((), dtype=torch.int64)
 
 
 def _local_rules(number: int) -> list[Rule]:
-    theirs, ours = f"{_BLOCK}lmhra{number}.pos_embed.", f"blocks.{{}}.local{number}."
+    upstream, vt = f"{_BLOCK}lmhra{number}.pos_embed.", f"blocks.{{}}.local{number}."
     return [
-        *pairs(f"{theirs}0", f"{ours}norm"),
-        Rule(f"{theirs}0.running_mean", f"{ours}norm.running_mean"),
-        Rule(f"{theirs}0.running_var", f"{ours}norm.running_var"),
+        *pairs(f"{upstream}0", f"{vt}norm"),
+        Rule(f"{upstream}0.running_mean", f"{vt}norm.running_mean"),
+        Rule(f"{upstream}0.running_var", f"{vt}norm.running_var"),
         unused(
-            f"{theirs}0.num_batches_tracked",
+            f"{upstream}0.num_batches_tracked",
             "counts training steps; no output depends on it",
-            _steps_counted,
-            like=f"{ours}norm.weight",
+            _step_counter,
+            like=f"{vt}norm.weight",
         ),
-        *pairs(f"{theirs}1", f"{ours}down"),
-        *pairs(f"{theirs}2", f"{ours}temporal"),
-        *pairs(f"{theirs}3", f"{ours}up"),
+        *pairs(f"{upstream}1", f"{vt}down"),
+        *pairs(f"{upstream}2", f"{vt}temporal"),
+        *pairs(f"{upstream}3", f"{vt}up"),
     ]
 
 
-def _packed(theirs: str, ours: str) -> list[Rule]:
+def _packed(upstream: str, vt: str) -> list[Rule]:
     return [
-        Rule(f"{theirs}attn.in_proj_weight", f"{ours}attn.qkv.weight"),
-        Rule(f"{theirs}attn.in_proj_bias", f"{ours}attn.qkv.bias"),
+        Rule(f"{upstream}attn.in_proj_weight", f"{vt}attn.qkv.weight"),
+        Rule(f"{upstream}attn.in_proj_bias", f"{vt}attn.qkv.bias"),
     ]
 
 
@@ -108,7 +108,7 @@ LAYOUTS = {
         ),
         signature=("backbone.transformer.temporal_cls_token", "backbone.transformer.norm.weight"),
         prefix="backbone.",
-        nest=("state_dict",),
+        wrapper_keys=("state_dict",),
     ),
 }
 
@@ -156,21 +156,22 @@ _CLIP_LAYOUTS = (
 
 
 def init_from_image_model(tensors: Mapping[str, Tensor], config: UniFormerV2Config) -> Mapped:
-    """CLIP's image tower as the part of a UniFormerV2 model that it covers (appendix A).
+    """The tensors of a UniFormerV2 model that CLIP's image tower provides (appendix A).
 
-    The patch kernel goes to the middle frame of the temporal kernel, zeros elsewhere; fp16 becomes
-    fp32. All other tensors of the model keep the values of `init_weights`. Raises `LayoutError`
-    where the tensors are not CLIP's.
+    The patch kernel becomes the middle frame of the temporal kernel, with zeros in the others; fp16
+    becomes fp32. All other tensors keep the values of `init_weights`. Raises `LayoutError` if the
+    tensors are not CLIP's.
     """
     file_names = _image_tower(tensors)
     layout = next((x for x in _CLIP_LAYOUTS if x.recognizes(file_names)), None)
     if layout is None:
         raise LayoutError(
-            "this is no CLIP image transformer in OpenAI's, open_clip's or transformers' key names"
+            "this is not a CLIP image transformer with OpenAI's, open_clip's or transformers' "
+            "tensor names; use one that is"
         )
     tower = {name: tensors[full].float() for name, full in file_names.items()}
     mapped = to_vt(layout, tower)
-    mapped.renamed = [(file_names[name], ours) for name, ours in mapped.renamed]
+    mapped.renamed = [(file_names[name], vt) for name, vt in mapped.renamed]
     mapped.dropped = [(file_names[name], why) for name, why in mapped.dropped]
     mapped.dropped += [(n, _TEXT) for n in tensors.keys() - set(file_names.values())]
     kernel = mapped.tensors["patch_embed.weight"]
@@ -179,7 +180,7 @@ def init_from_image_model(tensors: Mapping[str, Tensor], config: UniFormerV2Conf
 
 
 def inflate_center(kernel_C3HW: Tensor, frames: int) -> Tensor:
-    """An image kernel as a video kernel that sees only its middle frame: -> [C,3,frames,H,W]."""
+    """An image kernel as the middle frame of a video kernel of zeros: -> [C,3,frames,H,W]."""
     inflated = kernel_C3HW.new_zeros(*kernel_C3HW.shape[:2], frames, *kernel_C3HW.shape[2:])
     inflated[:, :, frames // 2] = kernel_C3HW
     return inflated
@@ -188,8 +189,8 @@ def inflate_center(kernel_C3HW: Tensor, frames: int) -> Tensor:
 def _image_tower(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The image transformer's tensors: name without prefix -> name in the file.
 
-    A whole OpenAI CLIP calls its text tower `transformer.…`, as an extracted image tower calls its
-    own layers: only the `visual.` prefix tells them apart.
+    A full OpenAI CLIP has its text tower under `transformer.`, the name of the layers of an
+    extracted image tower; only the `visual.` prefix distinguishes them.
     """
     for prefix, strip in (("visual.", "visual."), (_HF, "")):
         tower = {n.removeprefix(strip): n for n in tensors if n.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Sizes of UniFormerV2 (arXiv 2211.09552, tables 7-13) and how a checkpoint's shapes show them."""
+"""Configurations of UniFormerV2 (arXiv 2211.09552, tables 7-13), and inferring them from shapes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ HEAD_DIM = 64  # of every CLIP image transformer
 class UniFormerV2Config:
     """One network. `width` is shared by the image transformer and the global blocks.
 
-    local_blocks: local UniFormer blocks per transformer layer: 0, 1 (before attention) or 2 (before
-    the MLP too).
+    local_blocks: local UniFormer blocks per transformer layer: 0, 1 (before attention) or 2 (also
+        before the MLP).
     local_reduction: their bottleneck has int(width // local_reduction) channels.
     temporal_stride: 1, or 2 with a patch embedding over three frames.
-    global_layers: layers (from 0) after which a global block reads all tokens.
-    fuse_class_tokens: blend the video query with the frames' class tokens; the frozen form does
-    not.
+    global_layers: layers (from 0) that are followed by a global block.
+    fuse_class_tokens: blend the video query with the frames' class tokens; False in the frozen
+        models.
     """
 
     image_size: int = 224
@@ -52,7 +52,7 @@ class UniFormerV2Config:
 
     @property
     def temporal_kernel(self) -> int:
-        """Frames under one patch: three where time is strided, else one."""
+        """Frames of one patch: 3 with a temporal stride of 2, else 1."""
         return 3 if self.temporal_stride == 2 else 1
 
     @property
@@ -62,7 +62,7 @@ class UniFormerV2Config:
 
 
 def last_layers(depth: int, count: int) -> tuple[int, ...]:
-    """The last `count` of `depth` layers: where every published model has its global blocks."""
+    """The last `count` of `depth` layers, which have the global blocks in every published model."""
     return tuple(range(depth - count, depth))
 
 
@@ -107,10 +107,10 @@ PRESETS: dict[str, UniFormerV2Config] = {
 
 
 def published_macs(config: UniFormerV2Config) -> int:
-    """Multiply-accumulates of one view as papers count them: what the configuration implies.
+    """Multiply-accumulates of one view as papers count them, from the configuration alone.
 
-    Keys and values of the global blocks are counted for every token, although no network has to
-    form them.
+    Keys and values of the global blocks are counted for every token, although this implementation
+    does not compute them.
     """
     C, HW = config.width, config.grid**2
     T = config.num_frames // config.temporal_stride
@@ -129,10 +129,10 @@ def published_macs(config: UniFormerV2Config) -> int:
 def infer_config(
     shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
 ) -> UniFormerV2Config:
-    """The configuration that tensors of these shapes (our names) belong to.
+    """The configuration of tensors with these shapes, by our names.
 
-    `hints` holds fields that the weights do not show (num_frames; heads, and the global layers
-    where they are not the last ones); they win. Raises `LayoutError` where the shapes are not of
+    `hints` are fields that override it because shapes do not show them: num_frames, num_heads, and
+    global_layers if they are not the last ones. Raises `LayoutError` if the shapes are not those of
     this architecture.
     """
     try:
@@ -142,7 +142,7 @@ def infer_config(
         global_hidden = shapes["global_blocks.0.mlp.fc1.weight"][0]
     except (KeyError, ValueError) as error:
         raise LayoutError(
-            f"this is no complete UniFormerV2 checkpoint: {error} is wrong"
+            f"this is not a complete UniFormerV2 checkpoint: {error} is missing or mis-shaped"
         ) from error
     depth = count_layers(shapes, "blocks.{}.norm1.weight")
     local_down = shapes.get("blocks.0.local1.down.weight")
@@ -168,5 +168,5 @@ def infer_config(
 
 
 def _reduction(width: int, bottleneck: int) -> float:
-    """1.5 wherever it explains the bottleneck, as in all published models, else the plain ratio."""
+    """1.5 if it gives this bottleneck, as in all published models; else the ratio of widths."""
     return 1.5 if int(width // 1.5) == bottleneck else width / bottleneck

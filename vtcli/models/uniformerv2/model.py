@@ -1,9 +1,10 @@
-"""UniFormerV2 (Li et al., arXiv 2211.09552): a CLIP image transformer armed with local and global
+"""UniFormerV2 (Li et al., arXiv 2211.09552): a CLIP image transformer with local and global
 UniFormer blocks.
 
-The image transformer runs frame by frame. Local blocks mix neighboring frames before attention
-(and before the MLP); after the last layers a global block lets one learned video query read all
-tokens of the clip. The query is blended with the mean of the frames' class tokens and classified.
+The image transformer runs on every frame. Local blocks (section 3.2) mix neighboring frames before
+attention, and before the MLP; after each of the last layers a learned video query attends to all
+tokens of the clip in a global block (section 3.3). The query is blended with the mean of the
+frames' class tokens and classified (section 3.4).
 
 Shapes: B clips, T frames (after temporal stride), N = 1 + H·W tokens of a frame, C channels, K
 classes.
@@ -11,11 +12,14 @@ classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtcli.errors import ShapeError
+from vtcli.models.input_check import check_clip
 from vtcli.models.layers import (
     Attention,
     DropPath,
@@ -41,7 +45,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         _, _, kt, p, _ = self.weight.shape
         if kt > 1:
-            # Windows of three frames that overlap by one: laid side by side they are plain patches.
+            # Windows of three frames that overlap by one, concatenated: then they are patches.
             padded = F.pad(x_BCTHW, (0, 0, 0, 0, kt // 2, kt // 2))
             windows = padded.unfold(2, kt, self.temporal_stride)
             x_BCTHW = windows.permute(0, 1, 2, 5, 3, 4).flatten(2, 3)
@@ -49,9 +53,7 @@ class PatchEmbed(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization of tokens [M,C]; unlike PyTorch's it keeps no step counter, which nothing
-    reads.
-    """
+    """Batch normalization of tokens [M,C]; unlike PyTorch's it has no step counter."""
 
     keeps_fp32 = True
 
@@ -74,10 +76,8 @@ class BatchNorm(nn.Module):
 
 
 class LocalBlock(nn.Module):
-    """Local UniFormer block (section 3.2): BatchNorm and a temporal depth-wise convolution in a
-    bottleneck.
-
-    [B,T,H,W,C] -> [B,T,H,W,C], to be added to its input. There is no activation in it.
+    """Local UniFormer block (section 3.2): BatchNorm, then a temporal depth-wise convolution in a
+    bottleneck without activation: [B,T,H,W,C] -> [B,T,H,W,C], to be added to its input.
     """
 
     def __init__(self, width: int, bottleneck: int) -> None:
@@ -88,7 +88,7 @@ class LocalBlock(nn.Module):
         self.up = nn.Conv3d(bottleneck, width, 1)
 
     def start_as_identity(self) -> None:
-        """The last convolution starts at zero (section 3.4)."""
+        """Initialize the last convolution with zeros (section 3.4)."""
         _zero(self.up)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class LocalBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer of the image transformer, with its local blocks: [B,T,N,C] -> [B,T,N,C]."""
+    """One layer of the image transformer with its local blocks: [B,T,N,C] -> [B,T,N,C]."""
 
     def __init__(self, config: UniFormerV2Config, drop_path: float) -> None:
         super().__init__()
@@ -144,8 +144,9 @@ class QueryAttention(nn.Module):
 
 
 class GlobalBlock(nn.Module):
-    """Global UniFormer block (section 3.3): the video query reads all tokens; q [B,C], x [B,T,N,C]
-    -> q [B,C].
+    """Global UniFormer block (section 3.3): the video query attends to all tokens.
+
+    q [B,C], x [B,T,N,C] -> q [B,C].
     """
 
     def __init__(self, config: UniFormerV2Config, drop_path: float) -> None:
@@ -161,7 +162,7 @@ class GlobalBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def start_as_identity(self) -> None:
-        """Both branches end in zeros, so that the query passes unchanged at first (section 3.4)."""
+        """Initialize both branches to end in zeros: the query passes unchanged (section 3.4)."""
         nn.init.xavier_uniform_(self.attn.qkv.weight)
         nn.init.xavier_uniform_(self.mlp.fc1.weight)
         nn.init.zeros_(self.attn.qkv.bias)
@@ -213,15 +214,20 @@ class UniFormerV2(nn.Module):
         return self.head(F.dropout(self.features(clip_BCTHW), self.config.dropout, self.training))
 
     def features(self, clip_BCTHW: Tensor) -> Tensor:
-        """The normalized clip representation [B,C] that the classifier reads."""
+        """The normalized clip representation [B,C] that the classifier reads.
+
+        Raises `ShapeError` for a clip that does not fit the configuration.
+        """
         self._check(clip_BCTHW)
         x_BTNC = self._embed(clip_BCTHW)
         q_BC = self.query.view(1, -1).expand(x_BTNC.shape[0], -1)
-        readers = dict(zip(sorted(self.config.global_layers), self.global_blocks, strict=True))
+        global_block_of = dict(
+            zip(sorted(self.config.global_layers), self.global_blocks, strict=True)
+        )
         for layer, block in enumerate(self.blocks):
             x_BTNC = block(x_BTNC)
-            if layer in readers:
-                q_BC = readers[layer](q_BC, x_BTNC)
+            if layer in global_block_of:
+                q_BC = global_block_of[layer](q_BC, x_BTNC)
         if self.config.fuse_class_tokens:
             cls_BC = x_BTNC[:, :, 0].mean(dim=1)
             q_BC = torch.lerp(q_BC, cls_BC, self.balance.sigmoid())
@@ -235,21 +241,33 @@ class UniFormerV2(nn.Module):
         return self.norm_pre(x_BTNC + self.pos_embed)
 
     def _check(self, clip_BCTHW: Tensor) -> None:
-        frames, height, width = clip_BCTHW.shape[2:]
+        frames, height, width = check_clip(clip_BCTHW)
         size, stride = self.config.image_size, self.config.temporal_stride
         if (height, width) != (size, size):
             raise ShapeError(
-                f"this model reads frames of {size}x{size}, not {height}x{width}; there is no "
-                "other size"
+                f"this model accepts frames of {size}x{size}, not {height}x{width}; resize or "
+                "crop them"
             )
         if frames % stride:
             raise ShapeError(
-                f"this model reads two frames per step: the clip length must be even, not {frames}"
+                f"this model has a temporal stride of {stride}, so the number of frames must be "
+                f"even, not {frames}; add or drop a frame"
             )
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers of the image transformer as timm's models name them, for layer-wise rates."""
+        return {
+            "stem": r"^(?:patch_embed|class_token|pos_embed|norm_pre)",
+            "blocks": r"^blocks\.(\d+)\.",
+        }
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """The modules that are recomputed, or sharded, one at a time."""
+        return [*self.blocks, *self.global_blocks]
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Values for training from scratch, or around CLIP's: new branches start as identities."""
+        """Initialize for training from scratch or from CLIP: new branches start as identities."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv3d, nn.LayerNorm, BatchNorm)):
                 module.reset_parameters()

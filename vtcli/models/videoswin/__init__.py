@@ -4,6 +4,7 @@ from vtcli.models import Architecture
 from vtcli.models.videoswin.checkpoints import LAYOUTS, init_from_image_model
 from vtcli.models.videoswin.configs import PRESETS, infer_config, published_macs
 from vtcli.models.videoswin.model import VideoSwin
+from vtcli.models.videoswin.recipe import RECIPES
 
 ARCHITECTURE = Architecture(
     name="videoswin",
@@ -14,4 +15,5 @@ ARCHITECTURE = Architecture(
     published_macs=published_macs,
     layouts=LAYOUTS,
     init_from_image_model=init_from_image_model,
+    recipes=RECIPES,
 )

@@ -1,8 +1,7 @@
-"""Video Swin checkpoints: the official, mmaction2 and torchvision key names, and image Swin.
+"""Video Swin checkpoints: tensor names of official, mmaction2 and torchvision files; image Swin.
 
-All three upstreams store the same tensors, and beside them an index that follows from the window.
-An image Swin comes in Microsoft's names or in timm's and is inflated as upstream does it (paper,
-section 3.3).
+All three upstreams store the same tensors, and an index that follows from the window size. An image
+Swin with Microsoft's or timm's names is inflated as in the paper (arXiv 2106.13230, section 3.3).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 from vtcli.errors import LayoutError
 from vtcli.models.layouts import Layout, Mapped, Rule, pairs, to_vt, unused
 from vtcli.models.videoswin.configs import VideoSwinConfig, stage_depths
-from vtcli.models.videoswin.model import relative_position
+from vtcli.models.videoswin.windows import relative_position
 
 _INDEX = "attn.relative_position_index"
 _TABLE = "attn.relative_position_bias_table"
@@ -28,28 +27,28 @@ def _index(name: str, config: Any) -> Tensor:
     return relative_position(config.window_size, torch.device("cpu")).clone()
 
 
-def _block_rules(theirs: str, ours: str, fc1: str = "fc1", fc2: str = "fc2") -> list[Rule]:
+def _block_rules(upstream: str, vt: str, fc1: str = "fc1", fc2: str = "fc2") -> list[Rule]:
     return [
-        *pairs(f"{theirs}norm1", f"{ours}norm1"),
-        Rule(f"{theirs}{_TABLE}", f"{ours}attn.bias_table"),
-        *pairs(f"{theirs}attn.qkv", f"{ours}attn.qkv"),
-        *pairs(f"{theirs}attn.proj", f"{ours}attn.proj"),
-        *pairs(f"{theirs}norm2", f"{ours}norm2"),
-        *pairs(f"{theirs}mlp.{fc1}", f"{ours}mlp.fc1"),
-        *pairs(f"{theirs}mlp.{fc2}", f"{ours}mlp.fc2"),
+        *pairs(f"{upstream}norm1", f"{vt}norm1"),
+        Rule(f"{upstream}{_TABLE}", f"{vt}attn.bias_table"),
+        *pairs(f"{upstream}attn.qkv", f"{vt}attn.qkv"),
+        *pairs(f"{upstream}attn.proj", f"{vt}attn.proj"),
+        *pairs(f"{upstream}norm2", f"{vt}norm2"),
+        *pairs(f"{upstream}mlp.{fc1}", f"{vt}mlp.fc1"),
+        *pairs(f"{upstream}mlp.{fc2}", f"{vt}mlp.fc2"),
         unused(
-            f"{theirs}{_INDEX}",
+            f"{upstream}{_INDEX}",
             "follows from the window size",
             _index,
-            like=f"{ours}attn.bias_table",
+            like=f"{vt}attn.bias_table",
         ),
     ]
 
 
-def _merge_rules(theirs: str, ours: str) -> list[Rule]:
+def _merge_rules(upstream: str, vt: str) -> list[Rule]:
     return [
-        *pairs(f"{theirs}.norm", f"{ours}.merge.norm"),
-        Rule(f"{theirs}.reduction.weight", f"{ours}.merge.reduction.weight"),
+        *pairs(f"{upstream}.norm", f"{vt}.merge.norm"),
+        Rule(f"{upstream}.reduction.weight", f"{vt}.merge.reduction.weight"),
     ]
 
 
@@ -70,16 +69,16 @@ def _swin_rules(prefix: str) -> list[Rule]:
 
 
 def _torchvision_rules() -> list[Rule]:
-    """Blocks and mergings take turns in one sequence."""
+    """Stages and patch mergings alternate in one sequence."""
     rules = _patch_embed_rules("")
     for stage in range(4):
-        ours, blocks, merge = (
+        vt, blocks, merge = (
             f"stages.{stage}",
             f"features.{2 * stage}",
             f"features.{2 * stage + 1}",
         )
-        rules += _block_rules(f"{blocks}.{{}}.", f"{ours}.blocks.{{}}.", fc1="0", fc2="3")
-        rules += _merge_rules(merge, ours)
+        rules += _block_rules(f"{blocks}.{{}}.", f"{vt}.blocks.{{}}.", fc1="0", fc2="3")
+        rules += _merge_rules(merge, vt)
     return rules
 
 
@@ -91,16 +90,16 @@ LAYOUTS = {
         (*_VIDEO, *pairs("backbone.norm", "norm")),
         signature=(f"backbone.layers.{{}}.blocks.{{}}.{_TABLE}", "backbone.norm.weight"),
         prefix="backbone.",
-        nest=("state_dict",),
+        wrapper_keys=("state_dict",),
     ),
-    # The last norm has the number of the stage it follows: 3 in every published network. This is
-    # the one that is written; networks with fewer stages are only read.
+    # The name of the last norm has the number of its stage: 3 in every published network. Files are
+    # written with 3; other numbers, of networks with fewer stages, are only read.
     "mmaction2": Layout(
         "mmaction2",
         (*_VIDEO, *(rule for n in (3, 2, 1, 0) for rule in pairs(f"backbone.norm{n}", "norm"))),
         signature=(f"backbone.layers.{{}}.blocks.{{}}.{_TABLE}", "backbone.norm{}.weight"),
         prefix="backbone.",
-        nest=("state_dict",),
+        wrapper_keys=("state_dict",),
     ),
     "torchvision": Layout(
         "torchvision",
@@ -111,7 +110,7 @@ LAYOUTS = {
 
 _IMAGE_BLOCK = f"layers.{{}}.blocks.{{}}.{_TABLE}"
 _IMAGE_CLASSIFIER = "belongs to the image classifier"
-_IMAGE_MASK = "the mask of an image's windows, which a video's are not"
+_IMAGE_MASK = "the mask of an image's windows, which differ from a video's"
 _FIRST_MERGE = "layers.0.downsample.reduction.weight"
 
 
@@ -131,7 +130,7 @@ def _image_layout(name: str, merges: list[Rule], head: str, **marks: Any) -> Lay
 
 _IMAGE_LAYOUTS = (
     _image_layout("microsoft", [], "head", signature=(_IMAGE_BLOCK, _FIRST_MERGE)),
-    # In timm a stage begins with the merging, elsewhere the stage before ends with it.
+    # In timm patch merging is the first part of a stage, elsewhere the last part of the one before.
     _image_layout(
         "timm",
         [r for s in (0, 1, 2) for r in _merge_rules(f"layers.{s + 1}.downsample", f"stages.{s}")],
@@ -143,20 +142,23 @@ _IMAGE_LAYOUTS = (
 
 
 def init_from_image_model(tensors: Mapping[str, Tensor], config: VideoSwinConfig) -> Mapped:
-    """An image Swin as all of a Video Swin but its classifier (section 3.3).
+    """All tensors of a Video Swin except its classifier, from an image Swin (section 3.3).
 
-    Every offset in time gets the image's position bias, and every frame under a patch the same
-    share of the image's kernel. Raises `LayoutError` where the tensors are not an image Swin's, or
-    one's of another depth.
+    The image's position bias is used for every offset in time, and its patch kernel, divided by the
+    number of frames of a patch, for every frame. Raises `LayoutError` if the tensors are not those
+    of an image Swin of the model's depth.
     """
     layout = next((layout for layout in _IMAGE_LAYOUTS if layout.recognizes(tensors)), None)
     if layout is None:
-        raise LayoutError("this is no image Swin Transformer in Microsoft's or timm's key names")
+        raise LayoutError(
+            "this is not an image Swin Transformer with Microsoft's or timm's tensor names; use "
+            "one that is"
+        )
     mapped = to_vt(layout, {name: tensor.float() for name, tensor in tensors.items()})
     depths = stage_depths(mapped.tensors)
     if depths != config.depths:
         raise LayoutError(
-            f"this image Swin has {depths} blocks in its stages, the model {config.depths}; take "
+            f"this image Swin has {depths} blocks in its stages, the model {config.depths}; use "
             "one of the model's size"
         )
     for name, tensor in mapped.tensors.items():
@@ -169,9 +171,9 @@ def init_from_image_model(tensors: Mapping[str, Tensor], config: VideoSwinConfig
 
 
 def inflate_bias(table_LH: Tensor, window_size: tuple[int, int, int]) -> Tensor:
-    """An image's table of position biases [(2M-1)²,H] for video windows: the same at all times.
+    """An image's bias table [(2M-1)²,H] repeated over the temporal offsets of video windows.
 
-    Where the image's windows have another size, it is resized bicubically.
+    If the image's windows have another size, the table is resized bicubically first.
     """
     t, h, w = (2 * size - 1 for size in window_size)
     rows, heads = table_LH.shape

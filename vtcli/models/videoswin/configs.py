@@ -1,4 +1,4 @@
-"""Sizes of Video Swin (arXiv 2106.13230, section 4.1) and how a checkpoint's shapes show them."""
+"""Configurations of Video Swin (arXiv 2106.13230, section 4.1), and inferring them from shapes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vtcli.models import Shapes, count_layers, with_overrides
 class VideoSwinConfig:
     """One network. Sizes with three numbers are along time, height and width.
 
-    image_size, num_frames: the clip it is tested with; it takes any other.
-    width: channels of the first stage; each following stage has twice those of the one before.
-    depths, num_heads: of each stage.
-    qkv_bias, patch_norm: on in every published network; upstream has switches for them.
+    image_size, num_frames: the clip it is tested with; it accepts any other.
+    width: channels of the first stage; each later stage has twice as many as the one before.
+    depths, num_heads: blocks and attention heads of each stage.
+    qkv_bias, patch_norm: True in every published network; upstream has options for them.
     """
 
     image_size: int = 224
@@ -42,7 +42,7 @@ class VideoSwinConfig:
 
     @property
     def bias_rows(self) -> int:
-        """Rows of a position bias table: the offsets between two places of a window."""
+        """Rows of a relative position bias table: the offsets between two slots of a window."""
         return math.prod(2 * size - 1 for size in self.window_size)
 
 
@@ -73,9 +73,9 @@ PRESETS: dict[str, VideoSwinConfig] = {
 
 
 def published_macs(config: VideoSwinConfig) -> int:
-    """Multiply-accumulates of one view as papers count them: what the configuration implies.
+    """Multiply-accumulates of one view as papers count them, from the configuration alone.
 
-    Windows that reach over the grid's end are counted whole, as upstream computes them.
+    Padded windows are counted in full, as upstream computes them.
     """
     clip = (config.num_frames, config.image_size, config.image_size)
     grid = [-(-size // patch) for size, patch in zip(clip, config.patch_size, strict=True)]
@@ -85,25 +85,25 @@ def published_macs(config: VideoSwinConfig) -> int:
             grid = [grid[0], -(-grid[1] // 2), -(-grid[2] // 2)]
             total += math.prod(grid) * 2 * C * C  # 4·C/2 channels become C
         window = [min(size, step) for size, step in zip(grid, config.window_size, strict=True)]
-        places = math.prod(-(-n // w) * w for n, w in zip(grid, window, strict=True))
-        attention = places * (4 * C * C + 2 * C * math.prod(window))
+        slots = math.prod(-(-n // w) * w for n, w in zip(grid, window, strict=True))
+        attention = slots * (4 * C * C + 2 * C * math.prod(window))
         mlp = math.prod(grid) * 2 * C * round(config.mlp_ratio * C)
         total += depth * (attention + mlp)
     return total + config.widths[-1] * config.num_classes
 
 
 def stage_depths(names: Container[str]) -> tuple[int, ...]:
-    """How many blocks each stage has among tensors of these names (ours)."""
+    """The number of blocks of each stage, from our tensor names."""
     stages = range(count_layers(names, "stages.{}.blocks.0.norm1.weight"))
     return tuple(count_layers(names, f"stages.{s}.blocks.{{}}.norm1.weight") for s in stages)
 
 
 def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> VideoSwinConfig:
-    """The configuration that tensors of these shapes (our names) belong to.
+    """The configuration of tensors with these shapes, by our names.
 
-    `hints` holds fields that the weights do not show and wins: the window where its table has the
-    length of no published one, the clip where it is not 32 square frames of the published size.
-    Raises `LayoutError` where the shapes are not of this architecture.
+    `hints` are fields that override it because shapes do not show them: the window size if it is
+    not a published one, and the clip if it is not 32 frames of the published size. Raises
+    `LayoutError` if the shapes are not those of this architecture.
     """
     try:
         width, _, *patch_size = shapes["patch_embed.proj.weight"]
@@ -111,10 +111,12 @@ def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> VideoSwinConfig:
         hidden, _ = shapes["stages.0.blocks.0.mlp.fc1.weight"]
         num_classes, _ = shapes["head.weight"]
     except (KeyError, ValueError) as error:
-        raise LayoutError(f"this is no complete Video Swin checkpoint: {error} is wrong") from error
+        raise LayoutError(
+            f"this is not a complete Video Swin checkpoint: {error} is missing or mis-shaped"
+        ) from error
     depths = stage_depths(shapes)
     stages = range(len(depths))
-    shown = {
+    inferred = {
         "patch_size": tuple(patch_size),
         "width": width,
         "depths": depths,
@@ -124,22 +126,25 @@ def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> VideoSwinConfig:
         "patch_norm": "patch_embed.norm.weight" in shapes,
         "num_classes": num_classes,
     }
-    return with_overrides(_nearest_preset(rows, width, depths, hints), {**shown, **hints})
+    return with_overrides(_nearest_preset(rows, width, depths, hints), {**inferred, **hints})
 
 
 def _nearest_preset(
     rows: int, width: int, depths: tuple[int, ...], hints: Mapping[str, Any]
 ) -> VideoSwinConfig:
-    """A published network with bias tables of so many rows, of the same size where there is one.
+    """A published network with bias tables of this many rows, preferably of the same size.
 
-    It tells the window, the image size that goes with it and the drop path rate.
+    It gives the window size, the image size that belongs to it and the drop path rate.
     """
     if "window_size" in hints:
         return _T
-    alike = [config for config in PRESETS.values() if config.bias_rows == rows]
-    if not alike:
+    with_table = [config for config in PRESETS.values() if config.bias_rows == rows]
+    if not with_table:
         raise LayoutError(
-            f"no published window has position bias tables of {rows} rows: say its window_size"
+            f"no published network has relative position bias tables of {rows} rows; give its "
+            "window_size"
         )
-    same_size = [config for config in alike if (config.width, config.depths) == (width, depths)]
-    return (same_size or alike)[0]
+    same_size = [
+        config for config in with_table if (config.width, config.depths) == (width, depths)
+    ]
+    return (same_size or with_table)[0]

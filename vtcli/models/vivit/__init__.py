@@ -1,9 +1,11 @@
 """ViViT: pure transformers over the tubelets of a clip (arXiv 2103.15691)."""
 
 from vtcli.models import Architecture
-from vtcli.models.vivit.checkpoints import LAYOUTS, init_from_image_model
+from vtcli.models.vivit.checkpoints import LAYOUTS
 from vtcli.models.vivit.configs import PRESETS, infer_config, published_macs
+from vtcli.models.vivit.image_init import init_from_image_model
 from vtcli.models.vivit.model import ViViT
+from vtcli.models.vivit.recipe import RECIPES
 
 ARCHITECTURE = Architecture(
     name="vivit",
@@ -15,4 +17,5 @@ ARCHITECTURE = Architecture(
     layouts=LAYOUTS,
     variable_fields=("temporal_depth",),
     init_from_image_model=init_from_image_model,
+    recipes=RECIPES,
 )

@@ -1,4 +1,4 @@
-"""Sizes of ViViT (arXiv 2103.15691, section 4.1, table 6) and how a checkpoint shows them."""
+"""Configurations of ViViT (arXiv 2103.15691, section 4.1), and inferring them from shapes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class ViViTConfig:
     """One network.
 
     attention: models 1-4 of section 3.3, in this order.
-    image_size: side of the frames, or (height, width); num_frames: frames of the clip it is given.
-    tubelet_size: (frames, height, width) under one token.
-    sampled_frames: uniform frame sampling (section 3.2): so many frames are picked from the clip
-        and cut into 2-D patches; 0: tubelets of all frames.
+    image_size: side of the frames, or (height, width).
+    num_frames: frames of a clip.
+    tubelet_size: (frames, height, width) of one token.
+    sampled_frames: uniform frame sampling (section 3.2): this many frames are sampled from the clip
+        and split into 2-D patches; 0: tubelets of all frames.
     temporal_depth: layers of the factorized encoder's second transformer; 0 averages the frames.
-    class_token: read a class token; False averages all tokens.
+    class_token: classify a class token; False averages all tokens.
     attention_order: which attention comes first in a block of model 3.
     representation_size: width of a tanh layer before the classifier; 0: none.
     heads: names and sizes of several classifiers that share the rows of one, in order.
@@ -52,8 +53,8 @@ class ViViTConfig:
         object.__setattr__(self, "heads", tuple((name, int(size)) for name, size in self.heads))
         if self.heads and sum(size for _, size in self.heads) != self.num_classes:
             raise UsageError(
-                f"the heads {self.heads} do not make up {self.num_classes} classes; "
-                "name heads that do, or none (heads=())"
+                f"the sizes of the heads {self.heads} do not add up to {self.num_classes} classes; "
+                "correct them, or use one head (heads=())"
             )
 
     @property
@@ -64,13 +65,19 @@ class ViViTConfig:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Tokens along time, height and width; what does not fill a tubelet is not seen."""
+        """Tokens along time, height and width; what does not fill a tubelet is unused."""
         kt, kh, kw = self.tubelet_size
         height, width = self.frame_size
         return self.sampled_frames or self.num_frames // kt, height // kh, width // kw
 
+    @property
+    def used_size(self) -> tuple[int, int, int]:
+        """Frames, height and width that fill tubelets."""
+        (t, h, w), (kt, kh, kw) = self.grid, self.tubelet_size
+        return t * kt, h * kh, w * kw
 
-HEAD_DIM = 64  # where the width is none of the published ones
+
+HEAD_DIM = 64  # for widths that are not published
 
 _B = ViViTConfig()
 _L = replace(_B, width=1024, depth=24, num_heads=16)
@@ -81,7 +88,7 @@ _NUM_HEADS = {size.width: size.num_heads for size in _SIZES.values()}
 
 
 def _model(attention: Attention, size: ViViTConfig, **changes: Any) -> ViViTConfig:
-    """A size in one of the factorized forms; only the encoder form has a class token."""
+    """A size as one of the factorized models; only the factorized encoder has a class token."""
     token = attention == "factorized_encoder"
     return replace(size, attention=attention, class_token=token, **changes)
 
@@ -107,18 +114,18 @@ PRESETS: dict[str, ViViTConfig] = {
 
 
 def published_macs(config: ViViTConfig) -> int:
-    """Multiply-accumulates of one view as papers count them: what the configuration implies.
+    """Multiply-accumulates of one view as papers count them, from the configuration alone.
 
-    All tokens are counted through the last layers too, although the answer may read only one.
+    All tokens are counted in the last layers too, even if only the class token is used.
     """
     C, hidden = config.width, round(config.mlp_ratio * config.width)
     T, rows, columns = config.grid
     S, token = rows * columns, int(config.class_token)
 
-    def layers(depth: int, tokens: int, seen: int, attentions: int = 1) -> int:
-        """`seen`: keys of a query, of all attentions and averaged over heads."""
+    def layers(depth: int, tokens: int, keys: int, attentions: int = 1) -> int:
+        """`keys`: keys per query, summed over the attentions and averaged over heads."""
         linear = 4 * attentions * C * C + 2 * C * hidden
-        return depth * tokens * (linear + 2 * seen * C)
+        return depth * tokens * (linear + 2 * keys * C)
 
     if config.attention == "factorized_encoder":
         blocks = T * layers(config.depth, token + S, token + S)
@@ -140,12 +147,12 @@ _AXIAL_MLP = "encoder.blocks.0.mlp.layer.fc1.weight"  # in model 3 only
 
 
 def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> ViViTConfig:
-    """The configuration that tensors of these shapes (our names) belong to.
+    """The configuration of tensors with these shapes, by our names.
 
-    `hints` holds fields that the weights do not show, and wins: the number of heads where it is not
-    the published one, the order of attention in model 3, the names of several classifiers, and the
-    clip where it is not 32 square frames. Without a class token models 1 and 4 look the same, and
-    4 is taken, as published. Raises `LayoutError` where the shapes are not of this architecture.
+    `hints` are fields that override it because shapes do not show them: num_heads if it is not the
+    published one, attention_order, heads, and the clip if it is not 32 square frames. Without a
+    class token models 1 and 4 have the same shapes; 4 is assumed, as published. Raises
+    `LayoutError` if the shapes are not those of this architecture.
     """
     first = "spatial" if "spatial.pos_embed" in shapes else "encoder"
     try:
@@ -155,7 +162,9 @@ def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> ViViTConfig:
         hidden = shapes[mlp][0]
         num_classes = shapes["head.weight"][0]
     except (KeyError, ValueError, IndexError) as error:
-        raise LayoutError(f"this is no complete ViViT checkpoint: {error} is wrong") from error
+        raise LayoutError(
+            f"this is not a complete ViViT checkpoint: {error} is missing or mis-shaped"
+        ) from error
     class_token = f"{first}.class_token" in shapes
     config = ViViTConfig(
         attention=_attention(shapes, class_token),
@@ -189,7 +198,7 @@ def _layers(shapes: Shapes, encoder: str) -> int:
 def _clip(
     config: ViViTConfig, tokens: int, steps: int, sampled: bool, hints: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The clip that `tokens` positions were made for; `steps` along time, 0 where none shows it."""
+    """The clip size for `tokens` positions; `steps`: positions along time, 0 if not known."""
     frames = hints.get("num_frames", config.num_frames)
     kt, kh, _ = config.tubelet_size
     one_table = config.attention != "factorized_encoder"
@@ -201,8 +210,8 @@ def _clip(
     side = math.isqrt(space)
     if "image_size" not in hints and side**2 * (steps if one_table else 1) != tokens:
         raise LayoutError(
-            f"{tokens} positions are no square grid for {frames} frames: "
-            "say what clip they are for (num_frames and image_size)"
+            f"{tokens} positions are not a square grid for {frames} frames; give num_frames and "
+            "image_size of the clip"
         )
     return {
         "image_size": side * kh,

@@ -1,30 +1,32 @@
 """ViViT (Arnab et al., arXiv 2103.15691): pure transformers over the tubelets of a clip.
 
-A clip is cut into tubelets (or into patches of a few sampled frames), each of which is a token. The
-four models of section 3.3 differ in which tokens attend to each other: all (1), those of a frame
-and then the frames (2), in every block those of a frame and those of a place (3), or half of the
-heads each (4).
+A clip is split into tubelets (section 3.2), or into patches of a few sampled frames; each is a
+token. The four models of section 3.3 differ in which tokens attend to each other: (1) all; (2)
+those of a frame, then the frames; (3) in every block those of a frame, then those of a position;
+(4) the same with half of the heads each.
 
 Shapes: B clips, T steps of tokens in time, N tokens of a step (class token first), C channels,
-H heads, D channels per head, L any leading dimensions, K classes. Where all tokens attend to all,
-T is 1.
+H heads, D channels per head, L any leading dimensions, K classes. If all tokens attend to all, T is
+1.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vtcli.errors import ShapeError
 from vtcli.models import layers
+from vtcli.models.input_check import check_clip
 from vtcli.models.layers import LayerNorm, Mlp, attend_with_one_query, attention, linear, patches
 from vtcli.models.vivit.configs import ViViTConfig
 
 LAYER_NORM_EPS = 1e-6
 POSITION_STD = 0.02
-# Variance of a standard normal cut off at two deviations, which the initial values make up for.
+# Standard deviation of a standard normal truncated at two deviations; initial values are divided by
+# it.
 TRUNCATED_STD = 0.87962566103423978
 
 Axis = Literal["space", "time", "both"]
@@ -33,8 +35,8 @@ Axis = Literal["space", "time", "both"]
 class PatchEmbed(nn.Module):
     """Tubelet embedding (section 3.2) as one matrix product: [B,3,T',H',W'] -> [B,T,N,C].
 
-    With uniform frame sampling the kernel has no time axis and sees only the sampled frames. Frames
-    and pixels that do not fill a tubelet are not seen.
+    With uniform frame sampling the kernel has no time axis and only the sampled frames are used.
+    As in upstream, frames and pixels of the configured clip that do not fill a tubelet are unused.
     """
 
     def __init__(self, config: ViViTConfig) -> None:
@@ -49,8 +51,7 @@ class PatchEmbed(nn.Module):
         config = self.config
         if config.sampled_frames:
             x_BCTHW = x_BCTHW[:, :, sampled_indices(x_BCTHW.shape[2], config.sampled_frames)]
-        seen = (count * size for count, size in zip(config.grid, config.tubelet_size, strict=True))
-        frames, height, width = seen
+        frames, height, width = config.used_size
         rows = patches(x_BCTHW[:, :, :frames, :height, :width], config.tubelet_size)
         return linear(rows.flatten(2, 3), self.weight.flatten(1), self.bias)
 
@@ -59,7 +60,7 @@ def sampled_indices(frames: int, count: int) -> list[int]:
     """Uniform frame sampling (section 3.2): `count` frames at equal distances inside the clip.
 
     Halves are rounded to even numbers. Upstream's float32 steps overshoot for two frames of 8, 16,
-    32 or 64 and append a third; that one is left out here.
+    32 or 64 and append a third one, which is omitted here.
     """
     if count >= frames:
         return list(range(frames))
@@ -67,7 +68,7 @@ def sampled_indices(frames: int, count: int) -> list[int]:
 
 
 class Attention(layers.Attention):
-    """Self-attention of the tokens of a step ("space"), of a place ("time"), or both.
+    """Self-attention among tokens of a step ("space"), of a position ("time"), or both.
 
     [B,T,N,C] -> [B,T,N,C].
     With "both" (model 4) the first half of the heads attends over time, the second over space.
@@ -88,8 +89,8 @@ class Attention(layers.Attention):
             y_BTNHD = torch.cat([attend_in_time(in_time), attend_in_space(in_space)], dim=3)
         return self.proj(y_BTNHD.flatten(3))
 
-    def read(self, x_BTNC: Tensor) -> Tensor:
-        """What the first token of every step gets from its step: [B,T,N,C] -> [B,T,1,C]."""
+    def attend_first(self, x_BTNC: Tensor) -> Tensor:
+        """Attention for the first token of every step only: [B,T,N,C] -> [B,T,1,C]."""
         x_LNC = x_BTNC.flatten(0, 1)
         y_LC = self.proj(attend_with_one_query(x_LNC[:, 0], x_LNC, self.qkv, self.num_heads))
         return y_LC.view(*x_BTNC.shape[:2], 1, -1)
@@ -103,12 +104,12 @@ def attend_in_space(qkv_BTN3HD: Tensor) -> Tensor:
 
 
 def attend_in_time(qkv_BTN3HD: Tensor) -> Tensor:
-    """Each token attends to those of its place -> [B,T,N,H,D]."""
+    """Each token attends to those of its position -> [B,T,N,H,D]."""
     return attend_in_space(qkv_BTN3HD.transpose(1, 2)).transpose(1, 2)
 
 
 class DropPath(layers.DropPath):
-    """Stochastic depth per clip; upstream does not scale up the branches that are kept."""
+    """Stochastic depth per clip; as in upstream, remaining branches are not scaled up."""
 
     def forward(self, x_BLC: Tensor) -> Tensor:
         y_BLC = super().forward(x_BLC)
@@ -128,14 +129,15 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BTNC: Tensor, first_only: bool = False) -> Tensor:
-        """With `first_only`, -> [B,T,1,C]: nothing reads the other tokens afterwards."""
-        y_BTNC = self.attn.read(self.norm1(x_BTNC)) if first_only else self.attn(self.norm1(x_BTNC))
+        """With `first_only`, -> [B,T,1,C], for a last block whose other tokens are not used."""
+        attend = self.attn.attend_first if first_only else self.attn
+        y_BTNC = attend(self.norm1(x_BTNC))
         x_BTNC = x_BTNC[:, :, : y_BTNC.shape[2]] + self.drop_path(y_BTNC)
         return x_BTNC + self.drop_path(self.mlp(self.norm2(x_BTNC)))
 
 
 class Residual(nn.Module):
-    """A layer that adds to its normalized input: x + layer(norm(x))."""
+    """A pre-norm residual layer: x + layer(norm(x))."""
 
     def __init__(self, width: int, layer: nn.Module) -> None:
         super().__init__()
@@ -167,8 +169,8 @@ class FactorizedBlock(nn.Module):
 class Encoder(nn.Module):
     """Positions, blocks, norm and pooling: [B,T,N,C] -> [B,T,C], one vector per step.
 
-    A class token stands in front of the tokens of every step and is the vector; without one it is
-    their mean.
+    The vector is the class token, which is prepended to the tokens of every step; without a class
+    token it is the mean of the tokens.
     """
 
     def __init__(self, config: ViViTConfig, positions: int, blocks: list[nn.Module]) -> None:
@@ -179,11 +181,11 @@ class Encoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, config.class_token + positions, C))
         self.blocks = nn.ModuleList(blocks)
         self.norm = LayerNorm(C, LAYER_NORM_EPS)
-        self.reads_class_token = config.class_token
+        self.has_class_token = config.class_token
 
     def forward(self, x_BTNC: Tensor) -> Tensor:
-        if not self.reads_class_token:
-            # One table holds the positions of all steps, in models 3 and 4 too.
+        if not self.has_class_token:
+            # One table has the positions of all steps, in models 3 and 4 too.
             x_BTNC = x_BTNC + self.pos_embed.view(1, -1, *x_BTNC.shape[2:])
             for block in self.blocks:
                 x_BTNC = block(x_BTNC)
@@ -222,7 +224,10 @@ class ViViT(nn.Module):
         return dict(zip(names, logits_BK.split(sizes, dim=-1), strict=True))
 
     def features(self, clip_BCTHW: Tensor) -> Tensor:
-        """The clip representation [B,C] that the classifier reads."""
+        """The clip representation [B,C] that the classifier reads.
+
+        Raises `ShapeError` for a clip that does not fit the configuration.
+        """
         self._check(clip_BCTHW)
         x_BTNC = self.patch_embed(clip_BCTHW)
         if self.config.attention == "factorized_encoder":
@@ -237,22 +242,35 @@ class ViViT(nn.Module):
         return torch.tanh(self.pre_logits(x_BC)) if self.config.representation_size else x_BC
 
     def _check(self, clip_BCTHW: Tensor) -> None:
-        frames, height, width = clip_BCTHW.shape[2:]
+        """Raise `ShapeError` unless the clip has the configured size or fills the tubelets."""
+        frames, height, width = check_clip(clip_BCTHW)
         config = self.config
-        kt, kh, kw = config.tubelet_size
+        used_frames, *used_size = config.used_size
         sampled = config.sampled_frames
-        fits = frames >= sampled if sampled else frames // kt == config.grid[0]
-        if not fits or (height // kh, width // kw) != config.grid[1:]:
+        fits = frames >= sampled if sampled else frames in (config.num_frames, used_frames)
+        if not fits or (height, width) not in (config.frame_size, tuple(used_size)):
             length = f"{sampled} or more frames" if sampled else f"{config.num_frames} frames"
             rows, columns = config.frame_size
             raise ShapeError(
-                f"this model reads clips of {length} of {rows}x{columns}, "
-                f"not {frames} of {height}x{width}: its positions are made for that"
+                f"this model accepts clips of {length} of {rows}x{columns}, not {frames} of "
+                f"{height}x{width}, because it has positions for these only"
             )
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers of the first encoder as timm's models name them, for layer-wise rates."""
+        return {
+            "stem": r"^(?:encoder\.|spatial\.)?(?:patch_embed|class_token|pos_embed)",
+            "blocks": r"^(?:encoder|spatial)\.blocks\.(\d+)\.",
+        }
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """The modules that are recomputed, or sharded, one at a time."""
+        encoders = [module for module in self.children() if isinstance(module, Encoder)]
+        return [block for encoder in encoders for block in encoder.blocks]
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Values for training from scratch, as upstream draws them; a classifier of zeros."""
+        """Initialize for training from scratch, as upstream does; the classifier with zeros."""
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
@@ -267,7 +285,7 @@ class ViViT(nn.Module):
                     nn.init.normal_(layer.bias, std=1e-6)
             elif isinstance(module, Encoder):
                 nn.init.normal_(module.pos_embed, std=POSITION_STD)
-                if module.reads_class_token:
+                if module.has_class_token:
                     nn.init.zeros_(module.class_token)
         lecun_normal_(self.patch_embed)
         if self.config.representation_size:
@@ -285,7 +303,7 @@ def _blocks(config: ViViTConfig, depth: int) -> list[nn.Module]:
 
 
 def lecun_normal_(layer: PatchEmbed | nn.Linear) -> None:
-    """Weight drawn with variance 1 / inputs from a normal cut off at two deviations; bias zero."""
+    """Truncated normal (at two deviations) with variance 1 / inputs; bias zero."""
     std = layer.weight[0].numel() ** -0.5 / TRUNCATED_STD
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
     nn.init.zeros_(layer.bias)

@@ -4,6 +4,7 @@ from vtcli.models import Architecture
 from vtcli.models.xvit.checkpoints import LAYOUTS, init_from_image_model
 from vtcli.models.xvit.configs import PRESETS, infer_config, published_macs
 from vtcli.models.xvit.model import XViT
+from vtcli.models.xvit.recipe import RECIPES
 
 ARCHITECTURE = Architecture(
     name="xvit",
@@ -15,4 +16,5 @@ ARCHITECTURE = Architecture(
     layouts=LAYOUTS,
     variable_fields=("temporal_positions",),
     init_from_image_model=init_from_image_model,
+    recipes=RECIPES,
 )

@@ -1,9 +1,9 @@
-"""X-ViT checkpoints: official key names, those of a retraining, and initialization from ViT.
+"""X-ViT checkpoints: tensor names of official and "Time Is MattEr" files; initialization from ViT.
 
-A released file also holds a classifier of single frames, `new_fc`, which nothing reads unless
-frames are averaged: then it is the classifier, and the file has no temporal transformer. These two
-forms are two layouts. The third is that of "Time Is MattEr" (arXiv 2207.09067), which trained the
-same network and renamed its classifier.
+A released file also has a classifier of single frames, `new_fc`. It is unused unless frames are
+averaged: then it is the classifier, and the file has no temporal transformer. These two forms are
+two layouts. The third is that of "Time Is MattEr" (arXiv 2207.09067), which trained the same
+network and renamed its classifier.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from vtcli.models.xvit.configs import XViTConfig
 
 _BASE = "base_model."
 _TEMPORAL = "consensus.temporal_encoder.{}."
-_NEST = ("model_state",)
+_WRAPPER_KEYS = ("model_state",)
 
 
-def _block_rules(theirs: str, ours: str, qkv_bias: bool) -> list[Rule]:
-    qkv = pairs(f"{theirs}attn.qkv", f"{ours}attn.qkv")
+def _block_rules(upstream: str, vt: str, qkv_bias: bool) -> list[Rule]:
+    qkv = pairs(f"{upstream}attn.qkv", f"{vt}attn.qkv")
     return [
-        *pairs(f"{theirs}norm1", f"{ours}norm1"),
+        *pairs(f"{upstream}norm1", f"{vt}norm1"),
         *(qkv if qkv_bias else qkv[:1]),
-        *pairs(f"{theirs}attn.proj", f"{ours}attn.proj"),
-        *pairs(f"{theirs}norm2", f"{ours}norm2"),
-        *pairs(f"{theirs}mlp.fc1", f"{ours}mlp.fc1"),
-        *pairs(f"{theirs}mlp.fc2", f"{ours}mlp.fc2"),
+        *pairs(f"{upstream}attn.proj", f"{vt}attn.proj"),
+        *pairs(f"{upstream}norm2", f"{vt}norm2"),
+        *pairs(f"{upstream}mlp.fc1", f"{vt}mlp.fc1"),
+        *pairs(f"{upstream}mlp.fc2", f"{vt}mlp.fc2"),
     ]
 
 
@@ -58,17 +58,18 @@ _TEMPORAL_RULES = (
 
 
 def _frame_classifier(name: str, config: XViTConfig) -> Tensor:
-    """The classifier that upstream makes but never reads where frames attend to each other."""
+    """The classifier that upstream's network has but does not use with a temporal transformer."""
     if config.consensus != "attention":
         raise LayoutError(
-            "a model that averages its frames is written in the layout 'official-avg'"
+            "the layout 'official' has a temporal transformer; write a model that averages its "
+            "frames in the layout 'official-avg'"
         )
     shape = (config.num_classes, config.width) if name.endswith("weight") else (config.num_classes,)
     return torch.zeros(shape)
 
 
-_DEAD = "classifies single frames; nothing reads it beside a temporal transformer"
-_SELF_SUPERVISED = "serves the self-supervised losses in training only"
+_UNUSED = "classifies single frames; unused with a temporal transformer"
+_SELF_SUPERVISED = "is used by the self-supervised training losses only"
 
 LAYOUTS = {
     "official": Layout(
@@ -77,18 +78,18 @@ LAYOUTS = {
             *_BACKBONE,
             *_TEMPORAL_RULES,
             *pairs("consensus.mlp_head.4", "head"),
-            unused("new_fc.weight", _DEAD, _frame_classifier),
-            unused("new_fc.bias", _DEAD, _frame_classifier),
+            unused("new_fc.weight", _UNUSED, _frame_classifier),
+            unused("new_fc.bias", _UNUSED, _frame_classifier),
         ),
         signature=(f"{_BASE}temp_embed", "consensus.mlp_head.4.weight"),
-        nest=_NEST,
+        wrapper_keys=_WRAPPER_KEYS,
     ),
     "official-avg": Layout(
         "official-avg",
         (*_BACKBONE, *pairs("new_fc", "head")),
         signature=(f"{_BASE}temp_embed", "new_fc.weight"),
         absent=("consensus.cls_token",),
-        nest=_NEST,
+        wrapper_keys=_WRAPPER_KEYS,
     ),
     "time": Layout(
         "time",
@@ -107,7 +108,7 @@ LAYOUTS = {
             ),
         ),
         signature=(f"{_BASE}temp_embed", "consensus.head.weight"),
-        nest=_NEST,
+        wrapper_keys=_WRAPPER_KEYS,
         suffix=".pyth",
     ),
 }
@@ -128,16 +129,18 @@ _VIT = Layout(
 
 
 def init_from_image_model(tensors: Mapping[str, Tensor], config: XViTConfig) -> Mapped:
-    """timm's ViT as the part of an X-ViT that it covers: the image transformer as it is.
+    """The tensors of an X-ViT that timm's ViT provides: the image transformer.
 
-    Positions of another grid are resized. All other tensors keep the values of `init_weights`; the
-    temporal embedding is zero there. Raises `LayoutError` where the tensors are not a ViT's, or
-    those of one of another size.
+    Positions of another grid are resized. All other tensors keep the values of `init_weights`, with
+    a temporal embedding of zeros. Raises `LayoutError` if the tensors are not those of a ViT of the
+    model's size.
     """
     if not _VIT.recognizes(tensors):
-        raise LayoutError("this is no vision transformer in timm's key names")
+        raise LayoutError(
+            "this is not a vision transformer with timm's tensor names; use one that is"
+        )
     mapped = to_vt(_VIT, {name: tensor.float() for name, tensor in tensors.items()})
-    # timm once embedded patches with a Linear: its weight is the kernel, dimensions merged.
+    # Old timm embedded patches with a Linear, whose weight is the flattened kernel.
     kernel = mapped.tensors["patch_embed.weight"]
     size = config.patch_size
     layers = count_layers(mapped.tensors, "blocks.{}.norm1.weight")
@@ -149,16 +152,16 @@ def init_from_image_model(tensors: Mapping[str, Tensor], config: XViTConfig) -> 
 
 
 def resize_positions(table_1NC: Tensor, grid: int) -> Tensor:
-    """A position table for grid x grid patches, the class token's row kept: -> [1,1+grid²,C].
+    """A position table resized to grid x grid patches; the class token's row stays: [1,1+grid²,C].
 
-    Bilinear, as upstream does it here, though its networks resize their own table bicubically.
+    Bilinear, as upstream does here; its networks resize their own table bicubically.
     """
     cls_11C, patches_1PC = table_1NC[:, :1], table_1NC[:, 1:]
     source = math.isqrt(patches_1PC.shape[1])
     if source**2 != patches_1PC.shape[1]:
         raise LayoutError(
-            f"{table_1NC.shape[1]} positions are no class token and a square of patches; take a "
-            "ViT that has these"
+            f"{table_1NC.shape[1]} positions are not a class token and a square of patches; use "
+            " a ViT that has these"
         )
     if source == grid:
         return table_1NC

@@ -1,4 +1,4 @@
-"""Sizes of X-ViT (arXiv 2106.05968, tables 4-7) and how a checkpoint's shapes show them."""
+"""Configurations of X-ViT (arXiv 2106.05968, tables 4-7), and inferring them from shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vtcli.errors import LayoutError, UsageError
 from vtcli.models import count_layers
 
 HEAD_DIM = 64  # of every ViT-B and ViT-L
-EMBED_SIZE = 224  # the image size that position tables are stored for, whatever size a model reads
+EMBED_SIZE = 224  # the image size that every position table is stored for
 SOMETHING_CLASSES = 174
 
 Consensus = Literal["attention", "avg"]
@@ -21,18 +21,18 @@ Consensus = Literal["attention", "avg"]
 class XViTConfig:
     """One network.
 
-    temporal_positions: length of the temporal embedding; a longer clip repeats it.
-    shift_segments: frames that exchange channels; a longer clip is cut into groups of so many.
+    temporal_positions: length of the temporal embedding; it is repeated for a longer clip.
+    shift_segments: group size of frame mixing; a longer clip is split into several groups.
     shift_div: width // shift_div channels of keys and values come from the next frame, and as many
-        from the one before.
-    shift_layers: layers (from 0) that do so; None: all; (): none, the paper's baseline t_w = 0.
-    consensus: how frames become one answer: a small transformer over their class tokens (its
-        temporal_layers, temporal_heads, and head_hidden, the width before the classifier), or
+        from the previous one.
+    shift_layers: layers (from 0) that mix frames; None: all; (): none (t_w = 0 in the paper).
+    consensus: how frames are aggregated: by a small transformer over their class tokens (its
+        temporal_layers, temporal_heads, and head_hidden, the width before the classifier), or by
         their mean.
     summary_tokens: whether every frame also attends to the spatial means of all frames; in the
-        paper (section 3.3) but in no released code or file.
+        paper (section 3.3) but in no released code.
     heads: names and sizes of several classifiers that share the rows of one, in order. The paper
-        has two for EPIC-Kitchens (verb 97, noun 300, num_classes 397), no released code has.
+        has two for EPIC-Kitchens (verb 97, noun 300, num_classes 397), but no released code does.
     """
 
     image_size: int = EMBED_SIZE
@@ -58,8 +58,8 @@ class XViTConfig:
     def __post_init__(self) -> None:
         if self.heads and sum(size for _, size in self.heads) != self.num_classes:
             raise UsageError(
-                f"the heads {self.heads} do not make up {self.num_classes} classes; "
-                "name heads that do, or none (heads=())"
+                f"the sizes of the heads {self.heads} do not add up to {self.num_classes} classes; "
+                "correct them, or use one head (heads=())"
             )
 
     @property
@@ -74,13 +74,13 @@ class XViTConfig:
 
     @property
     def shifts(self) -> tuple[bool, ...]:
-        """For each layer whether it mixes frames; layers beyond the depth are ignored."""
+        """Whether each layer mixes frames; layers beyond the depth are ignored."""
         layers = range(self.depth) if self.shift_layers is None else self.shift_layers
         return tuple(layer in layers for layer in range(self.depth))
 
     @property
     def frame_step(self) -> int:
-        """Clip lengths are multiples of this."""
+        """The number of frames of a clip is a multiple of this."""
         group = self.shift_segments if any(self.shifts) else 1
         return math.lcm(group, self.temporal_positions)
 
@@ -116,9 +116,9 @@ PRESETS: dict[str, XViTConfig] = {
 
 
 def published_macs(config: XViTConfig) -> int:
-    """Multiply-accumulates of one view as papers count them: what the configuration implies.
+    """Multiply-accumulates of one view as papers count them, from the configuration alone.
 
-    All tokens are counted through the last layers too, although the answer reads only the first.
+    All tokens are counted in the last layers too, although only the first one is used.
     """
     C, T, P = config.width, config.num_frames, config.grid**2
     N = 1 + P
@@ -134,12 +134,12 @@ def published_macs(config: XViTConfig) -> int:
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]) -> XViTConfig:
-    """The configuration that tensors of these shapes (our names) belong to.
+    """The configuration of tensors with these shapes, by our names.
 
-    `hints` holds fields that the weights do not show (how frames are mixed, image size, clip
-    length, heads of another width than 64 channels); they win. Without hints frames are mixed as in
-    the released files: one way with 174 classes (Something-Something), another with other numbers.
-    Raises `LayoutError` where the shapes are not of this architecture.
+    `hints` are fields that override it because shapes do not show them: how frames are mixed, image
+    size, clip length, and num_heads if a head does not have 64 channels. Without hints frames are
+    mixed as in the released files, which depends on the classes: 174 (Something-Something) or not.
+    Raises `LayoutError` if the shapes are not those of this architecture.
     """
     try:
         width, _, patch, _ = shapes["patch_embed.weight"]
@@ -147,11 +147,13 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
         positions = shapes["temporal_embed"][1]
         num_classes = shapes["head.weight"][0]
     except (KeyError, ValueError, IndexError) as error:
-        raise LayoutError(f"this is no complete X-ViT checkpoint: {error} is wrong") from error
+        raise LayoutError(
+            f"this is not a complete X-ViT checkpoint: {error} is missing or mis-shaped"
+        ) from error
     if tokens != 1 + (EMBED_SIZE // patch) ** 2:
         raise LayoutError(
             f"an X-ViT with patches of {patch} pixels stores 1 + {EMBED_SIZE // patch}² positions, "
-            f"this checkpoint {tokens}"
+            f"but this checkpoint has {tokens}"
         )
     config = XViTConfig(
         patch_size=patch,

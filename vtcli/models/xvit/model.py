@@ -1,10 +1,10 @@
 """X-ViT (Bulat et al., arXiv 2106.05968): an image transformer with space-time mixing attention.
 
 Every frame attends to its own tokens, but some channels of its keys and values come from the
-neighboring frames (section 3.2), which costs no multiplication. A small transformer over the
-frames' class tokens (section 3.3) or their mean gives the answer. Two parts of the paper that no
-released code or file has are options, off by default and built from its text: summary tokens, and
-the two classifiers of EPIC-Kitchens.
+neighboring frames (section 3.2), which costs no multiplications. A small transformer over the
+frames' class tokens (section 3.3), or their mean, gives the clip representation. Two parts of the
+paper that are in no released code are options, off by default and implemented from its text:
+summary tokens, and the two classifiers of EPIC-Kitchens.
 
 Shapes: B clips, T frames, N = 1 + P tokens of a frame, M keys, C channels, H heads of D channels,
 L temporal positions, R repeats of them, G groups of S frames, K classes.
@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtcli.errors import ShapeError
+from vtcli.models.input_check import check_clip
 from vtcli.models.layers import DropPath, LayerNorm, Linear, Mlp, attention, linear, patches
 from vtcli.models.xvit.configs import EMBED_SIZE, XViTConfig
 
 BACKBONE_EPS = 1e-6  # the temporal transformer has PyTorch's default, 1e-5
-INITIAL_POSITION_STD = 1.0  # as large as what a patch begins with
+INITIAL_POSITION_STD = 1.0  # that of the patch embeddings at initialization
 CPU_MLP_TOKENS = 1576  # eight frames of 197 tokens
 
 
@@ -45,8 +46,8 @@ class Mixing:
     """Space-time mixing (section 3.2): some channels come from the frames before and after.
 
     The paper splits the channels of each head; the released networks split all channels at once, so
-    that entire heads look at another frame. Beyond a group's ends the channels are zero. The class
-    token takes part.
+    that entire heads attend to another frame. Channels from beyond the ends of a group are zero.
+    The class token is mixed too.
     """
 
     def __init__(self, segments: int, fold: int) -> None:
@@ -65,10 +66,10 @@ class Mixing:
 
 
 class SpaceTimeAttention(nn.Module):
-    """Self-attention within every frame, whose keys and values may mix in neighboring frames.
+    """Self-attention within every frame; keys and values may be mixed with neighboring frames.
 
-    With summary tokens (section 3.3, one per frame) every frame's keys and values also hold the
-    means of all frames' patch tokens. The mean of keys is the key of the mean.
+    With summary tokens (section 3.3, one per frame) every frame's keys and values also include the
+    means of all frames' patch tokens. As keys are linear, the mean of keys is the key of the mean.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class SpaceTimeAttention(nn.Module):
         self.proj = Linear(width, width)
 
     def forward(self, x_BTNC: Tensor, first_only: bool = False) -> Tensor:
-        """-> [B,T,N,C], or [B,T,1,C] where only the first token's answer is wanted."""
+        """-> [B,T,N,C], or [B,T,1,C] with `first_only`, for the first token of every frame."""
         q_BTNC, kv_BTM2C = self._project(x_BTNC, first_only)
         means_BT2C = kv_BTM2C[:, :, 1:].mean(2) if self.summary_tokens else None
         if self.mixing is not None:
@@ -100,7 +101,7 @@ class SpaceTimeAttention(nn.Module):
         return self.proj(y_XHND.transpose(1, 2).reshape(q_BTNC.shape))
 
     def _project(self, x_BTNC: Tensor, first_only: bool) -> tuple[Tensor, Tensor]:
-        """Queries [B,T,N,C], or [B,T,1,C] of the first token; keys and values [B,T,N,2,C]."""
+        """Queries [B,T,N,C], or [B,T,1,C] with `first_only`; keys and values [B,T,N,2,C]."""
         C = x_BTNC.shape[-1]
         if first_only:
             w_q, w_kv = self.qkv.weight.split([C, 2 * C])
@@ -114,13 +115,13 @@ class SpaceTimeAttention(nn.Module):
         return q_BTNC, kv_BTNZ.unflatten(-1, (2, C))
 
     def _heads(self, z_BTNC: Tensor) -> Tensor:
-        """-> [X,H,N,D], X all frames of all clips."""
+        """-> [X,H,N,D], X frames of all clips."""
         frames = z_BTNC.flatten(0, 1)
         return frames.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer layer: [B,T,N,C] -> [B,T,N,C], or [B,T,1,C] for the first token only."""
+    """Pre-norm transformer layer: [B,T,N,C] -> [B,T,N,C], or [B,T,1,C] with `first_only`."""
 
     def __init__(
         self,
@@ -141,20 +142,20 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BTNC: Tensor, first_only: bool = False) -> Tensor:
-        kept = x_BTNC[:, :, :1] if first_only else x_BTNC
-        x_BTNC = kept + self.drop_path(self.attn(self.norm1(x_BTNC), first_only))
+        residual = x_BTNC[:, :, :1] if first_only else x_BTNC
+        x_BTNC = residual + self.drop_path(self.attn(self.norm1(x_BTNC), first_only))
         return x_BTNC + self.drop_path(self._feed_forward(x_BTNC))
 
     def _feed_forward(self, x_BTNC: Tensor) -> Tensor:
         if x_BTNC.device.type != "cpu" or torch.compiler.is_compiling():
             return self.mlp(self.norm2(x_BTNC))
-        # A few frames at a time, whose hidden activations the cache can hold.
-        pieces = x_BTNC.flatten(0, 2).split(CPU_MLP_TOKENS)
-        return torch.cat([self.mlp(self.norm2(z)) for z in pieces]).view(x_BTNC.shape)
+        # A few frames at a time, so that the hidden activations fit in the cache.
+        chunks = x_BTNC.flatten(0, 2).split(CPU_MLP_TOKENS)
+        return torch.cat([self.mlp(self.norm2(z)) for z in chunks]).view(x_BTNC.shape)
 
 
 def run_for_first_token(blocks: nn.ModuleList, x_BTNC: Tensor) -> Tensor:
-    """All layers, the last only as far as the first token needs it: [B,T,N,C] -> [B,T,C]."""
+    """All layers, the last one for the first token only: [B,T,N,C] -> [B,T,C]."""
     last = len(blocks) - 1
     for layer, block in enumerate(blocks):
         x_BTNC = block(x_BTNC, first_only=layer == last)
@@ -162,7 +163,7 @@ def run_for_first_token(blocks: nn.ModuleList, x_BTNC: Tensor) -> Tensor:
 
 
 class TemporalAttention(nn.Module):
-    """Transformer over the frames' class tokens, without positions: [B,T,C] -> [B,hidden]."""
+    """Transformer over the frames' class tokens, without positions: [B,T,C] -> [B,head_hidden]."""
 
     def __init__(self, config: XViTConfig) -> None:
         super().__init__()
@@ -179,13 +180,13 @@ class TemporalAttention(nn.Module):
     def forward(self, f_BTC: Tensor) -> Tensor:
         cls_B1C = self.class_token.expand(f_BTC.shape[0], -1, -1)
         tokens_BNC = torch.cat([cls_B1C, f_BTC], dim=1)
-        # The frames are the tokens of one sequence: to a block, a clip of a single frame.
+        # The frames are the tokens of one sequence: for the blocks, a clip of one frame.
         cls_BC = run_for_first_token(self.blocks, tokens_BNC.unsqueeze(1))[:, 0]
         return F.dropout(F.gelu(self.fc(self.norm(cls_BC))), self.dropout, self.training)
 
 
 class TemporalMean(nn.Module):
-    """The mean of the frames: [B,T,C] -> [B,C]; the logits of a linear classifier average alike."""
+    """The mean of the frames: [B,T,C] -> [B,C]. With a linear classifier it averages the logits."""
 
     def forward(self, f_BTC: Tensor) -> Tensor:
         return f_BTC.mean(dim=1)
@@ -234,7 +235,10 @@ class XViT(nn.Module):
         return dict(zip(names, logits_BK.split(sizes, dim=-1), strict=True))
 
     def features(self, clip_BCTHW: Tensor) -> Tensor:
-        """What the classifier reads: [B,head_hidden], or [B,C] where frames are averaged."""
+        """The clip representation that the classifier reads: [B,head_hidden], or [B,C] if averaged.
+
+        Raises `ShapeError` for a clip that does not fit the configuration.
+        """
         f_BTC = self.frame_features(clip_BCTHW)
         return self.temporal(F.dropout(f_BTC, self.config.dropout, self.training))
 
@@ -244,7 +248,7 @@ class XViT(nn.Module):
         return self.norm(run_for_first_token(self.blocks, self._embed(clip_BCTHW)))
 
     def _embed(self, clip_BCTHW: Tensor) -> Tensor:
-        """Tokens with positions -> [B,T,N,C]; a clip longer than the temporal table repeats it."""
+        """Tokens with positions -> [B,T,N,C]; the temporal table is repeated for a longer clip."""
         x_BTPC = self.patch_embed(clip_BCTHW)
         B, T, _, C = x_BTPC.shape
         x_BTNC = torch.cat([self.class_token.expand(B, T, 1, C), x_BTPC], dim=2)
@@ -258,36 +262,48 @@ class XViT(nn.Module):
             return self.pos_embed
         cls_11C, grid_1PC = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         grid_1CHW = grid_1PC.transpose(1, 2).unflatten(2, (config.stored_grid, -1))
-        # By ratio, as upstream: coordinates differ from those by size where patches do not fit in.
+        # By ratio, as upstream: if patches do not fill the frame, resizing by size differs.
         ratio = config.image_size / EMBED_SIZE
         resized = F.interpolate(grid_1CHW, scale_factor=ratio, mode="bicubic", align_corners=False)
         return torch.cat([cls_11C, resized.flatten(2).transpose(1, 2)], dim=1)
 
     def _check(self, clip_BCTHW: Tensor) -> None:
-        frames, height, width = clip_BCTHW.shape[2:]
+        frames, height, width = check_clip(clip_BCTHW)
         size, step = self.config.image_size, self.config.frame_step
         if (height, width) != (size, size):
             raise ShapeError(
-                f"this model reads frames of {size}x{size}, not {height}x{width}; "
-                "another size is chosen when it is built (image_size)"
+                f"this model accepts frames of {size}x{size}, not {height}x{width}; resize or crop "
+                "them, or build the model with another image_size"
             )
-        if frames == 0 or frames % step:
+        if frames % step:
             raise ShapeError(
-                f"this model reads clips of {step}, {2 * step}, {3 * step} or any other multiple "
+                f"this model accepts clips of {step}, {2 * step}, {3 * step} or any other multiple "
                 f"of {step} frames, not {frames}, because frames are mixed in groups of "
                 f"{self.config.shift_segments} and the temporal embedding has "
                 f"{self.config.temporal_positions} positions"
             )
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers of the image transformer as timm's models name them, for layer-wise rates."""
+        return {
+            "stem": r"^(?:patch_embed|class_token|pos_embed)",
+            "blocks": r"^blocks\.(\d+)\.",
+        }
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """The modules that are recomputed, or sharded, one at a time."""
+        temporal = self.temporal.blocks if isinstance(self.temporal, TemporalAttention) else ()
+        return [*self.blocks, *temporal]
+
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Values for training from scratch, which upstream never does; PyTorch's own after the
-        image transformer.
+        """Initialize for training from scratch, which upstream never does.
 
-        Mixed-in frames tell nothing as long as attention is blind to places. So in the first half
-        of the layers tokens begin by attending to those like themselves (trained networks do
-        nearly so, arXiv 2305.09828); in the second half they attend to whatever chance has it, as
-        the class token must. The temporal embedding and class token start at zero, as upstream's.
+        Mixing frames is useless while attention ignores positions. So in the first half of the
+        layers tokens initially attend to similar tokens, as trained networks nearly do (arXiv
+        2305.09828); in the second half attention is random, as the class token needs. The temporal
+        embedding and its class token start at zero, as upstream's; the temporal transformer and the
+        classifier have PyTorch's default initialization.
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.LayerNorm)):
@@ -309,8 +325,8 @@ class XViT(nn.Module):
 
 
 def _start_as_difference(attn: SpaceTimeAttention) -> None:
-    """Near-identity projections: a token looks at those like itself, most of all at the one in its
-    own place, and what it sees in other frames is subtracted.
+    """Near-identity projections: a token attends to similar tokens, most to the one at its own
+    position, and what it reads from other frames is subtracted.
     """
     query_CC, key_CC, value_CC = attn.qkv.weight.chunk(3)
     noise = 0.3 * len(query_CC) ** -0.5
@@ -320,7 +336,7 @@ def _start_as_difference(attn: SpaceTimeAttention) -> None:
 
 
 def _check_size(config: XViTConfig) -> None:
-    """Resized by ratio, the table must come out as large as the grid; at 976 it does not."""
+    """The position table resized by ratio must have the size of the grid; at 976 it does not."""
     resized = int(config.stored_grid * (config.image_size / EMBED_SIZE))
     if config.grid < 1 or resized != config.grid:
         raise ShapeError(

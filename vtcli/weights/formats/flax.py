@@ -1,9 +1,8 @@
-"""Flax checkpoints (one msgpack file) read and written without flax or jax.
+"""Read and write Flax checkpoints (one msgpack file) without flax or jax.
 
-Follows the wire format of `flax.serialization`: nested maps whose leaves are extension values, 1 an
-array, 2 a complex number, 3 a numpy scalar; arrays and scalars hold (shape, dtype name, bytes in C
-order). The file is indexed first and only then are the weights read: an optimizer state is stepped
-over.
+Follows the format of `flax.serialization`: nested maps whose leaves are msgpack extension types: 1
+an array, 2 a complex number, 3 a NumPy scalar. Arrays and scalars hold (shape, dtype name, bytes in
+C order). The file is indexed first, then only the weights are read: an optimizer state is skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch import Tensor
 from vtcli.errors import WeightsError
 from vtcli.runtime.files import atomic_write
 
-# Where the weights lie in a training state, first match first; without one the file is all weights.
+# Keys of the weights in a training state, in search order; without them, all of it is weights.
 ROOTS = (("params",), ("optimizer", "target"), ("opt", "target"))
 CHUNK_MARK = "__msgpack_chunked_array__"
 MAX_DEPTH = 64
@@ -52,11 +51,11 @@ _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
 class _BrokenError(Exception):
-    """What is wrong with the file, in words that follow its name."""
+    """What is wrong with the file; the message follows the file's name."""
 
 
 class _Skipped(NamedTuple):
-    """Bytes of the file that were stepped over."""
+    """Bytes of the file that were skipped."""
 
     offset: int
     size: int
@@ -64,7 +63,7 @@ class _Skipped(NamedTuple):
 
 @dataclass(frozen=True)
 class _Stored:
-    """An array in the file: what its values are and where they lie."""
+    """An array in the file: its shape, its dtype and where its bytes are."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -78,10 +77,10 @@ class _Stored:
 
 
 def read_flax(path: Path) -> dict[str, Tensor]:
-    """The weights of a Flax checkpoint, names joined by "/" from the file's outermost key on.
+    """The weights of a Flax checkpoint; names are the keys from the outermost on, joined by "/".
 
     Of a training state only `params`, `optimizer/target` or `opt/target` is read.
-    Raises `WeightsError` for a file that is not whole or is no Flax checkpoint.
+    Raises `WeightsError` for a file that is truncated or not a Flax checkpoint.
     """
     try:
         with path.open("rb") as file:
@@ -89,36 +88,36 @@ def read_flax(path: Path) -> dict[str, Tensor]:
             _flatten(*_weights(_Index(file).read()), leaves)
             return {name: _load(file, leaf, name) for name, leaf in leaves.items()}
     except _BrokenError as error:
-        raise WeightsError(f"{path} {error}; fetch or copy it again") from None
+        raise WeightsError(f"{path} {error}; download it again") from None
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
 
 
 class _Index:
-    """Walks the file's one msgpack value; bytes and arrays are replaced by where they lie."""
+    """Parses the file's msgpack value; bytes and arrays are replaced by their position."""
 
     def __init__(self, file: BufferedReader) -> None:
         self.file = file
         self.size = os.fstat(file.fileno()).st_size
 
     def read(self) -> dict[str, Any]:
-        """The file's nested maps. Raises `_BrokenError` where it is not exactly one whole map."""
+        """The file's nested maps. Raises `_BrokenError` if it is not exactly one complete map."""
         value = self._value(0)
         if self.file.tell() != self.size or not isinstance(value, dict):
-            raise _BrokenError("is no Flax checkpoint")
+            raise _BrokenError("is not a Flax checkpoint")
         return value
 
     def _skip(self, size: int) -> _Skipped:
         here = self.file.tell()
         if here + size > self.size:
-            raise _BrokenError("ends too early")
+            raise _BrokenError("is truncated")
         self.file.seek(size, os.SEEK_CUR)
         return _Skipped(here, size)
 
     def _take(self, size: int) -> bytes:
         data = self.file.read(size)
         if len(data) < size:
-            raise _BrokenError("ends too early")
+            raise _BrokenError("is truncated")
         return data
 
     def _number(self, form: str) -> Any:
@@ -126,7 +125,7 @@ class _Index:
 
     def _value(self, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise _BrokenError("is no Flax checkpoint: it is nested too deeply")
+            raise _BrokenError("is not a Flax checkpoint: it is nested too deeply")
         first = self._take(1)[0]
         if first < 0x80 or first >= 0xE0:  # small integers, 0xFF is -1
             return first if first < 0x80 else first - 0x100
@@ -141,7 +140,7 @@ class _Index:
             kind, form = _SIZED[first]
             return self._sized(kind, self._number(form), depth)
         if first not in _CONSTANTS:
-            raise _BrokenError("is no Flax checkpoint")
+            raise _BrokenError("is not a Flax checkpoint")
         return _CONSTANTS[first]
 
     def _sized(self, kind: str, size: int, depth: int) -> Any:
@@ -160,7 +159,7 @@ class _Index:
     def _key(self, depth: int) -> str:
         key = self._value(depth + 1)
         if not isinstance(key, (str, int)):
-            raise _BrokenError("is no Flax checkpoint")
+            raise _BrokenError("is not a Flax checkpoint")
         return str(key)
 
     def _extension(self, size: int, depth: int) -> Any:
@@ -174,9 +173,9 @@ class _Index:
             case [[*shape], str(dtype), _Skipped() as data] if _are_sizes(shape):
                 value = _Stored(tuple(shape), dtype, data)
             case _:
-                raise _BrokenError("holds a damaged array")
+                raise _BrokenError("has a damaged array")
         if self.file.tell() != end:
-            raise _BrokenError("holds a damaged array")
+            raise _BrokenError("has a damaged array")
         return value
 
 
@@ -185,7 +184,7 @@ def _are_sizes(values: list[Any]) -> TypeGuard[list[int]]:
 
 
 def _weights(index: dict[str, Any]) -> tuple[Any, str]:
-    """The part of a training state that is the weights, and its name."""
+    """The part of a training state that holds the weights, and its name."""
     for root in ROOTS:
         part: Any = index
         for key in root:
@@ -196,25 +195,25 @@ def _weights(index: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _flatten(part: Any, name: str, leaves: dict[str, Any]) -> None:
-    """Fill `leaves` with what lies under `part`; a chunked array is one leaf."""
+    """Fill `leaves` with the leaves under `part`; a chunked array is one leaf."""
     if isinstance(part, list):
         part = {str(i): value for i, value in enumerate(part)}
     if isinstance(part, dict) and CHUNK_MARK not in part:
         for key, value in part.items():
             _flatten(value, f"{name}/{key}" if name else key, leaves)
     elif isinstance(part, (str, _Skipped)):
-        raise _BrokenError(f"holds text or bytes at '{name}' where a tensor belongs")
+        raise _BrokenError(f"has text or bytes instead of a tensor at '{name}'")
     elif part is not None:
         leaves[name] = part
 
 
 def _load(file: BufferedReader, leaf: Any, name: str) -> Tensor:
-    """One tensor, its memory filled straight from the file."""
+    """One tensor, read from the file directly into its memory."""
     if isinstance(leaf, (bool, int, float, complex)):
         return torch.tensor(leaf)
     shape, chunks = _unchunked(leaf, name) if isinstance(leaf, dict) else (leaf.shape, [leaf])
     if not all(chunk.fits for chunk in chunks):
-        raise _BrokenError(f"holds the array '{name}' whose bytes do not fit its shape and type")
+        raise _BrokenError(f"has an array '{name}' whose bytes do not fit its shape and dtype")
     tensor = torch.empty(shape, dtype=_DTYPES[chunks[0].dtype])
     if tensor.numel():
         memory = tensor.view(-1).view(torch.uint8).numpy().data
@@ -223,21 +222,21 @@ def _load(file: BufferedReader, leaf: Any, name: str) -> Tensor:
             file.seek(chunk.data.offset)
             start += file.readinto(memory[start : start + chunk.data.size])
         if start != memory.nbytes:
-            raise _BrokenError("ends too early")
+            raise _BrokenError("is truncated")
     return tensor
 
 
 def _unchunked(leaf: dict[str, Any], name: str) -> tuple[tuple[int, ...], list[_Stored]]:
-    """The shape and the 1-D pieces, in order, of an array that was too big for one."""
-    pieces, sizes = leaf.get("chunks"), leaf.get("shape")
-    if isinstance(pieces, dict) and isinstance(sizes, dict):
-        chunks = [pieces.get(str(i)) for i in range(len(pieces))]
+    """The shape and the 1-D chunks, in order, of an array that was too big to store in one."""
+    parts, sizes = leaf.get("chunks"), leaf.get("shape")
+    if isinstance(parts, dict) and isinstance(sizes, dict):
+        chunks = [parts.get(str(i)) for i in range(len(parts))]
         shape = [sizes.get(str(i)) for i in range(len(sizes))]
         stored = [chunk for chunk in chunks if isinstance(chunk, _Stored)]
         same = len(stored) == len(chunks) and len({chunk.dtype for chunk in stored}) == 1
         if same and _are_sizes(shape) and math.prod(shape) == _count(stored):
             return tuple(shape), stored
-    raise _BrokenError(f"lacks a piece of the array '{name}'")
+    raise _BrokenError(f"lacks a chunk of the array '{name}'")
 
 
 def _count(chunks: Sequence[_Stored]) -> int:
@@ -245,10 +244,10 @@ def _count(chunks: Sequence[_Stored]) -> int:
 
 
 def write_flax(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors whose names are joined by "/" as a Flax checkpoint of that nesting.
+    """Write tensors as a Flax checkpoint, nested by the "/" in their names.
 
-    The file appears under its name only when it is whole. Raises `WeightsError` for a tensor Flax
-    has no type for, `DataError` where the disk is full or the folder cannot be written.
+    The file appears under its name only when it is complete. Raises `WeightsError` for a dtype that
+    Flax does not have, and `DataError` if the disk is full or the folder cannot be written.
     """
     tree: dict[str, Any] = {}
     for name, tensor in tensors.items():
@@ -265,7 +264,7 @@ def _write(file: BinaryIO, node: Any) -> None:
     if isinstance(node, Tensor):
         _write_array(file, node)
         return
-    # Like every msgpack writer: the short form where it fits, by which a file's kind is recognized.
+    # The short form where it fits, like every msgpack writer: readers detect the format by it.
     size = len(node)
     file.write(bytes([0x80 | size]) if size < 16 else b"\xdf" + struct.pack(">I", size))
     for key, value in node.items():
@@ -277,7 +276,7 @@ def _write_array(file: BinaryIO, tensor: Tensor) -> None:
     values = tensor.detach().cpu().contiguous()
     name = str(values.dtype).removeprefix("torch.")
     if name not in _DTYPES:
-        raise WeightsError(f"Flax has no name for tensors of type {name}; write them as float32")
+        raise WeightsError(f"Flax has no dtype {name}; convert the tensors to float32 first")
     size = values.numel() * values.itemsize
     shape = b"".join(b"\xce" + struct.pack(">I", length) for length in values.shape)
     head = b"\x93" + bytes([0x90 | values.ndim]) + shape + _text(name)

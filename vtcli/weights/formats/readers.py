@@ -1,7 +1,6 @@
-"""Read a foreign checkpoint file safely: safetensors, PyTorch pickles (weights_only), flax msgpack,
-NumPy archives.
+"""Read upstream checkpoint files safely: safetensors, PyTorch pickle, Flax msgpack, NumPy archive.
 
-The kind is told by the file's first bytes, never by its name. Nothing a file carries is ever
+The format is detected from the file's first bytes, never from its name. Nothing in a file is ever
 executed: a pickle that names anything but tensors and known inert records is refused, and so is a
 TorchScript archive.
 """
@@ -21,11 +20,10 @@ from torch import Tensor
 
 from vtcli.errors import InputError, UnsafeFileError, WeightsError
 
-# Where upstreams keep the weights inside a training checkpoint, in the order they are looked for.
+# Keys under which upstreams store the weights in a training checkpoint, in search order.
 STATE_DICT_KEYS = ("state_dict", "model_state", "model", "module", "state_dict_ema", "params")
 
-# Records of training tools that checkpoints carry beside their weights; they are read as empty
-# shells.
+# Classes of records that training tools store next to the weights; they are read as empty stubs.
 INERT_RECORDS = frozenset(
     {
         "argparse.Namespace",
@@ -47,25 +45,23 @@ INERT_RECORDS = frozenset(
 
 @dataclass
 class RawCheckpoint:
-    """A checkpoint file's tensors by their own names, and what lay around them.
+    """A checkpoint file's tensors by the names in the file.
 
-    kind: safetensors, pickle, msgpack or npz; container: the keys that lead to the tensors (""
-    where the file is flat); metadata: a safetensors file's metadata; texts: strings beside the
-    weights, such as a training configuration.
+    kind: safetensors, pickle, msgpack or npz; wrapper_keys: the keys that lead to the tensors,
+    joined by "." ("" for a flat file); metadata: a safetensors file's metadata.
     """
 
     tensors: dict[str, Tensor]
     kind: str
-    container: str = ""
+    wrapper_keys: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path) -> RawCheckpoint:
-    """Open a checkpoint file of any known kind; tensors stay mapped from the file where the kind
-    allows it.
+    """Open a checkpoint file of any known format, memory-mapped if the format allows it.
 
-    Raises `InputError` where there is no such file, `UnsafeFileError` where only running code would
-    open it, `WeightsError` where it is broken or of no known kind.
+    Raises `InputError` if there is no such file, `UnsafeFileError` if it could only be opened by
+    running code, and `WeightsError` if it is damaged or of an unknown format.
     """
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder; name the checkpoint file inside it")
@@ -73,7 +69,7 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
         raise InputError(f"there is no checkpoint file {path}; check the path")
     head = _first_bytes(path)
     if not head:
-        raise WeightsError(f"{path} is empty; fetch it again")
+        raise WeightsError(f"{path} is empty; download it again")
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(path)
     if head[8:9] == b"{":
@@ -82,14 +78,15 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
         return _read_pickle(path, mmap=False)
     if head.startswith(b"\x89HDF"):
         raise WeightsError(
-            f"{path} is a Keras/HDF5 file; take the PyTorch or flax file of this model"
+            f"{path} is a Keras/HDF5 file; use the PyTorch or Flax file of this model"
         )
     if 0x81 <= head[0] <= 0x8F:
         from vtcli.weights.formats.flax import read_flax
 
         return RawCheckpoint(read_flax(path), "msgpack")
     raise WeightsError(
-        f"{path} is no checkpoint file (neither safetensors, PyTorch pickle, flax msgpack nor npz)"
+        f"{path} is not a checkpoint file (safetensors, PyTorch pickle, Flax msgpack or npz); name "
+        "one that is"
     )
 
 
@@ -110,7 +107,7 @@ def _read_safetensors(path: Path) -> RawCheckpoint:
             return RawCheckpoint(tensors, "safetensors", metadata=file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path} is a broken safetensors file ({error}); fetch it again"
+            f"{path} is a damaged safetensors file ({error}); download it again"
         ) from error
 
 
@@ -119,10 +116,12 @@ def _read_zip(path: Path) -> RawCheckpoint:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError) as error:
-        raise WeightsError(f"{path} is cut off or damaged ({error}); fetch it again") from error
+        raise WeightsError(
+            f"{path} is truncated or damaged ({error}); download it again"
+        ) from error
     if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
         raise UnsafeFileError(
-            f"{path} is a TorchScript archive, which holds code; take the same weights as "
+            f"{path} is a TorchScript archive, which contains code; use the same weights as "
             "safetensors "
             "(for CLIP: openai/clip-vit-base-patch16 or openai/clip-vit-large-patch14 on the Hub, "
             "or timm/vit_*_clip_*.openai)"
@@ -139,12 +138,14 @@ def _read_npz(path: Path) -> RawCheckpoint:
         with np.load(path, allow_pickle=False) as archive:
             tensors = {name: torch.from_numpy(archive[name]) for name in archive.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} is a broken NumPy archive ({error}); fetch it again") from error
+        raise WeightsError(
+            f"{path} is a damaged NumPy archive ({error}); download it again"
+        ) from error
     return RawCheckpoint(tensors, "npz")
 
 
 class _Stub:
-    """Stands for a record whose contents nobody asks for; makes, calls and keeps nothing."""
+    """Replaces a record whose contents are not needed; runs no code and stores nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Stub:
         return super().__new__(cls)
@@ -155,7 +156,7 @@ class _Stub:
 
 
 def _read_pickle(path: Path, mmap: bool) -> RawCheckpoint:
-    inert: list[Any] = [(_stand_in(name), name) for name in sorted(INERT_RECORDS)]
+    inert: list[Any] = [(_stub_class(name), name) for name in sorted(INERT_RECORDS)]
     try:
         with torch.serialization.safe_globals(inert):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap or None)
@@ -163,39 +164,41 @@ def _read_pickle(path: Path, mmap: bool) -> RawCheckpoint:
         raise _refusal(path, error) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} is cut off or damaged ({reason}); fetch it again") from error
+        raise WeightsError(
+            f"{path} is truncated or damaged ({reason}); download it again"
+        ) from error
     return _unwrap(path, content)
 
 
-def _stand_in(name: str) -> type[_Stub]:
+def _stub_class(name: str) -> type[_Stub]:
     return type(name.rsplit(".", 1)[-1], (_Stub,), {})
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> WeightsError:
-    """An honest sentence for what PyTorch's restricted reader would not read."""
+    """The error for a file that PyTorch's restricted unpickler refused."""
     words = str(error).replace("`", " ").split()
     if "GLOBAL" in words:
-        wanted = words[words.index("GLOBAL") + 1]
+        name = words[words.index("GLOBAL") + 1]
         return UnsafeFileError(
-            f"{path} wants to run '{wanted}' while it is read; a checkpoint holds tensors only, "
-            "so it was "
-            "refused: take the same weights as safetensors or from a source you trust"
+            f"{path} would run '{name}' while it is read, so it was refused, because a checkpoint "
+            "needs tensors only; use the same weights as safetensors"
         )
-    return WeightsError(f"{path} is no readable PyTorch checkpoint; fetch it again")
+    return WeightsError(f"{path} is not a readable PyTorch checkpoint; download it again")
 
 
 def _unwrap(path: Path, content: Any) -> RawCheckpoint:
-    """Go down to the dict of tensors."""
+    """Descend through the known keys to the dict of tensors."""
     keys: list[str] = []
     while isinstance(content, Mapping):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        nest = next((n for n in STATE_DICT_KEYS if isinstance(content.get(n), Mapping)), None)
-        if tensors and nest is None:
+        key = next((k for k in STATE_DICT_KEYS if isinstance(content.get(k), Mapping)), None)
+        if tensors and key is None:
             return RawCheckpoint(tensors, "pickle", ".".join(keys))
-        if nest is None:
+        if key is None:
             break
-        keys.append(nest)
-        content = content[nest]
+        keys.append(key)
+        content = content[key]
     raise WeightsError(
-        f"{path} holds no tensors where checkpoints keep them ({', '.join(STATE_DICT_KEYS)})"
+        f"{path} holds no tensors, neither at the top nor under {', '.join(STATE_DICT_KEYS)}; name "
+        "a file with weights"
     )
