@@ -298,7 +298,7 @@ def test_an_io_error_is_tried_again_when_the_run_is_resumed(
 ) -> None:
     video = sorted(videos.rglob("*.mp4"))[5]
     with unreadable(video, av.error.OSError(errno.EIO, "Input/output error", str(video))):
-        failed = evaluate(videos, model, tmp_path / "run", batch_size=2)
+        failed = evaluate(videos, model, tmp_path / "run", batch_size=2, workers=0)
     assert [failure.reason for failure in failed.failures] == ["io_error"]
     report = evaluate(videos, model, tmp_path / "run", batch_size=2)
     assert (report.read, report.failed) == (24, 0)
@@ -310,7 +310,7 @@ def test_retry_failures_tries_every_failure_again(
 ) -> None:
     video = sorted(videos.rglob("*.mp4"))[5]
     with unreadable(video, av.error.InvalidDataError(0, "Invalid data", str(video))):
-        failed = evaluate(videos, model, tmp_path / "run", batch_size=2)
+        failed = evaluate(videos, model, tmp_path / "run", batch_size=2, workers=0)
     assert [failure.reason for failure in failed.failures] == ["corrupt"]
     assert evaluate(videos, model, tmp_path / "run", batch_size=2).failed == 1
     report = evaluate(videos, model, tmp_path / "run", batch_size=2, retry_failures=True)
@@ -417,7 +417,7 @@ def test_a_folder_of_frames_that_cannot_be_opened_is_a_failure_like_any_other(
         return iterdir(folder)
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    report = evaluate("jester", model, tmp_path / "run", root=tmp_path / "jester")
+    report = evaluate("jester", model, tmp_path / "run", root=tmp_path / "jester", workers=0)
     assert (report.read, report.failed) == (2, 1)
     assert report.failures[0].reason == "not_found"
 
@@ -438,7 +438,7 @@ def test_the_next_group_is_decoded_while_the_model_scores_a_large_one(videos: Pa
     begun = threading.Event()
 
     class Reader:
-        def read(self, sample: Sample, wanted: object) -> Iterator[torch.Tensor]:
+        def read(self, sample: Sample, *_: object) -> Iterator[torch.Tensor]:
             if sample is samples[8]:
                 begun.set()
             return iter(())

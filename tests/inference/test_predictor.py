@@ -211,8 +211,9 @@ def test_options_replace_fields_of_the_settings(model: str) -> None:
     assert predictor.settings == PredictSettings(topk=1, precision="fp32")
     with pytest.raises(TypeError, match="unexpected keyword argument 'top_k'"):
         Predictor(model, top_k=1)
-    for wrong in ({"topk": 0}, {"batch_size": 0}, {"workers": 0}):
-        with pytest.raises(UsageError, match=f"{next(iter(wrong))} must be at least 1, not 0"):
+    for wrong, least in (({"topk": 0}, 1), ({"batch_size": 0}, 1), ({"workers": -1}, 0)):
+        ((name, value),) = wrong.items()
+        with pytest.raises(UsageError, match=f"{name} must be at least {least}, not {value}"):
             Predictor(model, **wrong)
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,64 +183,87 @@ class Predictor:
     def predict(self, paths: Sequence[str | Path]) -> Iterator[VideoPrediction | Failure]:
         """One outcome per file, in order, as they are computed.
 
-        Raises what `net` raises, before the first outcome; where none of the files exists, the
-        weights are not even downloaded.
+        Files share batches: the scores of several are computed with one batch size, those of one
+        alone are not padded to it. Raises what `net` raises, before the first outcome; where none
+        of the files exists, the weights are not even downloaded.
+        """
+        names = [str(path) for path in paths]
+        outcomes = self.predict_part(names, range(len(names)))
+        return (outcome for _, outcome in outcomes)
+
+    def predict_part(
+        self, paths: Sequence[str], wanted: Collection[int], batch_size: int | None = None
+    ) -> Iterator[tuple[int, VideoPrediction | Failure]]:
+        """The outcomes of the `wanted` files of a list, with their numbers, in order.
+
+        With a `batch_size`, the batch and the slot of every file follow from the list alone, so
+        that a score is the same whichever files are wanted. Raises as `predict` does.
         """
         # A URL stays as it is: a Path would take one of its slashes away.
-        samples = [Sample(str(p), cast(Path, p) if "://" in str(p) else Path(p)) for p in paths]
+        samples = [Sample(p, cast(Path, p) if "://" in p else Path(p)) for p in paths]
+        numbers = sorted(wanted)
         reader = ClipReader(self.pipeline, self.clips, self.crops, decoder=self.settings.decoder)
-        threads = min(self.decoders.workers, len(samples)) + 1
-        requests = ([Request(sample)] for sample in samples)
+        threads = min(self.decoders.workers, len(numbers)) + 1
+        requests = ([Request(samples[number])] for number in numbers)
         loader = Loader(reader, requests, threads, self._open)
         loader.start()
         try:
-            self.prepare([sample.id for sample in samples])
+            self.prepare([paths[number] for number in numbers])
         except BaseException:
             loader.close()
             raise
-        return self._outcomes(samples, loader)
+        return self._outcomes(paths, numbers, loader, batch_size)
 
-    def prepare(self, paths: Sequence[str]) -> None:
+    def prepare(self, paths: Iterable[str]) -> None:
         """Load the weights if any of the files exists; raises what `net` raises."""
-        if any(os.path.exists(path) for path in paths):
+        if any("://" in path or os.path.exists(path) for path in paths):
             _ = self.net
 
     def _open(self, path: Path, *arguments: Any) -> FrameSource:
         return self.decoders.open(checked_path(path), *arguments)
 
-    def batch_size(self, videos: int) -> int:
-        """Views per forward pass for so many videos: as asked for, else as suits the device."""
-        p, views = self.pipeline, self.clips * self.crops
+    def auto_batch_size(self) -> int:
+        """Views per forward pass: as the settings say, else as suits the model and the device."""
+        p = self.pipeline
         shape = (3, p.frames, p.crop_size, p.crop_size)
-        return min(self.settings.batch_size or default_batch_size(self.net, shape), videos * views)
+        return self.settings.batch_size or default_batch_size(self.net, shape)
 
     def _outcomes(
-        self, samples: Sequence[Sample], loader: Loader
-    ) -> Iterator[VideoPrediction | Failure]:
+        self,
+        paths: Sequence[str],
+        numbers: Sequence[int],
+        loader: Loader,
+        batch_size: int | None,
+    ) -> Iterator[tuple[int, VideoPrediction | Failure]]:
         if self._net is None:  # no file exists: nothing is scored
-            for (request,), (loaded,) in loader:
+            for number, (_, (loaded,)) in zip(numbers, loader, strict=True):
                 assert isinstance(loaded, VideoDecodeError)
-                yield Failure(request.sample.id, loaded)
+                yield number, Failure(paths[number], loaded)
             return
-        views, size = self.clips * self.crops, self.batch_size(len(samples))
-        units = make_units(len(samples), views, size)
-        # One video alone is not padded to a full batch.
-        slots = slots_per_batch(views, size) if len(samples) > 1 else None
-        loader.ahead = max(loader.ahead, max(1, size // views) + 2 * loader.workers)
-        stream = ViewStream(self.net, loader, slots, may_shrink=self.settings.batch_size is None)
-        gather = _Gather(views)
-        with closing(stream.run(units)) as events:
+        views = self.clips * self.crops
+        size = batch_size or min(self.auto_batch_size(), views * len(paths))
+        units = make_units(len(paths), views, size)
+        alone = len(paths) == 1 and batch_size is None
+        slots = None if alone else slots_per_batch(views, size)
+        loader.ahead = size // views + 2 * loader.workers
+        may_shrink = batch_size is None and self.settings.batch_size is None
+        stream = ViewStream(self.net, loader, slots, may_shrink)
+        every_view = range(views)
+        gather = _Gather(numbers, views)
+        with closing(stream.run(units, {number: every_view for number in numbers})) as events:
             for event in events:
-                for number, done in gather.add(event):
-                    yield self._outcome(samples[number].id, done)
+                for number, scored in gather.add(event):
+                    yield number, self._outcome(paths[number], scored)
 
-    def _outcome(self, path: str, done: VideoDecodeError | _Done) -> VideoPrediction | Failure:
-        if isinstance(done, VideoDecodeError):
-            return Failure(path, done)
-        require_finite(done.logits.values(), path)
+    def _outcome(self, path: str, scored: VideoDecodeError | _Scores) -> VideoPrediction | Failure:
+        if isinstance(scored, VideoDecodeError):
+            return Failure(path, scored)
+        require_finite(scored.logits.values(), path)
         rule, topk = self.pipeline.view_fusion, self.settings.topk
-        heads = topk_per_head(done.logits, self.net.card.heads, rule, topk)
-        return VideoPrediction(path, done.info, done.views, heads, done.logits, done.seconds)
+        heads = topk_per_head(scored.logits, self.net.card.heads, rule, topk)
+        return VideoPrediction(
+            path, scored.info, scored.views, heads, scored.logits, scored.seconds
+        )
 
     def _load(self) -> VideoModel:
         from vtcli.runtime.device import precision_name, resolve_device
@@ -259,8 +283,8 @@ class Predictor:
 
 
 @dataclass
-class _Done:
-    """What was learnt of a video: its logits [V,K] per head."""
+class _Scores:
+    """The logits [V,K] per head of a video, and what else is known of it."""
 
     info: VideoInfo
     views: tuple[View, ...]
@@ -269,38 +293,37 @@ class _Done:
 
 
 class _Gather:
-    """Puts the events of a stream together again, one result per video, in order."""
+    """Puts the events of a stream together again: one result per video, in order."""
 
-    def __init__(self, views: int) -> None:
+    def __init__(self, numbers: Sequence[int], views: int) -> None:
+        self.order = deque(numbers)
         self.views = views
-        self.next = 0
-        self.opened: dict[int, tuple[VideoInfo, tuple[View, ...], float]] = {}
+        self.opened: dict[int, tuple[VideoInfo, tuple[View, ...]]] = {}
         self.rows: dict[int, list[Mapping[str, Tensor]]] = {}
-        self.done: dict[int, VideoDecodeError | _Done] = {}
+        self.seconds: dict[int, float] = {}
+        self.finished: dict[int, VideoDecodeError | _Scores] = {}
 
-    def add(self, event: Event) -> Iterator[tuple[int, VideoDecodeError | _Done]]:
-        """The results that are complete with this event and all earlier ones."""
+    def add(self, event: Event) -> Iterator[tuple[int, VideoDecodeError | _Scores]]:
+        """The results that are complete with this event, and all before them."""
         if isinstance(event, Failed):
-            self.done[event.sample] = event.error
+            self.finished[event.sample] = event.error
         elif isinstance(event, Opened):
-            info, views = source_info(event.loaded.source), event.loaded.views
-            self.opened[event.sample] = (info, views, 0.0)
-            self.rows[event.sample] = []
+            loaded = event.loaded
+            self.opened[event.sample] = (source_info(loaded.source), loaded.views)
+            self.rows[event.sample], self.seconds[event.sample] = [], 0.0
         else:
             for index, logits in zip(event.views, event.logits, strict=True):
                 self.rows[index.sample].append(logits)
-                info, views, seconds = self.opened[index.sample]
-                seconds += event.seconds / len(event.views)
-                self.opened[index.sample] = (info, views, seconds)
+                self.seconds[index.sample] += event.seconds / len(event.views)
                 if len(self.rows[index.sample]) == self.views:
                     self._finish(index.sample)
-        while self.next in self.done:
-            yield self.next, self.done.pop(self.next)
-            self.next += 1
+        while self.order and self.order[0] in self.finished:
+            number = self.order.popleft()
+            yield number, self.finished.pop(number)
 
     def _finish(self, number: int) -> None:
         import torch
 
-        rows, (info, views, seconds) = self.rows.pop(number), self.opened.pop(number)
+        rows, (info, views) = self.rows.pop(number), self.opened.pop(number)
         logits = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        self.done[number] = _Done(info, views, logits, seconds)
+        self.finished[number] = _Scores(info, views, logits, self.seconds.pop(number))
