@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from vtcli.cli.options import (
     DeviceOption,
     LabelSetOption,
     ModelOption,
-    OutputOption,
     PipelineOption,
     PrecisionOption,
     TimeoutOption,
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 
     Outcome: TypeAlias = VideoPrediction | Timeline | Failure
 
-Format = Literal["table", "json", "jsonl", "csv", "srt", "vtt", "activitynet"]
+Format = Literal["table", "json", "jsonl", "csv", "srt", "vtt", "activitynet", "parquet"]
 ONLY_TIMELINES = ("srt", "vtt", "activitynet")
 ONE_VIDEO = ("srt", "vtt")
+BULK = "Bulk runs (-o RUN/)"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,13 @@ class _Request:
 
 def predict(
     sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE", help="Video files, folders or shell patterns."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Video files, folders or shell patterns; - reads paths from standard input.",
+            show_default=False,
+        ),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     topk: Annotated[
         int, typer.Option("--topk", "-k", min=1, help="Number of classes per video or window.")
@@ -105,7 +110,16 @@ def predict(
         ),
     ] = None,
     format: Annotated[Format | None, format_option(BY_EXTENSION)] = None,
-    output: OutputOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|RUN/",
+            help="Write the results to a file, or any number of them to a folder that resumes.",
+            show_default="standard output",
+        ),
+    ] = None,
     label_set: LabelSetOption = None,
     pipeline: PipelineOption = None,
     device: DeviceOption = "auto",
@@ -114,26 +128,116 @@ def predict(
     workers: CoreWorkersOption = None,
     decoder: DecoderOption = "auto",
     timeout: TimeoutOption = TIMEOUT_SECONDS,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-file",
+            metavar="LIST",
+            help="Also take the paths in a .txt, .csv or .parquet list.",
+            rich_help_panel=BULK,
+        ),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            "--column",
+            metavar="NAME",
+            help="Column of --from-file that holds the paths.",
+            show_default="path, video, file, ...",
+            rich_help_panel=BULK,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Work on every N-th part only, from part I; `slurm` takes both from a job array.",
+            rich_help_panel=BULK,
+        ),
+    ] = None,
+    part_size: Annotated[
+        int,
+        typer.Option(
+            "--part-size", min=1, help="Videos per part of the folder.", rich_help_panel=BULK
+        ),
+    ] = 1000,
+    retry_failures: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failures", help="Try every failed video again.", rich_help_panel=BULK
+        ),
+    ] = False,
+    keep_logits: Annotated[
+        bool,
+        typer.Option(
+            "--keep-logits",
+            help="Also store the logits of all classes, in half precision.",
+            rich_help_panel=BULK,
+        ),
+    ] = False,
+    status: Annotated[
+        Path | None,
+        typer.Option(
+            "--status",
+            metavar="RUN",
+            help="Print how far a run is, and exit.",
+            rich_help_panel=BULK,
+        ),
+    ] = None,
 ) -> int:
     """Classify the action in a video: one file, one model name, top-5 labels.
 
     With --window, classify each window of it: a timeline, also as srt, vtt or
     activitynet.
     """
-    from vtcli.inference.inputs import find_videos
+    from vtcli.cli import bulk
+    from vtcli.inference.inputs import find_videos, iter_list
     from vtcli.inference.predictor import PredictSettings
 
-    chosen = format or format_of(output, get_args(Format))
-    paths = find_videos(sources)
-    timeline = _timeline_settings(window, stride, min_score, chosen, len(paths))
-    _check_outputs(output, annotate, paths)
+    if status is not None:
+        return bulk.print_status(status, format == "json")
+    if not sources and from_file is None:
+        raise UsageError("there is nothing to predict; name video files or folders")
     settings = PredictSettings(
         topk, views, device, precision, batch_size, workers, decoder, label_set, pipeline, timeout
     )
-    predicted = _run(_Request(model, paths, chosen, output, annotate, timeline, settings))
+    if bulk.is_run_folder(output):
+        _refuse_in_bulk({"--window": window, "--annotate": annotate})
+        request = bulk.BulkRequest(
+            folder=Path(str(output)),
+            sources=tuple(sources or ()),
+            from_file=from_file,
+            column=column,
+            model=model,
+            settings=settings,
+            row_format=bulk.row_format_of(format),
+            part_size=part_size,
+            shard=shard,
+            retry_failures=retry_failures,
+            keep_logits=keep_logits,
+        )
+        return bulk.run_bulk(request)
+    bulk.refuse_without_folder(shard, retry_failures, keep_logits, os.environ)
+    file = Path(output) if output else None
+    chosen = format or format_of(file, get_args(Format))
+    if chosen == "parquet":
+        raise UsageError("--format parquet needs a folder; end -o with a slash, such as -o run/")
+    paths = find_videos(sources or ())
+    if from_file is not None:
+        paths += iter_list(from_file, column)
+    timeline = _timeline_settings(window, stride, min_score, chosen, len(paths))
+    _check_outputs(file, annotate, paths)
+    predicted = _run(_Request(model, paths, chosen, file, annotate, timeline, settings))
     if predicted == len(paths):
         return EXIT_OK
     return EXIT_SOME_FAILED if predicted else EXIT_NO_INPUT
+
+
+def _refuse_in_bulk(options: Mapping[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"{name} cannot be written to a folder; name a file with -o")
 
 
 def _timeline_settings(

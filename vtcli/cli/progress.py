@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
     from vtcli.evaluation.evaluator import EvalProgress
+    from vtcli.inference.bulk import BulkProgress
 
 
 @contextmanager
@@ -53,6 +54,22 @@ def file_progress(total: int, to_file: bool = False) -> Iterator[ProgressCallbac
 
         def report(name: str, done: int, _: int | None) -> None:
             bars.update(task, completed=done, description=name)
+
+        yield report
+
+
+@contextmanager
+def bulk_progress() -> Iterator[Callable[[BulkProgress], None]]:
+    """A callback for a bulk run: videos done of all, and this process's rate."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    rate_column = TextColumn("{task.fields[rate]:.1f} videos/s")
+    columns = (BarColumn(), MofNCompleteColumn(), rate_column, TimeRemainingColumn())
+    with _bars(*columns, shown=sys.stderr.isatty()) as bars:
+        task = bars.add_task("", total=None, rate=0.0)
+
+        def report(progress: BulkProgress) -> None:
+            bars.update(task, completed=progress.done, total=progress.total, rate=progress.rate)
 
         yield report
 

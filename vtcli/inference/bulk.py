@@ -195,6 +195,6 @@ def read_status(store: RunStore) -> BulkStatus:
             working += bool(rows)
         done += len(rows)
         failed.update(row["reason"] for row in rows if row.get("reason"))
-    began = (store.folder / "run.json").stat().st_mtime
+    began = (store.parts_folder / "run.json").stat().st_mtime
     until = max(times) if times and parts_done == len(numbers) else time.time()
     return BulkStatus(total, done, failed, len(numbers), parts_done, working, until - began)

@@ -1,10 +1,12 @@
 """The folder of a bulk run: its inputs in parts, who works on which, and the rows of each part.
 
-    run.json               what the rows are made with: model, protocol, precision, batch size
-    parts/000000.list      the inputs of a part, one JSON line each; never changed once written
-    parts/000000.claim     who works on the part; touched while that process lives
-    parts/000000.*.journal its rows as they come
-    part-000000.parquet    its rows, under this name only when complete (or .jsonl)
+    part-000000.parquet   the rows of a part, under this name only when complete (or .jsonl)
+    _vt/run.json          what the rows are made with: model, protocol, precision, batch size
+    _vt/000000.list       the inputs of a part, one JSON line each; never changed once written
+    _vt/000000.claim      who works on the part; touched while that process lives
+    _vt/000000.*.journal  its rows as they come
+
+Readers of Parquet folders pass over names that begin with `_`, so RUN/ itself can be opened.
 
 Many processes and machines may share the folder: files appear under their names only when they are
 complete, never over another one, and a claim whose process is gone expires. A kill loses the rows
@@ -82,10 +84,14 @@ class RunStore:
 
     def __init__(self, folder: Path, extension: str) -> None:
         self.folder, self.extension = folder, extension
-        self.parts_folder = folder / "parts"
+        self.parts_folder = folder / "_vt"
         self.token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
     # --- what the rows are made with --------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether a run was begun in the folder."""
+        return (self.parts_folder / "run.json").exists()
 
     def open(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Begin a run, or join one: the settings it was begun with.
@@ -96,7 +102,7 @@ class RunStore:
         try:
             self.parts_folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"format": FORMAT, **settings}, indent=1, ensure_ascii=False)
-            publish(self.folder / "run.json", text.encode("utf-8", "surrogateescape"))
+            publish(self.parts_folder / "run.json", text.encode("utf-8", "surrogateescape"))
         except OSError as error:
             raise write_error(self.folder, error) from error
         return self._join(settings)
@@ -113,7 +119,7 @@ class RunStore:
 
     def read_settings(self) -> dict[str, Any]:
         """What run.json says; raises `DataError` where there is none of this format."""
-        path = self.folder / "run.json"
+        path = self.parts_folder / "run.json"
         try:
             table = json.loads(path.read_text("utf-8", "surrogateescape"))
         except FileNotFoundError as error:
@@ -137,7 +143,7 @@ class RunStore:
         from filelock import FileLock
 
         added = 0
-        with FileLock(self.folder / ".listing.lock"):
+        with FileLock(self.parts_folder / ".listing.lock"):
             numbers = self.part_numbers()
             known = {one.key for number in numbers for one in self.inputs(number)}
             number = numbers[-1] + 1 if numbers else 0
