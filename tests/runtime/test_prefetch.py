@@ -98,10 +98,10 @@ def test_closing_cancels_what_has_not_begun_and_leaves_no_thread() -> None:
 
 
 def test_an_exception_of_the_caller_leaves_no_thread() -> None:
-    with suppress(KeyboardInterrupt):
-        with closing(prefetch(str, singles(20), workers=2, ahead=4)) as results:
-            next(results)
-            raise KeyboardInterrupt
+    results = prefetch(str, singles(20), workers=2, ahead=4)
+    with suppress(KeyboardInterrupt), closing(results):
+        next(results)
+        raise KeyboardInterrupt
     assert not prefetch_threads()
 
 

@@ -15,7 +15,7 @@ from vtcli.video.frame_source import FOLDER_RATE, open_frame_source
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 frames that show their number, 25 a second."""
+    """60 frames that show their number, at 25 fps."""
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
 
 
@@ -32,19 +32,19 @@ def test_a_video_is_read_by_number(clip: Path) -> None:
     assert read_numbers(source.read([3, 59, 3])) == [3, 59, 3]
 
 
-def test_a_segment_in_seconds_begins_and_ends_where_it_says(clip: Path) -> None:
+def test_a_segment_in_seconds_has_the_frames_of_its_time(clip: Path) -> None:
     source = open_frame_source(clip, seconds=(0.4, 1.2))
     assert source.frames == 20
     assert read_numbers(source.read([0, 19])) == [10, 29]
     assert open_frame_source(clip, seconds=(2.0, None)).frames == 10
 
 
-def test_a_segment_by_frame_numbers_holds_both_ends(clip: Path) -> None:
+def test_a_segment_by_frame_numbers_includes_both_ends(clip: Path) -> None:
     source = open_frame_source(clip, frame_range=(7, 9))
     assert read_numbers(source.read(range(source.frames))) == [7, 8, 9]
 
 
-def test_an_end_rounded_up_beyond_the_video_is_cut(clip: Path) -> None:
+def test_an_end_rounded_up_beyond_the_video_is_clamped(clip: Path) -> None:
     assert open_frame_source(clip, seconds=(2.0, 3.2)).frames == 10
     assert open_frame_source(clip, seconds=(1.0, 1.0)).frames == 1
 
@@ -67,11 +67,11 @@ def test_a_folder_of_images_is_read_in_the_order_of_their_numbers(
     assert read_numbers(part.read(range(part.frames))) == [6, 7, 8]
 
 
-def test_images_without_a_rate_count_as_the_usual_one(tmp_path: Path) -> None:
+def test_images_have_a_default_frame_rate(tmp_path: Path) -> None:
     assert open_frame_source(images(tmp_path / "f", range(2), "{}.png")).fps == FOLDER_RATE
 
 
-def test_a_folder_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_read_is_an_error_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(VideoDecodeError, match="without images"):
         open_frame_source(tmp_path / "empty")

@@ -1,7 +1,7 @@
-"""The frames of a sample by number, however they are stored: a video, a segment of one, or a folder
-with one image per frame.
+"""The frames of a sample by number, however they are stored: as a video, a segment of one, or a
+folder with one image per frame.
 
-Shape legend: N frames asked for, H height, W width.
+Shape legend: N requested frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class FrameFolder:
             return image.width * image.height * 3
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        wanted = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
-        shapes = {image.shape for image in wanted.values()}
+        requested = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
+        shapes = {image.shape for image in requested.values()}
         if len(shapes) > 1:
             raise VideoDecodeError(
                 self.folder, "corrupt", "contains frames of different sizes; extract them again"
@@ -103,7 +103,7 @@ class FrameFolder:
                 f"{len(indices)} frames of {width}x{height} need {size / 2**30:.1f} GiB, more than "
                 f"{DEFAULT_LIMITS.max_bytes / 2**30:.1f} GiB; use fewer views",
             )
-        return np.stack([wanted[index] for index in indices])
+        return np.stack([requested[index] for index in indices])
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def open_frame_source(
             raise VideoDecodeError(
                 Path(path),
                 "unsupported",
-                "does not state its frame rate, so a segment in seconds cannot be located; re-encode it "
-                "with a frame rate",
+                "does not state its frame rate, so a segment in seconds cannot be located; "
+                "re-encode it with a frame rate",
             )
         start, end = seconds
         first = None if start is None else round(start * source.fps)
