@@ -1,8 +1,8 @@
-"""How far bf16 answers are from fp32: python benchmarks/agreement.py MODEL [MODEL ...]
+"""Agreement of bf16 predictions with fp32: python benchmarks/agreement.py MODEL [MODEL ...]
 
-Each model (an id or one of our files) answers for the same seeded synthetic clips in both
-precisions. Printed are the share of clips with the same first class, the largest difference of a
-probability, and of those that differ how close the two classes are in fp32.
+Each model (an id or one of our files) classifies the same seeded synthetic clips in both
+precisions. Printed are the number of clips with the same top-1 class, the largest difference of a
+probability, and the largest fp32 margin between two different top-1 classes.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ def synthetic_clips(count: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
 
 
 def compare(name: str, count: int) -> str:
-    """One line on one model."""
+    """The line that is printed for a model."""
     nets = {p: load_model(name, precision=p) for p in ("fp32", "bf16")}
     shape = clip_shape(nets["fp32"].config)
     heads = [head.size for head in nets["fp32"].card.heads]  # type: ignore[union-attr]
-    same, largest, gaps = 0, 0.0, [0.0]
-    first = set()
+    same, largest, margins = 0, 0.0, [0.0]
+    classes = set()
     for clip in synthetic_clips(count, shape):
         with torch.inference_mode():
             probs = {
                 p: _first_head(net(clip.to(net.dtype)), heads).float().softmax(-1)[0]
                 for p, net in nets.items()
             }
-        right, other = int(probs["fp32"].argmax()), int(probs["bf16"].argmax())
-        first.add(right)
-        same += right == other
+        top1, other = int(probs["fp32"].argmax()), int(probs["bf16"].argmax())
+        classes.add(top1)
+        same += top1 == other
         largest = max(largest, float((probs["fp32"] - probs["bf16"]).abs().max()))
-        gaps.append(float(probs["fp32"][right] - probs["fp32"][other]))
+        margins.append(float(probs["fp32"][top1] - probs["fp32"][other]))
     return (
-        f"{name}: same first class {same} of {count} ({len(first)} classes seen first), largest "
-        f"difference of a probability {largest:.2e}, widest gap lost {max(gaps):.2e}"
+        f"{name}: same top-1 class {same} of {count} ({len(classes)} classes predicted), largest "
+        f"difference of a probability {largest:.2e}, largest margin lost {max(margins):.2e}"
     )
 
 

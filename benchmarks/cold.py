@@ -1,9 +1,9 @@
-"""One cold answer, ours against transformers': python benchmarks/cold.py CLIP
+"""A single prediction in a new process, against transformers: python benchmarks/cold.py CLIP
 
-A random ViViT-B is written once and handed to both: to `vt predict` as our file, to transformers'
-`pipeline("video-classification")` as the folder of which ours was converted. In turn, round by
-round, each answers for the clip in a fresh process, one view, in its default precision. Printed are
-medians of wall time and of peak memory, with their range, and of the ratios. The peer needs FFmpeg.
+A random ViViT-B is written once for both: for `vt predict` as our file, for transformers'
+`pipeline("video-classification")` as the folder that ours was converted from. In each round both
+classify the clip in a new process, with one view, in their default precision. Printed are the
+medians and ranges of wall time, of peak memory and of the ratios. The peer needs FFmpeg.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 from transformers import pipeline
 print(pipeline("video-classification", model=sys.argv[1])(sys.argv[2]))
 """
-# Upstream's pixels: -1..1, nothing else.
+# Upstream's normalization: to -1..1, nothing else.
 PROCESSOR = {
     "image_processor_type": "VivitImageProcessor",
     "do_resize": True,
@@ -40,7 +40,7 @@ PROCESSOR = {
 
 
 def write_weights(folder: Path) -> tuple[Path, Path]:
-    """The folder for transformers, and our file made from it."""
+    """The folder for transformers, and our file that is converted from it."""
     import torch
 
     from vtcli.models import get_architecture
@@ -50,18 +50,18 @@ def write_weights(folder: Path) -> tuple[Path, Path]:
     from vtcli.weights.load import create_model
     from vtcli.weights.registry import load_registry
 
-    theirs, ours = folder / "hf", folder / "ours.safetensors"
-    theirs.mkdir()
+    upstream, ours = folder / "hf", folder / "ours.safetensors"
+    upstream.mkdir()
     torch.manual_seed(0)
     net = create_model(CHECKPOINT)
     tensors = from_vt(get_architecture("vivit").layouts["hf"], net.state_dict(), net.config)
-    write_checkpoint(theirs / "model.safetensors", tensors, {})
+    write_checkpoint(upstream / "model.safetensors", tensors, {})
     labels = load_registry().find(CHECKPOINT).heads[0].class_names()
-    (theirs / "config.json").write_text(hf_config(net.config, labels)[1])
-    (theirs / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-    words = ("convert", str(theirs / "model.safetensors"), "-m", CHECKPOINT, "-o", str(ours))
+    (upstream / "config.json").write_text(hf_config(net.config, labels)[1])
+    (upstream / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    words = ("convert", str(upstream / "model.safetensors"), "-m", CHECKPOINT, "-o", str(ours))
     subprocess.run([sys.executable, "-m", "vtcli", *words], check=True, stdout=subprocess.DEVNULL)
-    return theirs, ours
+    return upstream, ours
 
 
 def measured(words: Sequence[str]) -> tuple[float, float]:
@@ -82,10 +82,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        theirs, ours = write_weights(Path(folder))
+        upstream, ours = write_weights(Path(folder))
         sides = {
             "ours": ("-m", "vtcli", "predict", args.clip, "-m", str(ours)),
-            "transformers": ("-c", PEER, str(theirs), args.clip),
+            "transformers": ("-c", PEER, str(upstream), args.clip),
         }
         rounds = [
             {name: measured(words) for name, words in sides.items()} for _ in range(args.rounds)

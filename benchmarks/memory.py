@@ -1,8 +1,7 @@
-"""Peak memory of converting and of loading a checkpoint file: python benchmarks/memory.py FILE [-m
-ID]
+"""Peak memory of converting and loading a checkpoint: python benchmarks/memory.py FILE [-m ID]
 
-Each step runs in a process of its own, and so does `import torch` alone; printed is what a step
-takes beyond that, as a multiple of the weights' fp32 size.
+Each step, and `import torch` alone, runs in a separate process; printed is the memory of a step
+beyond the import, as a multiple of the fp32 size of the weights.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ LOAD += "total = sum(p.double().sum().item() for p in model.parameters()); "
 
 
 def peak(code: str, *words: str) -> int:
-    """Bytes resident at the most while a piece of code runs."""
+    """Peak resident memory of a piece of code, in bytes."""
     command = [sys.executable, "-c", code + PEAK, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
@@ -41,10 +40,8 @@ def main() -> None:
         steps = {"convert": peak(CONVERT, *words), "load, read all": peak(LOAD, *words)}
         size = ours.stat().st_size
     print(f"{args.file.name}: weights {size / 1e6:.0f} MB, import torch {base / 1e6:.0f} MB")
-    for name, most in steps.items():
-        print(
-            f"  {name:15} {most / 1e6:6.0f} MB, {(most - base) / size:.2f} x the weights beyond it"
-        )
+    for name, top in steps.items():
+        print(f"  {name:15} {top / 1e6:6.0f} MB, {(top - base) / size:.2f} x the weights beyond it")
 
 
 if __name__ == "__main__":

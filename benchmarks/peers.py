@@ -1,10 +1,10 @@
-"""Ours against the field, in turn: python benchmarks/peers.py [MODEL ...]
+"""Our networks against those of other packages: python benchmarks/peers.py [MODEL ...]
 
-One process holds our network and a peer's with the same weights, in every precision asked for.
-First their answers to the same clip are compared; then, round by round, each is timed in turn
-beside a plain matrix product (the best of 2048^3 and the model's largest one). Printed are medians
-of the ratios, with their range. Peers: torchvision's swin3d_* and transformers'
-VivitForVideoClassification; a model without a peer is held against the matrix rate alone.
+One process has our network and a peer with the same weights, in every requested precision. First
+their logits for the same clip are compared; then both are timed in each round, together with a
+matrix product (the faster of 2048^3 and the model's largest one). Printed are the medians and
+ranges of the ratios. Peers: torchvision's swin3d_* and transformers' VivitForVideoClassification; a
+model without a peer is compared with the rate of the matrix product only.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from vtcli.weights.load import create_model
 from vtcli.weights.model_config import model_config
 
 Weights = Mapping[str, Tensor]
-# Largest difference of a logit, as a share of the largest logit, that is still the same network.
+# Largest tolerated difference of a logit, as a fraction of the largest logit.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}
 
 
 def torchvision_swin(name: str, weights: Weights, config: Any) -> nn.Module:
-    """A Swin3D of torchvision's with our weights."""
+    """torchvision's Swin3D with our weights."""
     from torchvision.models import video
 
     peer: nn.Module = getattr(video, name)(num_classes=config.num_classes)
@@ -48,7 +48,7 @@ def torchvision_swin(name: str, weights: Weights, config: Any) -> nn.Module:
 
 
 class TransformersViViT(nn.Module):
-    """transformers' ViViT with our weights; it wants frames before channels."""
+    """transformers' ViViT with our weights; it takes frames before channels."""
 
     def __init__(self, weights: Weights, config: Any) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ PEERS: dict[str, Callable[[Weights, Any], nn.Module] | None] = {
 
 
 class Contest:
-    """Our network and the peer's in all precisions, with the clip they are timed on."""
+    """Our network and the peer in all precisions, with the clip that they are timed on."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         self.name, self.device = name, resolve_device(args.device)
@@ -101,7 +101,7 @@ class Contest:
         fresh = create_model(name)
         with torch.no_grad():
             for parameter in fresh.parameters():
-                # Nothing may stay zero, or an error in it would not show.
+                # No weight may be zero, or an error in it would have no effect.
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
         weights = {key: tensor.clone() for key, tensor in fresh.state_dict().items()}
         self.runs: dict[tuple[str, str], Callable[[], Any]] = {}
@@ -123,7 +123,7 @@ class Contest:
         self.runs[who, precision] = partial(net, clip)
 
     def compare(self) -> None:
-        """Print how far the answers lie apart, and stop where they are not the same network's."""
+        """Print the difference of the logits, and exit if it is too large."""
         for precision in self.precisions:
             if ("peer", precision) not in self.runs:
                 continue
@@ -131,11 +131,11 @@ class Contest:
             difference = (ours - theirs).abs().max().item()
             largest = theirs.abs().max().item()
             print(
-                f"{self.name} {precision}: answers differ by {difference:.1e} at most "
+                f"{self.name} {precision}: logits differ by at most {difference:.1e} "
                 f"(largest logit {largest:.2f})"
             )
             if not difference <= TOLERANCE[precision] * largest:
-                raise SystemExit(f"{self.name}: ours and the peer's are not the same network")
+                raise SystemExit(f"{self.name}: our network and the peer differ")
 
     def time(self, rounds: int) -> None:
         """Print shares of the matrix rate and ratios of times, ours and the peer's in turn."""
@@ -168,7 +168,7 @@ class Contest:
                 )
 
     def _print_ratios(self, precision: str, times: Mapping[tuple[str, str], list[float]]) -> None:
-        """Against the peer in the same precision, and in the first one asked for."""
+        """Against the peer in the same precision, and in the first requested one."""
         for other in dict.fromkeys((precision, self.precisions[0])):
             if (theirs := times.get(("peer", other))) is not None:
                 took = times["ours", precision]

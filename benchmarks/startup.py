@@ -1,9 +1,8 @@
-"""What the command costs around the network: python benchmarks/startup.py MODEL CLIP
+"""Overhead of the command around the network: python benchmarks/startup.py MODEL CLIP
 
-In turn, round by round and each in a process of its own: `vt --help`; `python -c "import torch"`;
-the bare forward pass (its time inside a process that has loaded the model already); and a cold `vt
-predict`. Printed are the medians and what `vt predict` takes beyond PyTorch's import and the
-forward pass.
+In each round, every one in a new process: `vt --help`; `python -c "import torch"`; the forward pass
+alone (timed in a process that has already loaded the model); and `vt predict`. Printed are the
+medians and the time of `vt predict` beyond the import of PyTorch and the forward pass.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Memory:
         return self.clips[number % CLIPS]
 
     def read(self, request: ClipRequest) -> TrainClip:
-        return TrainClip(self[request.number], short=False)
+        return TrainClip(self[request.number], padded=False)
 
 
 class InOrder(IterableDataset):

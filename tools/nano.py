@@ -106,7 +106,7 @@ def check(
 
 def accuracy_on(model: str, labels: Mapping[str, str]) -> float:
     """Top-1 accuracy on clips, path -> label, as a fraction."""
-    outcomes = Predictor(model, topk=1, precision="fp32").start(list(labels))
+    outcomes = Predictor(model, topk=1, precision="fp32").predict(list(labels))
     correct = [
         isinstance(outcome, VideoPrediction)
         and outcome.predictions[0].label == labels[outcome.path]

@@ -18,10 +18,12 @@ _HOMES = {
     "load_model": "vtcli.weights.load",
     "list_models": "vtcli.weights.resolve",
     "predict": "vtcli.inference.predictor",
+    "Predictor": "vtcli.inference.predictor",
     "convert": "vtcli.weights.convert",
     "VtError": "vtcli.errors",
 }
 __all__ = [
+    "Predictor",
     "VtError",
     "__version__",
     "convert",
@@ -33,7 +35,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vtcli.errors import VtError
-    from vtcli.inference.predictor import predict
+    from vtcli.inference.predictor import Predictor, predict
     from vtcli.weights.convert import convert
     from vtcli.weights.load import create_model, load_model
     from vtcli.weights.resolve import list_models

@@ -85,7 +85,7 @@ def test_a_dry_run_writes_nothing(
     ("words", "code", "sentence"),
     [
         (["--epochs", "0"], 2, "--epochs 0 is below 1"),
-        (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is no augmentation"),
+        (["--aa", "rand-q7"], 2, "--aa 'rand-q7' is not an augmentation policy"),
         (["--opt", "adamm"], 2, "--opt adamm is not an optimizer"),
         (["--opt", "kron"], 2, "keeps lists of tensors"),
         (["--trainable", "last-0-blocks"], 2, "--trainable must be full, head or last-N-blocks"),

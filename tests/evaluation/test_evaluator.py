@@ -356,9 +356,9 @@ def test_a_segment_in_seconds_of_a_video_without_a_rate_is_not_made_up(
     clip = next(videos.rglob("*.mp4"))
     rateless = replace(frame_source.probe(clip), fps=0.0)
     monkeypatch.setattr(frame_source, "probe", lambda path: rateless)
-    assert frame_source.open_footage(clip).frames == rateless.frames
-    with pytest.raises(VideoDecodeError, match="does not say its frame rate"):
-        frame_source.open_footage(clip, seconds=(0.0, 0.5))
+    assert frame_source.open_frame_source(clip).frames == rateless.frames
+    with pytest.raises(VideoDecodeError, match="does not state its frame rate"):
+        frame_source.open_frame_source(clip, seconds=(0.0, 0.5))
 
 
 def test_the_next_group_is_read_while_the_model_works_on_a_large_one(videos: Path) -> None:

@@ -1,6 +1,6 @@
-"""From a full-size file in an upstream's own format and a real clip to that upstream's scores.
+"""A full-size file in an upstream's own format and a real clip give the scores of that upstream.
 
-Needs the reference answers in $VT_GOLDEN, with the folder `clips` beside it; all are slow.
+Needs the reference scores in $VT_GOLDEN, with the folder `clips` next to it; all are slow.
 """
 
 from __future__ import annotations
@@ -73,18 +73,20 @@ def test_a_checkpoint_and_a_clip_give_upstreams_scores(name: str, tmp_path: Path
     clip = big_golden("..", "clips/arm_wrestling_340x256.mp4")
     ours = tmp_path / "ours.safetensors"
     convert(upstream_file(tmp_path, about), ours, model=model, verify=True)
-    predictor = Predictor(ours, 10_000, views, "cpu", "fp32", pipeline=pipeline)
-    (answer,) = predictor.start([str(clip)])
-    assert isinstance(answer, VideoPrediction)
-    assert [list(v.frame_indices) for v in answer.views] == [
+    predictor = Predictor(
+        ours, topk=10_000, views=views, device="cpu", precision="fp32", pipeline=pipeline
+    )
+    (prediction,) = predictor.predict([clip])
+    assert isinstance(prediction, VideoPrediction)
+    assert [list(v.frame_indices) for v in prediction.views] == [
         view["frame_indices"] for view in about["views"]
     ]
-    logits = answer.view_logits["action"]
+    logits = prediction.view_logits["action"]
     order = head_order(name, logits.shape[1])
     tolerance = about["tolerance"]["same_pixels"]
     assert (logits - expected["logits"][:, order]).abs().max() < tolerance["logits"]
     scores = torch.zeros(len(order))
-    for ranked in answer.predictions:
+    for ranked in prediction.predictions:
         scores[ranked.index] = ranked.upstream_score
     wanted = expected["scores"][order]
     limit = tolerance["scores_relative_to_max_score"] * wanted.abs().max()

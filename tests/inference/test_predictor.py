@@ -1,8 +1,9 @@
-"""A video and a model's name give the answer that upstream's sampling, pixels and fusion give."""
+"""The prediction for a video is what upstream's sampling, transforms and fusion give."""
 
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 import vtcli
 from tests import tiny
 from vtcli.errors import DataError, InputError, OutOfMemoryError, UsageError, VideoDecodeError
+from vtcli.inference import predictor as predictor_module
 from vtcli.inference import scoring
 from vtcli.inference.inputs import find_videos
-from vtcli.inference.predictor import Predictor
+from vtcli.inference.predictor import Predictor, PredictSettings
 from vtcli.inference.scoring import score_clips
+from vtcli.inference.timeline import TimelinePredictor
 from vtcli.video.decode import read_frames
 from vtcli.video.pipeline import parse_views, plan_views
 from vtcli.video.views import clip_tensors
@@ -23,7 +26,7 @@ from vtcli.weights.convert import convert
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a tiny checkpoint that lies on this disk."""
+    """The id of a tiny checkpoint that is stored on this disk."""
     src = tiny.official_file(tmp_path / "tiny.pyth")
     path = tiny.registry_file(tmp_path / "own.toml", tiny.local_source(src))
     monkeypatch.setenv("VT_REGISTRY", str(path))
@@ -35,7 +38,7 @@ def clip(tmp_path: Path) -> Path:
     return tiny.video(tmp_path / "clip.mp4")
 
 
-def test_an_answer_is_the_fused_score_of_the_published_views(model: str, clip: Path) -> None:
+def test_a_prediction_is_the_fused_score_of_the_published_views(model: str, clip: Path) -> None:
     result = vtcli.predict(clip, model=model, topk=400, views="paper", precision="fp32")
     net = vtcli.load_model(model)
     pipeline = net.card.pipeline
@@ -48,11 +51,11 @@ def test_an_answer_is_the_fused_score_of_the_published_views(model: str, clip: P
             ]
         )
     expected = logits.softmax(-1)
-    got = {a.label: a for a in result.predictions}
+    got = {p.label: p for p in result.predictions}
     for index, label in enumerate(net.labels):
         assert got[label].upstream_score == pytest.approx(expected.sum(0)[index].item(), abs=1e-5)
         assert got[label].score == pytest.approx(expected.mean(0)[index].item(), abs=1e-5)
-    scores = [a.upstream_score for a in result.predictions]
+    scores = [p.upstream_score for p in result.predictions]
     assert scores == sorted(scores, reverse=True)
     assert len(result.results[0].views) == 12
 
@@ -63,7 +66,7 @@ def test_one_center_view_is_the_default(model: str, clip: Path) -> None:
     assert len(result.predictions) == 5
 
 
-def test_the_result_is_json_and_says_how_it_was_made(model: str, clip: Path) -> None:
+def test_the_result_is_json_and_states_its_settings(model: str, clip: Path) -> None:
     table = json.loads(json.dumps(vtcli.predict(clip, model=model, precision="fp32").to_dict()))
     assert (table["model"], table["precision"], table["view_fusion"]) == (model, "fp32", "sum_prob")
     only = table["results"][0]
@@ -71,7 +74,7 @@ def test_the_result_is_json_and_says_how_it_was_made(model: str, clip: Path) -> 
     assert set(only["predictions"][0]) == {"index", "label", "score", "upstream_score"}
 
 
-def test_the_batch_a_view_is_scored_in_changes_nothing(model: str, clip: Path) -> None:
+def test_the_batch_size_does_not_change_the_prediction(model: str, clip: Path) -> None:
     alone, together = (
         vtcli.predict(clip, model=model, views="4x3", precision="fp32", batch_size=size)
         for size in (1, 12)
@@ -81,10 +84,10 @@ def test_the_batch_a_view_is_scored_in_changes_nothing(model: str, clip: Path) -
         assert a.upstream_score == pytest.approx(b.upstream_score, abs=1e-5)
 
 
-def test_a_file_that_fails_is_reported_and_the_rest_done(
+def test_a_file_that_fails_is_reported_and_the_others_are_predicted(
     model: str, clip: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "broken.mp4").write_text("no video")
+    (tmp_path / "broken.mp4").write_text("not a video")
     sources = [tmp_path / "missing.mp4", clip, tmp_path / "broken.mp4", clip]
     result = vtcli.predict(sources, model=model)
     assert [r.path for r in result.results] == [str(clip)] * 2
@@ -93,7 +96,7 @@ def test_a_file_that_fails_is_reported_and_the_rest_done(
         vtcli.predict(tmp_path / "missing.mp4", model=model)
 
 
-def test_a_model_is_converted_once_and_found_in_the_cache(
+def test_a_model_is_converted_once_and_then_found_in_the_cache(
     model: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = vtcli.predict(clip, model=model).to_dict()
@@ -113,7 +116,7 @@ def test_a_path_to_our_file_is_a_model(model: str, clip: Path, tmp_path: Path) -
         vtcli.predict(clip, model=tmp_path / "none.safetensors")
 
 
-def test_folders_and_patterns_stand_for_their_videos(tmp_path: Path) -> None:
+def test_folders_and_patterns_are_expanded_to_videos(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.mp4", "a.mkv", "notes.txt", "deep/c.webm"):
         (tmp_path / name).touch()
@@ -146,15 +149,13 @@ def test_bad_settings_are_named(model: str, clip: Path) -> None:
         vtcli.predict(clip, model=model, precision="fp16", device="cpu")
 
 
-def test_nan_is_an_error_and_no_answer(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_logits_are_an_error(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = vtcli.load_model(model)
     with pytest.raises(DataError, match="NaN"):
         score_clips(net, [torch.full((3, 8, 32, 32), float("nan"))], None)
 
 
-def test_a_batch_too_large_is_halved_until_it_fits(
-    model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_does_not_fit_is_halved(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net, forward, sizes = vtcli.load_model(model), scoring.forward, []
 
     def small_device(net: object, clips: torch.Tensor) -> object:
@@ -173,13 +174,63 @@ def test_a_batch_too_large_is_halved_until_it_fits(
         score_clips(net, clips, 4)
 
 
-def test_another_pipeline_of_the_registry_can_be_taken(model: str, clip: Path) -> None:
+def test_another_pipeline_of_the_registry_can_be_chosen(model: str, clip: Path) -> None:
     own, other = (
         Predictor(model, views="2x1", precision="fp32", pipeline=name)
         for name in (None, "videoswin-kinetics")
     )
-    (a,), (b,) = own.start([str(clip)]), other.start([str(clip)])
+    (a,), (b,) = own.predict([clip]), other.predict([clip])
     assert other.pipeline.frames == own.pipeline.frames
     assert a.views != b.views
     with pytest.raises(UsageError, match="known are uniformerv2-kinetics"):
         Predictor(model, pipeline="none")
+
+
+def test_the_weights_are_loaded_once_per_predictor(
+    model: str, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, load = [], predictor_module.load_resolved
+    monkeypatch.setattr(
+        predictor_module,
+        "load_resolved",
+        lambda *a: loads.append(a) or load(*a),  # type: ignore[func-returns-value]
+    )
+    predictor = Predictor(model, topk=2, precision="fp32")
+    assert predictor.header["device"] == "auto"
+    (first,), (second,) = predictor.predict([clip]), predictor.predict([str(clip)])
+    (timeline,) = TimelinePredictor(predictor, window=0.4).predict([clip])
+    assert first.predictions == second.predictions
+    assert not timeline.failed
+    assert len(loads) == 1
+    assert (predictor.header["device"], predictor.header["precision"]) == ("cpu", "fp32")
+
+
+def test_options_replace_fields_of_the_settings(model: str) -> None:
+    settings = PredictSettings(topk=3, precision="fp32")
+    predictor = vtcli.Predictor(model, settings, topk=1)
+    assert predictor.settings == PredictSettings(topk=1, precision="fp32")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'top_k'"):
+        Predictor(model, top_k=1)
+    for wrong in ({"topk": 0}, {"batch_size": 0}, {"workers": 0}):
+        with pytest.raises(UsageError, match=f"{next(iter(wrong))} must be at least 1, not 0"):
+            Predictor(model, **wrong)
+
+
+def test_weights_are_not_loaded_for_files_that_do_not_exist(model: str, tmp_path: Path) -> None:
+    predictor = Predictor(model)
+    (outcome,) = predictor.predict([tmp_path / "none.mp4"])
+    assert outcome.failed
+    assert predictor.header["device"] == "auto"
+
+
+def test_no_decoding_thread_outlives_a_prediction(model: str, clip: Path) -> None:
+    def threads() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+
+    outcomes = Predictor(model, workers=2).predict([clip] * 8)
+    next(outcomes)
+    outcomes.close()  # type: ignore[attr-defined]
+    assert not threads()
+    with pytest.raises(UsageError, match="no device 'tpu'"):
+        Predictor(model, device="tpu").predict([clip])
+    assert not threads()

@@ -1,7 +1,6 @@
-"""The small models of the package see motion: on clips nobody has seen, backwards, and standing
-still.
+"""The bundled small models recognize motion: in new clips, played backwards, and not in still ones.
 
-Figures over 800 clips of another seed stand in benchmarks/RESULTS.md.
+Results on 800 clips of another seed are in benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh test part."""
+    """A new test split."""
     folder = tmp_path_factory.mktemp("made") / "motion8"
     return make_motion8(folder, seed=4, train=0, val=0, test=160, workers=2)
 
@@ -40,7 +39,7 @@ def still_clips(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_nine_of_ten_unseen_clips_are_answered_rightly(
+def test_nine_of_ten_new_clips_are_classified_correctly(
     model: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["eval", "--dataset", "motion8", "--data-root", str(made), "-m", model]
@@ -51,12 +50,12 @@ def test_nine_of_ten_unseen_clips_are_answered_rightly(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_clip_played_backwards_is_one_of_the_partner_class(
+def test_a_clip_played_backwards_is_classified_as_the_partner_class(
     model: str, reversed_clips: dict[str, str]
 ) -> None:
     assert share_answered(model, reversed_clips) >= 0.85
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_single_frame_tells_nothing(model: str, still_clips: dict[str, str]) -> None:
+def test_a_single_frame_is_not_enough(model: str, still_clips: dict[str, str]) -> None:
     assert share_answered(model, still_clips) <= 0.2

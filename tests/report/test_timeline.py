@@ -1,4 +1,4 @@
-"""Timelines are written as their formats' specifications say: strict readers read them back."""
+"""Timelines follow the specifications of their formats: strict readers accept them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ HEADER = {
 
 
 @dataclass
-class Answered:
-    """What an outcome with segments looks like to a writer."""
+class Predicted:
+    """An outcome with segments, as far as a writer needs it."""
 
     segments: list[dict[str, Any]]
     path: str = "folder/long video.mp4"
@@ -66,7 +66,7 @@ SEGMENTS = [
 ]
 
 
-def written(format: str, *outcomes: Answered | Failed) -> str:
+def written(format: str, *outcomes: Predicted | Failed) -> str:
     stream = io.StringIO(newline="")
     writer = make_timeline_writer(format, stream, HEADER)
     for outcome in outcomes:
@@ -127,18 +127,18 @@ EXPECTED = [
 ]
 
 
-def test_srt_and_vtt_hold_every_segment() -> None:
-    assert read_srt(written("srt", Answered(SEGMENTS))) == EXPECTED
-    assert read_vtt(written("vtt", Answered(SEGMENTS))) == EXPECTED
+def test_srt_and_vtt_contain_every_segment() -> None:
+    assert read_srt(written("srt", Predicted(SEGMENTS))) == EXPECTED
+    assert read_vtt(written("vtt", Predicted(SEGMENTS))) == EXPECTED
 
 
-@pytest.mark.parametrize("outcome", [Answered([]), Failed()])
-def test_subtitles_without_a_segment_are_valid(outcome: Answered | Failed) -> None:
+@pytest.mark.parametrize("outcome", [Predicted([]), Failed()])
+def test_subtitles_without_segments_are_valid(outcome: Predicted | Failed) -> None:
     assert read_srt(written("srt", outcome)) == []
     assert read_vtt(written("vtt", outcome)) == []
 
 
-def test_a_time_carries_over_where_milliseconds_are_rounded_up() -> None:
+def test_rounded_milliseconds_carry_over() -> None:
     assert clock(59.9996) == "00:01:00.000"
     assert clock(0.0004) == "00:00:00.000"
     assert clock(360_000.0, ",") == "100:00:00,000"
@@ -148,11 +148,11 @@ def test_activitynet_json_lists_segments_by_video() -> None:
     table = json.loads(
         written(
             "activitynet",
-            Answered(SEGMENTS[:2]),
+            Predicted(SEGMENTS[:2]),
             Failed(),
-            Answered(SEGMENTS[2:], "v_-abcdefghi_.mp4"),
-            Answered([], "other/long video.mkv"),
-            Answered([], "v_run.mp4"),
+            Predicted(SEGMENTS[2:], "v_-abcdefghi_.mp4"),
+            Predicted([], "other/long video.mkv"),
+            Predicted([], "v_run.mp4"),
         )
     )
     assert set(table) == {"version", "results", "external_data"}
@@ -170,7 +170,7 @@ def test_activitynet_json_lists_segments_by_video() -> None:
 
 
 def test_csv_has_a_row_per_segment_and_one_per_failure() -> None:
-    rows = list(csv.DictReader(io.StringIO(written("csv", Answered(SEGMENTS), Failed()))))
+    rows = list(csv.DictReader(io.StringIO(written("csv", Predicted(SEGMENTS), Failed()))))
     assert [row["label"] for row in rows] == [*(s["label"] for s in SEGMENTS), ""]
     assert [row["start"] for row in rows] == ["0.0", "2.5", "3599.9996", ""]
     assert {row["model"] for row in rows} == {"tiny"}
@@ -178,16 +178,16 @@ def test_csv_has_a_row_per_segment_and_one_per_failure() -> None:
 
 
 def test_json_is_one_object_and_json_lines_one_per_file() -> None:
-    table = json.loads(written("json", Answered(SEGMENTS), Failed()))
+    table = json.loads(written("json", Predicted(SEGMENTS), Failed()))
     assert (table["schema"], table["kind"]) == (1, "timeline")
     assert table["results"][0]["segments"] == SEGMENTS
     assert [f["reason"] for f in table["failures"]] == ["corrupt"]
-    lines = [json.loads(line) for line in written("jsonl", Answered([]), Failed()).splitlines()]
+    lines = [json.loads(line) for line in written("jsonl", Predicted([]), Failed()).splitlines()]
     assert [line["path"] for line in lines] == ["folder/long video.mp4", "broken.mp4"]
 
 
-def test_a_table_has_a_line_per_segment_and_says_how_it_was_made() -> None:
-    lines = written("table", Failed(), Answered(SEGMENTS[:2]), Answered([], "b.mp4")).splitlines()
+def test_a_table_has_a_line_per_segment_and_the_settings() -> None:
+    lines = written("table", Failed(), Predicted(SEGMENTS[:2]), Predicted([], "b.mp4")).splitlines()
     assert lines[0] == "folder/long video.mp4"
     assert re.fullmatch(r"  00:00:00\.000 – 00:00:02\.500   87\.6 %  █{18}   +pulling .*", lines[1])
     assert "no window reaches a score of 0.25" in lines[5]

@@ -1,14 +1,16 @@
-"""Files appear whole or not at all; what is no file is left what it is."""
+"""Files appear complete or not at all, and only errors of the output are reported as such."""
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
+from vtcli.errors import DataError
 from vtcli.runtime.files import atomic_write
 
 
@@ -25,7 +27,7 @@ def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link.txt").symlink_to("real/a.txt")
     with atomic_write(tmp_path / "link.txt") as part:
@@ -35,13 +37,50 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+def test_a_pipe_is_written_to_directly(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    heard: list[str] = []
-    reader = Thread(target=lambda: heard.append((tmp_path / "pipe").read_text()))
+    received: list[str] = []
+    reader = Thread(target=lambda: received.append((tmp_path / "pipe").read_text()))
     reader.start()
     with atomic_write(tmp_path / "pipe") as part:
         part.write_text("all of it")
     reader.join(10)
-    assert heard == ["all of it"]
+    assert received == ["all of it"]
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_an_error_of_another_file_is_raised_unchanged(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    with pytest.raises(FileNotFoundError, match=r"other\.txt"), atomic_write(target):
+        (tmp_path / "other.txt").read_text()
+    with pytest.raises(OSError, match="Input/output error") as raised, atomic_write(target):
+        raise OSError(errno.EIO, "Input/output error")  # a read that fails names no file
+    assert not isinstance(raised.value, DataError)
+    with pytest.raises(PermissionError), atomic_write(target):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "b.txt"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_output_names_it(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    denied = raises(r"cannot write .*/a\.txt: Permission denied; choose another place with -o")
+    with denied, atomic_write(target) as part:
+        raise PermissionError(errno.EACCES, "Permission denied", str(part))
+    with raises(r"cannot write .*/a\.txt: the disk is full"), atomic_write(target):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as `write` raises it
+    with raises(r"cannot write .*/a\.txt: the disk is full"), atomic_write(target, size=2**62):
+        pass
+    with raises(r"cannot write .*/a\.txt: No such file"), atomic_write(target):
+        pass  # nothing was written
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_device_is_reported_as_the_output() -> None:
+    device = Path("/dev/full")
+    with raises("cannot write /dev/full: the disk is full"), atomic_write(device) as part:
+        part.write_text("something")
+
+
+def raises(message: str) -> AbstractContextManager[object]:
+    return pytest.raises(DataError, match=message)

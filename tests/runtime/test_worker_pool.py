@@ -1,4 +1,4 @@
-"""Processes that hang or die lose their item and nothing else, and none outlives its parent."""
+"""A process that hangs or dies loses only its item, and none outlives its parent."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from tests.data.faulty import work
-from tests.runtime.processes import running, wait_until
+from tests.runtime.processes import default_sigint, running, wait_until
 from vtcli.runtime.worker_pool import WorkerFailure, imap_with_timeout
 
 SCRIPT = """
 from tests.data.faulty import work
-from tests.data.processes import running, wait_until
+from tests.runtime.processes import running, wait_until
 from vtcli.runtime.worker_pool import imap_with_timeout
 
 if __name__ == "__main__":
@@ -29,20 +29,20 @@ if __name__ == "__main__":
 """
 
 
-def test_every_item_comes_back_whatever_becomes_of_the_others() -> None:
+def test_every_item_is_returned_whatever_happens_to_the_others() -> None:
     items = ["a", "segfault", "b", "hang", "c", "exit", "slow", "d"]
     outcomes = dict(imap_with_timeout(work, items, workers=2, timeout=0.6))
     assert set(outcomes) == set(items)
     assert {item for item, outcome in outcomes.items() if outcome == item.upper()} == {
-        *("a", "b", "c", "d", "slow")  # slow takes longer than the timeout, but says so
+        *("a", "b", "c", "d", "slow")  # slow takes longer than the timeout, but sends heartbeats
     }
-    assert outcomes["segfault"] == WorkerFailure("crashed", "the process was ended by SIGSEGV")
-    assert outcomes["exit"] == WorkerFailure("crashed", "the process left with exit code 5")
-    assert outcomes["hang"] == WorkerFailure("timeout", "gave no sign of life for 0.6 s")
+    assert outcomes["segfault"] == WorkerFailure("crashed", "the process was killed by SIGSEGV")
+    assert outcomes["exit"] == WorkerFailure("crashed", "the process exited with code 5")
+    assert outcomes["hang"] == WorkerFailure("timeout", "did not respond for 0.6 s")
     assert not multiprocessing.active_children()
 
 
-def test_what_is_raised_there_is_raised_here_and_ends_all() -> None:
+def test_an_exception_is_raised_in_the_parent_and_ends_all_processes() -> None:
     with pytest.raises(OSError, match="No space") as raised:
         list(imap_with_timeout(work, ["raise", "hang"], workers=2))
     assert raised.value.errno == 28
@@ -50,7 +50,7 @@ def test_what_is_raised_there_is_raised_here_and_ends_all() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_items_are_taken_when_they_are_needed_and_leaving_early_leaves_nothing() -> None:
+def test_items_are_taken_on_demand_and_closing_early_leaves_no_process() -> None:
     taken = []
 
     def items() -> Iterator[str]:
@@ -65,13 +65,13 @@ def test_items_are_taken_when_they_are_needed_and_leaving_early_leaves_nothing()
     assert not multiprocessing.active_children()
 
 
-def test_an_interrupt_while_a_process_starts_waits_for_it(
+def test_an_interrupt_is_deferred_while_a_process_starts(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spawn, pids = util.spawnv_passfds, list[int]()
 
     def interrupt() -> None:
-        # The main thread blocks the signal; a thread from before would not.
+        # The main thread blocks the signal; a thread that started earlier does not.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.raise_signal(signal.SIGINT)
 
@@ -82,14 +82,10 @@ def test_an_interrupt_while_a_process_starts_waits_for_it(
         thread.join()
         return pids[-1]
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     resource_tracker.ensure_running()
     monkeypatch.setattr(util, "spawnv_passfds", interrupted_spawn)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            list(imap_with_timeout(work, ["a"], workers=1))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with default_sigint(), pytest.raises(KeyboardInterrupt):
+        list(imap_with_timeout(work, ["a"], workers=1))
     wait_until(lambda: not any(map(running, pids)))
     assert capfd.readouterr() == ("", "")
 
@@ -104,9 +100,11 @@ def test_no_process_outlives_its_parent(tmp_path: Path, number: signal.Signals) 
     script = tmp_path / "parent.py"
     script.write_text(SCRIPT.format(tmp_path))
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    with subprocess.Popen(
-        [sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL
-    ) as parent:
+    with default_sigint():
+        parent = subprocess.Popen(
+            [sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL
+        )
+    with parent:
         files = [tmp_path / "a", tmp_path / "b"]
         wait_until(lambda: all(file.exists() and file.read_text() for file in files))
         workers = [int(file.read_text()) for file in files]

@@ -1,4 +1,4 @@
-"""Clips whose every frame says its own number, written with PyAV in the test session.
+"""Clips in which every frame shows its own number, written with PyAV in the test session.
 
 The lower half of a frame is a 12-bit barcode (black and white columns, highest bit first); the
 upper half moves, so that codecs have something to predict. Frames that a decoder returns can so be
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 BITS = 12
 RATE = 25
 
-# Encoders that talk are told to be silent; the GOP is short, so that 60 frames hold several.
+# Encoders are set to be silent; GOPs are short, so that 60 frames have several.
 X264 = {"x264-params": "keyint=12:bframes=3:scenecut=0:log=-1"}
 OPEN_GOP = {"x264-params": "keyint=12:bframes=3:scenecut=0:open-gop=1:log=-1"}
 X265 = {"x265-params": "keyint=12:min-keyint=12:bframes=3:log-level=none"}
@@ -47,37 +49,45 @@ def read_numbers(frames_NHWC: NDArray[np.uint8]) -> list[int]:
     return [int(number) for number in bits_NB @ (1 << np.arange(BITS)[::-1])]
 
 
-def write_clip(
-    path: Path,
-    codec: str = "libx264",
-    numbers: Iterable[int] = range(60),
-    *,
-    size: tuple[int, int] = (192, 128),
-    pix_fmt: str = "yuv420p",
-    options: Mapping[str, str] | None = None,
-    container_options: Mapping[str, str] | None = None,
-    time_of: Callable[[int], int] = lambda place: place,
-    turns: int = 0,
-    tint: tuple[float, float, float] = (1, 1, 1),
-) -> Path:
-    """Write the frames `numbers` of `size` (width, height) to `path`, whose suffix says how.
+@dataclass(frozen=True)
+class ClipSettings:
+    """How a clip is encoded.
 
-    `time_of` gives the timestamp of the n-th frame in 1/25 s; `turns` stores the frames turned by
-    that many quarter turns clockwise, with the display matrix that undoes it. `tint` multiplies the
-    three colors.
+    `size` is width and height. `time_of` is the timestamp of the n-th frame in 1/25 s; `turns`
+    stores the frames turned by that many quarter turns clockwise, with the display matrix that
+    undoes it. `tint` multiplies the three colors.
     """
-    with av.open(str(path), "w", options=dict(container_options or {})) as container:
-        stored_size = size[::-1] if turns % 2 else size
-        stream = _add_stream(container, codec, stored_size, pix_fmt, options)
+
+    size: tuple[int, int] = (192, 128)
+    pix_fmt: str = "yuv420p"
+    options: Mapping[str, str] | None = None
+    container_options: Mapping[str, str] | None = None
+    time_of: Callable[[int], int] = lambda n: n
+    turns: int = 0
+    tint: tuple[float, float, float] = (1, 1, 1)
+
+
+def write_clip(
+    path: Path, codec: str = "libx264", numbers: Iterable[int] = range(60), **settings: Any
+) -> Path:
+    """Write the frames `numbers`; the extension of `path` sets the container.
+
+    `settings` are fields of `ClipSettings`.
+    """
+    s = ClipSettings(**settings)
+    with av.open(str(path), "w", options=dict(s.container_options or {})) as container:
+        stored_size = s.size[::-1] if s.turns % 2 else s.size
+        stream = _add_stream(container, codec, stored_size, s.pix_fmt, s.options)
         if codec == "mpeg4" or codec.startswith("mpeg2"):
             stream.codec_context.max_b_frames = 2
-        if turns:
-            stream.set_display_rotation(turns * 90)
-        for place, number in enumerate(numbers):
-            tinted_HWC = (draw(number, *size) * np.array(tint)).astype(np.uint8)
-            stored_HWC = np.ascontiguousarray(np.rot90(tinted_HWC, -turns))
-            frame = av.VideoFrame.from_ndarray(stored_HWC, format="rgb24").reformat(format=pix_fmt)
-            frame.pts, frame.time_base = time_of(place), Fraction(1, RATE)
+        if s.turns:
+            stream.set_display_rotation(s.turns * 90)
+        for n, number in enumerate(numbers):
+            tinted_HWC = (draw(number, *s.size) * np.array(s.tint)).astype(np.uint8)
+            stored_HWC = np.ascontiguousarray(np.rot90(tinted_HWC, -s.turns))
+            frame = av.VideoFrame.from_ndarray(stored_HWC, format="rgb24")
+            frame = frame.reformat(format=s.pix_fmt)
+            frame.pts, frame.time_base = s.time_of(n), Fraction(1, RATE)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
@@ -126,9 +136,9 @@ def write_two_sizes(path: Path) -> Path:
 
 
 def write_placeholders(path: Path) -> Path:
-    """60 MPEG-4 frames among which every eighth packet is a placeholder that shows nothing.
+    """60 MPEG-4 frames of which every eighth packet is a placeholder that is not shown.
 
-    Its one VOP says "not coded" (ISO/IEC 14496-2, 6.2.5), as encoders write for packed B-frames.
+    Its only VOP is "not coded" (ISO/IEC 14496-2, 6.2.5), as encoders write for packed B-frames.
     """
     with av.open(str(path), "w") as container:
         stream = _add_stream(container, "mpeg4", (192, 128), "yuv420p")

@@ -1,6 +1,6 @@
 """Every frame number returns exactly that frame, whatever the container, the codec and the order.
 
-The clips say their own frame numbers (`barcode.py`), so no decoder is trusted.
+The clips show their own frame numbers (`barcode.py`), so that no decoder is trusted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _edited(first: int, count: int, options: dict[str, str]) -> Make:
 
 
 def _cut_in_mid_gop(folder: Path) -> Path:
-    """From packet 40 of a transport stream on: no key frame first, then an open GOP."""
+    """A transport stream from packet 40 on: it starts without a key frame, in an open GOP."""
     whole = write_clip(folder / "whole.ts", options=OPEN_GOP).read_bytes()
     cut = folder / "cut.ts"
     cut.write_bytes(whole[40 * 188 :])
@@ -124,7 +124,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], VideoInfo]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_pattern_returns_the_frames_asked_for(
+def test_every_pattern_returns_the_requested_frames(
     kind: str, clip: Callable[[str], VideoInfo]
 ) -> None:
     info = clip(kind)
@@ -151,13 +151,11 @@ def test_probe_describes_the_upright_video(clip: Callable[[str], VideoInfo]) -> 
 
 
 @pytest.mark.parametrize("kind", ["h264", "rotated_90", "rotated_270", "odd_size_444"])
-def test_colors_and_orientation_are_those_drawn(
-    kind: str, clip: Callable[[str], VideoInfo]
-) -> None:
+def test_colors_and_orientation_are_preserved(kind: str, clip: Callable[[str], VideoInfo]) -> None:
     info = clip(kind)
     frame_HWC = read_frames(info.path, [37], info=info)[0].astype(int)
-    drawn_HWC = draw(37, info.width, info.height).astype(int)
-    assert np.abs(frame_HWC - drawn_HWC).mean() < 8
+    expected_HWC = draw(37, info.width, info.height).astype(int)
+    assert np.abs(frame_HWC - expected_HWC).mean() < 8
 
 
 def test_colors_are_rgb(tmp_path: Path) -> None:
@@ -172,7 +170,7 @@ def test_numpy_integers_are_frame_numbers(clip: Callable[[str], VideoInfo]) -> N
     assert read_numbers(read_frames(info.path, np.array([3, 1]), info=info)) == [3, 1]
 
 
-def test_no_frames_asked_for_is_an_empty_array(clip: Callable[[str], VideoInfo]) -> None:
+def test_no_requested_frames_are_an_empty_array(clip: Callable[[str], VideoInfo]) -> None:
     assert read_frames(clip("h264").path, []).shape == (0, 128, 192, 3)
 
 
@@ -184,7 +182,7 @@ def test_a_number_outside_the_video_is_an_index_error(
         read_frames(clip("h264").path, [0, number])
 
 
-def test_an_info_spares_the_second_scan(
+def test_an_info_avoids_a_second_probe(
     clip: Callable[[str], VideoInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = clip("h264")
@@ -200,7 +198,7 @@ def test_a_relative_name_that_looks_like_a_protocol_is_a_file(
     assert read_numbers(read_frames("concat:plain.mp4", [0])) == [9]
 
 
-def test_reading_says_nothing(
+def test_decoding_prints_nothing(
     clip: Callable[[str], VideoInfo], capfd: pytest.CaptureFixture[str]
 ) -> None:
     for kind in ("h264", "cut_in_mid_gop", "mpeg4_b_frames_avi", "edit_list_open_gop"):
@@ -210,12 +208,12 @@ def test_reading_says_nothing(
         assert capfd.readouterr() == ("", "")
 
 
-def test_frames_are_shared_out_only_within_the_memory_limit(
+def test_frames_are_returned_only_within_the_memory_limit(
     clip: Callable[[str], VideoInfo],
 ) -> None:
     one_frame = 192 * 128 * 3
     path = clip("h264").path
     read_frames(path, [0, 1], limits=Limits(max_bytes=2 * one_frame))
-    with pytest.raises(VideoDecodeError, match="take fewer views") as caught:
+    with pytest.raises(VideoDecodeError, match="use fewer views") as caught:
         read_frames(path, [0, 1, 2], limits=Limits(max_bytes=2 * one_frame))
     assert caught.value.reason == "limit"

@@ -1,4 +1,4 @@
-"""decord is optional, agrees with PyAV where it is let in, and is kept from the rest."""
+"""decord is optional, agrees with PyAV on the files it may read, and refuses the others."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def test_decord_and_pyav_agree(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", SHUT_OUT)
-def test_decord_is_kept_from_what_it_reads_wrongly(kind: str, tmp_path: Path) -> None:
+def test_decord_refuses_files_that_it_decodes_incorrectly(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("decord", reason="decord is not installed (it is optional)")
     make, why = SHUT_OUT[kind]
     path = make(tmp_path)
     with pytest.raises(VideoDecodeError, match=why) as caught:
         read_frames(path, [0], backend="decord")
     assert caught.value.reason == "unsupported"
-    assert "read it with the decoder pyav" in str(caught.value)
+    assert "use the decoder pyav" in str(caught.value)
 
 
 def test_without_decord_everything_else_works(

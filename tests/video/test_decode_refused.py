@@ -1,4 +1,4 @@
-"""Files that are no videos are refused before decoding, with a reason and a way out."""
+"""Files that are not videos are refused before decoding, with a reason and a fix."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vtcli.video.decode import Limits, probe, read_frames
 
 
 def refusal(path: str | Path, **limits: int) -> VideoDecodeError:
-    """The error that both probing and reading end with."""
+    """The error that both `probe` and `read_frames` raise."""
     with pytest.raises(VideoDecodeError) as probing:
         probe(path, limits=Limits(**limits))
     with pytest.raises(VideoDecodeError) as reading:
@@ -34,7 +34,7 @@ def refusal(path: str | Path, **limits: int) -> VideoDecodeError:
 
 
 def write_sound(path: Path, cover: bool = False) -> Path:
-    """Half a second of silence, with or without a cover picture."""
+    """Half a second of silence, with or without a cover image."""
     codec = "pcm_s16le" if path.suffix == ".wav" else "aac"
     silence = av.AudioFrame.from_ndarray(
         np.zeros((1, 8000), dtype=np.int16), format="s16", layout="mono"
@@ -44,12 +44,12 @@ def write_sound(path: Path, cover: bool = False) -> Path:
         sound = container.add_stream(codec, rate=16000)
         assert isinstance(sound, AudioStream)
         if cover:
-            picture = container.add_stream("mjpeg", rate=1)
-            assert isinstance(picture, VideoStream)
-            picture.width, picture.height, picture.pix_fmt = 64, 48, "yuvj420p"
-            picture.disposition = Disposition.attached_pic
+            cover = container.add_stream("mjpeg", rate=1)
+            assert isinstance(cover, VideoStream)
+            cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+            cover.disposition = Disposition.attached_pic
             image = av.VideoFrame(64, 48, "yuvj420p")
-            container.mux([*picture.encode(image), *picture.encode(None)])
+            container.mux([*cover.encode(image), *cover.encode(None)])
         container.mux([*sound.encode(silence), *sound.encode(None)])
     return path
 
@@ -60,7 +60,9 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert "No such file" in str(error)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user who may be refused")
+@pytest.mark.skipif(
+    os.name == "nt" or os.geteuid() == 0, reason="needs a user without root permissions"
+)
 def test_a_file_without_permission(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "locked.mp4", numbers=[0])
     path.chmod(0)
@@ -70,7 +72,7 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
 def test_a_folder(tmp_path: Path) -> None:
     error = refusal(tmp_path)
     assert error.reason == "not_video"
-    assert "is a folder; give the video files inside it" in str(error)
+    assert "is a folder; use the video files in it" in str(error)
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -88,26 +90,26 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (b"just a letter to a friend\n" * 40, "not a video in a known container"),
-        (b"\x00", "not a video in a known container"),
-        (bytes(range(256)) * 64, "not a video in a known container"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(64), "is a picture"),
-        (b"\xff\xd8\xff\xe0" + bytes(64), "is a picture"),
+        (b"just a letter to a friend\n" * 40, "not a video in a supported container"),
+        (b"\x00", "not a video in a supported container"),
+        (bytes(range(256)) * 64, "not a video in a supported container"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "is an image"),
+        (b"\xff\xd8\xff\xe0" + bytes(64), "is an image"),
     ],
     ids=["text", "one byte", "bytes", "png", "jpeg"],
 )
-def test_other_files_named_mp4(content: bytes, said: str, tmp_path: Path) -> None:
+def test_other_files_named_mp4(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "other.mp4"
     path.write_bytes(content)
     error = refusal(path)
     assert error.reason == "not_video"
-    assert said in str(error)
+    assert message in str(error)
     assert error.backend_messages
 
 
-def test_a_real_picture(tmp_path: Path) -> None:
+def test_a_real_image(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.png", "png", [0], pix_fmt="rgb24")
     assert refusal(path).reason == "not_video"
     assert refusal(path.rename(tmp_path / "a.mp4")).reason == "not_video"
@@ -145,13 +147,13 @@ def test_a_url_is_refused_without_a_connection() -> None:
 
 
 @pytest.mark.parametrize("name", ["sound.m4a", "sound.wav", "sound.mkv"])
-def test_sound_alone(name: str, tmp_path: Path) -> None:
+def test_audio_without_video(name: str, tmp_path: Path) -> None:
     error = refusal(write_sound(tmp_path / name))
     assert error.reason == "no_video_stream"
     assert "has no video stream" in str(error)
 
 
-def test_sound_with_a_cover_picture(tmp_path: Path) -> None:
+def test_audio_with_a_cover_image(tmp_path: Path) -> None:
     error = refusal(write_sound(tmp_path / "song.mp4", cover=True))
     assert error.reason == "no_video_stream"
     assert "only audio" in str(error)
@@ -179,7 +181,7 @@ def test_an_unknown_codec(tmp_path: Path) -> None:
     assert refusal(path).reason == "unsupported"
 
 
-def test_refusals_say_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_refusals_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "other.mp4"
     path.write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(100))
     capfd.readouterr()

@@ -10,12 +10,12 @@ from PIL import Image
 
 from tests.video.barcode import RATE, draw, read_numbers, write_clip
 from vtcli.errors import VideoDecodeError
-from vtcli.video.frame_source import FOLDER_RATE, open_footage
+from vtcli.video.frame_source import FOLDER_RATE, open_frame_source
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 frames that show their number, 25 a second."""
+    """60 frames that show their number, at 25 fps."""
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
 
 
@@ -27,32 +27,32 @@ def images(folder: Path, numbers: range, name: str) -> Path:
 
 
 def test_a_video_is_read_by_number(clip: Path) -> None:
-    footage = open_footage(clip)
-    assert (footage.frames, footage.fps) == (60, RATE)
-    assert read_numbers(footage.read([3, 59, 3])) == [3, 59, 3]
+    source = open_frame_source(clip)
+    assert (source.frames, source.fps) == (60, RATE)
+    assert read_numbers(source.read([3, 59, 3])) == [3, 59, 3]
 
 
-def test_a_segment_in_seconds_begins_and_ends_where_it_says(clip: Path) -> None:
-    footage = open_footage(clip, seconds=(0.4, 1.2))
-    assert footage.frames == 20
-    assert read_numbers(footage.read([0, 19])) == [10, 29]
-    assert open_footage(clip, seconds=(2.0, None)).frames == 10
+def test_a_segment_in_seconds_has_the_frames_of_its_time(clip: Path) -> None:
+    source = open_frame_source(clip, seconds=(0.4, 1.2))
+    assert source.frames == 20
+    assert read_numbers(source.read([0, 19])) == [10, 29]
+    assert open_frame_source(clip, seconds=(2.0, None)).frames == 10
 
 
-def test_a_segment_by_frame_numbers_holds_both_ends(clip: Path) -> None:
-    footage = open_footage(clip, numbers=(7, 9))
-    assert read_numbers(footage.read(range(footage.frames))) == [7, 8, 9]
+def test_a_segment_by_frame_numbers_includes_both_ends(clip: Path) -> None:
+    source = open_frame_source(clip, frame_range=(7, 9))
+    assert read_numbers(source.read(range(source.frames))) == [7, 8, 9]
 
 
-def test_an_end_rounded_up_beyond_the_video_is_cut(clip: Path) -> None:
-    assert open_footage(clip, seconds=(2.0, 3.2)).frames == 10
-    assert open_footage(clip, seconds=(1.0, 1.0)).frames == 1
+def test_an_end_rounded_up_beyond_the_video_is_clamped(clip: Path) -> None:
+    assert open_frame_source(clip, seconds=(2.0, 3.2)).frames == 10
+    assert open_frame_source(clip, seconds=(1.0, 1.0)).frames == 1
 
 
 @pytest.mark.parametrize("part", [(3.0, 4.0), (-1.0, 2.0), (2.0, 1.0), (1.0, 3.5)])
 def test_a_segment_outside_the_video_is_an_error(clip: Path, part: tuple[float, float]) -> None:
     with pytest.raises(VideoDecodeError, match="correct the annotation") as caught:
-        open_footage(clip, seconds=part)
+        open_frame_source(clip, seconds=part)
     assert caught.value.reason == "missing_frames"
 
 
@@ -60,28 +60,28 @@ def test_a_segment_outside_the_video_is_an_error(clip: Path, part: tuple[float, 
 def test_a_folder_of_images_is_read_in_the_order_of_their_numbers(
     tmp_path: Path, name: str
 ) -> None:
-    footage = open_footage(images(tmp_path / "frames", range(1, 14), name), frame_rate=10.0)
-    assert (footage.frames, footage.fps) == (13, 10.0)
-    assert read_numbers(footage.read([0, 9, 12])) == [1, 10, 13]
-    part = open_footage(tmp_path / "frames", seconds=(0.5, 0.8), frame_rate=10.0)
+    source = open_frame_source(images(tmp_path / "frames", range(1, 14), name), frame_rate=10.0)
+    assert (source.frames, source.fps) == (13, 10.0)
+    assert read_numbers(source.read([0, 9, 12])) == [1, 10, 13]
+    part = open_frame_source(tmp_path / "frames", seconds=(0.5, 0.8), frame_rate=10.0)
     assert read_numbers(part.read(range(part.frames))) == [6, 7, 8]
 
 
-def test_images_without_a_rate_count_as_the_usual_one(tmp_path: Path) -> None:
-    assert open_footage(images(tmp_path / "f", range(2), "{}.png")).fps == FOLDER_RATE
+def test_images_have_a_default_frame_rate(tmp_path: Path) -> None:
+    assert open_frame_source(images(tmp_path / "f", range(2), "{}.png")).fps == FOLDER_RATE
 
 
-def test_a_folder_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_read_is_an_error_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(VideoDecodeError, match="without images"):
-        open_footage(tmp_path / "empty")
+        open_frame_source(tmp_path / "empty")
     folder = images(tmp_path / "frames", range(3), "{}.png")
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:50])
     with pytest.raises(VideoDecodeError, match=r"1\.png: is an image that cannot be read"):
-        open_footage(folder).read([0, 1])
+        open_frame_source(folder).read([0, 1])
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "1.png")
     with pytest.raises(VideoDecodeError, match="different sizes"):
-        open_footage(folder).read([0, 1])
+        open_frame_source(folder).read([0, 1])
     with pytest.raises(VideoDecodeError, match="No such file") as caught:
-        open_footage(tmp_path / "gone")
+        open_frame_source(tmp_path / "gone")
     assert caught.value.reason == "not_found"

@@ -1,4 +1,4 @@
-"""A video with captions drawn into it is the same video, but for the boxes."""
+"""A video with captions is the same video except for the boxes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Caption(NamedTuple):
     score: float = 0.5
 
 
-# Higher than wide, so that the box lies below the numbers that the frames show.
+# Portrait, so that the box is below the numbers that the frames show.
 TALL = (192, 512)
 
 
@@ -37,7 +37,7 @@ def tall_clip(path: Path, **settings: object) -> Path:
 
 
 def gray_clip(path: Path, size: tuple[int, int] = (320, 240), level: int = 128) -> Path:
-    """Ten frames of one gray, 10 a second."""
+    """Ten frames of a single gray, at 10 fps."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv444p"
@@ -48,7 +48,7 @@ def gray_clip(path: Path, size: tuple[int, int] = (320, 240), level: int = 128) 
     return path
 
 
-def drawn(source: Path, *captions: Caption) -> NDArray[np.uint8]:
+def annotated(source: Path, *captions: Caption) -> NDArray[np.uint8]:
     """All frames of the annotated video [N, H, W, 3]."""
     output = source.with_name("annotated.mp4")
     annotate(probe(source), captions, output)
@@ -65,37 +65,37 @@ def test_every_frame_keeps_its_number_time_and_size(tmp_path: Path) -> None:
     assert read_numbers(read_frames(tmp_path / "b.mp4", range(40))) == list(range(40))
 
 
-# The third window of 0.1 s begins a hair after the frame at 0.3 s.
+# The third window of 0.1 s starts slightly after the frame at 0.3 s.
 @pytest.mark.parametrize(("start", "end"), [(0.3, 0.6), (3 * 0.1, 6 * 0.1)])
-def test_a_caption_is_there_from_its_start_to_its_end_and_nowhere_else(
+def test_a_caption_is_shown_only_from_its_start_to_its_end(
     start: float, end: float, tmp_path: Path
 ) -> None:
-    frames = drawn(gray_clip(tmp_path / "a.mp4"), Caption(start, end, "a label"))
+    frames = annotated(gray_clip(tmp_path / "a.mp4"), Caption(start, end, "a label"))
     spread = np.ptp(frames[:, :, :, 0].reshape(10, -1).astype(int), axis=1)
     assert [bool(s > 50) for s in spread] == [False] * 3 + [True] * 3 + [False] * 4
     upper_NHWC = frames[:, :190]
     assert np.abs(upper_NHWC.astype(int) - 128).max() <= 4
 
 
-def test_the_line_is_as_long_as_the_score(tmp_path: Path) -> None:
+def test_the_length_of_the_bar_is_the_score(tmp_path: Path) -> None:
     def white(score: float) -> int:
-        frame_HWC = drawn(gray_clip(tmp_path / "a.mp4"), Caption(0, 1, "mm", score))[5]
-        # The last rows in which anything is white are the line's.
+        frame_HWC = annotated(gray_clip(tmp_path / "a.mp4"), Caption(0, 1, "mm", score))[5]
+        # The last rows with white pixels are those of the bar.
         rows_H = np.flatnonzero((frame_HWC[..., 0] > 200).sum(1) > 4)
         return int((frame_HWC[rows_H[-1], :, 0] > 180).sum())
 
     assert white(0.3) / white(0.6) == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_box_darkens_what_is_below_it_and_adds_no_color(tmp_path: Path) -> None:
-    frame_HWC = drawn(gray_clip(tmp_path / "a.mp4", level=230), Caption(0, 1, "a label"))[5]
+def test_a_box_darkens_the_frame_and_adds_no_color(tmp_path: Path) -> None:
+    frame_HWC = annotated(gray_clip(tmp_path / "a.mp4", level=230), Caption(0, 1, "a label"))[5]
     assert frame_HWC.min() < 110
     assert np.ptp(frame_HWC.astype(int), axis=2).max() <= 3
 
 
-def test_a_turned_video_is_written_upright(tmp_path: Path) -> None:
+def test_a_rotated_video_is_written_upright(tmp_path: Path) -> None:
     source = tall_clip(tmp_path / "a.mp4", turns=1)
-    frames = drawn(source, Caption(0, 9, "a label"))
+    frames = annotated(source, Caption(0, 9, "a label"))
     assert frames.shape[1:3] == (512, 192)
     assert read_numbers(frames) == list(range(40))
 
@@ -103,8 +103,8 @@ def test_a_turned_video_is_written_upright(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(33, 65), (16, 16), (2, 2), (1920, 34)])
 def test_any_size_can_be_drawn_on(size: tuple[int, int], tmp_path: Path) -> None:
     source = gray_clip(tmp_path / "a.mkv", size)
-    long = "a label that is far too long for a picture this small"
-    frames = drawn(source, Caption(0, 0.5, long), Caption(0.5, 1, ""))
+    long = "a label that is far too long for a image this small"
+    frames = annotated(source, Caption(0, 0.5, long), Caption(0.5, 1, ""))
     assert frames.shape == (10, size[1] + size[1] % 2, size[0] + size[0] % 2, 3)
 
 
@@ -122,11 +122,11 @@ def test_any_size_can_be_drawn_on(size: tuple[int, int], tmp_path: Path) -> None
     ],
 )
 def test_any_label_can_be_drawn(label: str, tmp_path: Path) -> None:
-    assert len(drawn(gray_clip(tmp_path / "a.mp4"), Caption(0, 1, label))) == 10
+    assert len(annotated(gray_clip(tmp_path / "a.mp4"), Caption(0, 1, label))) == 10
 
 
 def with_sound(path: Path, codec: str) -> Path:
-    """A second of video and of a tone; the video begins at 0.4 s in a transport stream."""
+    """One second of video and of a tone; the video starts at 0.4 s in a transport stream."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
@@ -148,7 +148,7 @@ def with_sound(path: Path, codec: str) -> Path:
 
 
 def sound_of(path: Path) -> tuple[list[bytes], float]:
-    """The packets of a file's sound, and when it begins relative to the picture."""
+    """The packets of a file's audio, and its start relative to the video."""
     with av.open(str(path)) as container:
         video, sound = container.streams.video[0], container.streams.audio[0]
         assert video.start_time is not None
@@ -163,7 +163,7 @@ def sound_of(path: Path) -> tuple[list[bytes], float]:
     ("name", "codec"),
     [("a.mp4", "aac"), ("a.mkv", "aac"), ("a.mkv", "libmp3lame"), ("a.ts", "mp2")],
 )
-def test_sound_is_copied_and_keeps_its_place(name: str, codec: str, tmp_path: Path) -> None:
+def test_audio_is_copied_in_sync(name: str, codec: str, tmp_path: Path) -> None:
     source = with_sound(tmp_path / name, codec)
     annotate(probe(source), [], tmp_path / "b.mp4")
     packets, begin = sound_of(tmp_path / "b.mp4")
@@ -172,13 +172,13 @@ def test_sound_is_copied_and_keeps_its_place(name: str, codec: str, tmp_path: Pa
     assert begin == pytest.approx(expected_begin, abs=0.002)
 
 
-def test_sound_that_mp4_cannot_hold_is_left_out(tmp_path: Path) -> None:
+def test_audio_that_mp4_does_not_support_is_left_out(tmp_path: Path) -> None:
     annotate(probe(with_sound(tmp_path / "a.mkv", "pcm_s16le")), [], tmp_path / "b.mp4")
     with av.open(str(tmp_path / "b.mp4")) as container:
         assert [stream.type for stream in container.streams] == ["video"]
 
 
-def test_a_damaged_video_is_not_half_written(tmp_path: Path) -> None:
+def test_a_damaged_video_leaves_no_partial_file(tmp_path: Path) -> None:
     whole = tall_clip(tmp_path / "a.mp4", container_options={"movflags": "faststart"})
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
@@ -188,14 +188,14 @@ def test_a_damaged_video_is_not_half_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs to fill")
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
     noise = np.random.RandomState(0).randint(0, 255, (20, 240, 320, 3), np.uint8)
     source = tmp_path / "noise.mp4"
     with av.open(str(source), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for picture in noise:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for image in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     small = tmp_path / "small"
     small.mkdir()

@@ -1,4 +1,4 @@
-"""Clips are made of the frames upstream took, for every rule and however short the video."""
+"""Every rule samples the frames that upstream samples, also in the shortest video."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_torchvision_windows_are_upstreams() -> None:
             assert found.tolist() == [[2 * (i % 20) for i in range(32)]] * 12
 
 
-def test_torchvision_windows_are_those_of_its_own_code() -> None:
+def test_torchvision_windows_equal_those_of_torchvision() -> None:
     video_utils = pytest.importorskip("torchvision.datasets.video_utils")
     torch = pytest.importorskip("torch")
     for fps in (12.5, 15.0, 24000 / 1001, 25.0, 28.0, 29.97, 30.0, 59.94, 60.0):
@@ -93,7 +93,7 @@ def test_xvit_clips_are_upstreams() -> None:
             rate, view, views = rest
             found = dense_clamped(num_frames, length, rate, views, 30.0)[view]
         else:
-            # The dataset's own name ends in a digit, which stands first among the numbers.
+            # The name of the dataset ends in a digit, which is the first of the numbers.
             num_frames, length, view = length, *rest
             found = segment_positions(num_frames, length, 1, 3, 30.0)[view]
         assert found.tolist() == expected, numbers
@@ -117,7 +117,7 @@ def test_every_rule_stays_inside_every_video(name: str) -> None:
                 assert 0 <= found.min() <= found.max() < num_frames
 
 
-def test_one_clip_lies_in_the_middle_except_where_upstream_starts_at_frame_0() -> None:
+def test_a_single_clip_is_centered_except_where_upstream_starts_at_frame_0() -> None:
     starts = {
         name: SAMPLERS[name](300, 32, 2, 1, 15.0)[0, 0]
         for name in SAMPLERS

@@ -1,4 +1,4 @@
-"""One pass over a file gives the frames that reading them by number gives, and when they appear."""
+"""One pass over a file yields the same frames as reading them by number, and their times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vtcli.video.sequential import frame_times, stream_frames
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts", "open.mp4", "turned.mp4"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_frames_come_in_order_each_once_and_are_the_right_ones(
+def test_the_requested_frames_are_yielded_in_order_each_once(
     name: str, threads: int, tmp_path: Path
 ) -> None:
     path = write_clip(
@@ -26,16 +26,16 @@ def test_frames_come_in_order_each_once_and_are_the_right_ones(
         options=None if name == "a.avi" else OPEN_GOP if name == "open.mp4" else X264,
         turns=name == "turned.mp4",
     )
-    for wanted in (range(60), [59, 7, 7, 30, 8], [0], []):
-        got = list(stream_frames(probe(path), wanted, threads))
-        assert [position for position, _ in got] == sorted(set(wanted))
+    for requested in (range(60), [59, 7, 7, 30, 8], [0], []):
+        got = list(stream_frames(probe(path), requested, threads))
+        assert [position for position, _ in got] == sorted(set(requested))
         for position, frame_HWC in got:
             assert frame_HWC.shape == (128, 192, 3)
             assert read_numbers(frame_HWC[None]) == [position]
 
 
-def test_frames_shown_in_another_order_than_decoded_all_come(tmp_path: Path) -> None:
-    # Neighbors have each other's timestamps, which the decoder of this codec does not mind.
+def test_frames_that_are_reordered_are_all_yielded(tmp_path: Path) -> None:
+    # Neighbors have each other's timestamps, which the decoder of this codec accepts.
     path = write_clip(tmp_path / "a.mkv", "ffv1", range(20))
     with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
         copied = target.add_stream_from_template(source.streams.video[0])
@@ -45,11 +45,11 @@ def test_frames_shown_in_another_order_than_decoded_all_come(tmp_path: Path) -> 
             target.mux(packet)
     info = probe(tmp_path / "b.mkv")
     assert info.frames >= 19
-    came = [position for position, _ in stream_frames(info, range(info.frames))]
-    assert came == list(range(info.frames))
+    yielded = [position for position, _ in stream_frames(info, range(info.frames))]
+    assert yielded == list(range(info.frames))
 
 
-def test_a_whole_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_intact_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = probe(write_clip(tmp_path / "a.mp4", options=X264))
     opened = []
 
@@ -64,7 +64,7 @@ def test_a_whole_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert opened == [info.path]
 
 
-def test_damage_before_a_wanted_frame_is_an_error_and_after_it_none(tmp_path: Path) -> None:
+def test_only_damage_before_a_requested_frame_is_an_error(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", options=X264)
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -81,18 +81,18 @@ def test_damage_before_a_wanted_frame_is_an_error_and_after_it_none(tmp_path: Pa
     assert caught.value.reason == "corrupt"
 
 
-def test_frames_of_a_cut_file_that_are_there_come_before_the_error(tmp_path: Path) -> None:
+def test_the_frames_of_a_truncated_file_are_yielded_before_the_error(tmp_path: Path) -> None:
     whole = write_clip(
         tmp_path / "a.mp4", options=X264, container_options={"movflags": "faststart"}
     )
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    came: list[int] = []
+    yielded: list[int] = []
     with pytest.raises(VideoDecodeError) as caught:
-        came.extend(position for position, _ in stream_frames(probe(cut), range(60)))
+        yielded.extend(position for position, _ in stream_frames(probe(cut), range(60)))
     assert caught.value.reason == "missing_frames"
-    assert came == list(range(len(came)))
-    assert len(came) >= 20
+    assert yielded == list(range(len(yielded)))
+    assert len(yielded) >= 20
 
 
 def test_times_are_those_of_the_timestamps(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_times_are_those_of_the_timestamps(tmp_path: Path) -> None:
     assert frame_times(info)[-1] > frame_times(info)[-2]
 
 
-def test_times_without_timestamps_go_by_the_rate(tmp_path: Path) -> None:
+def test_times_without_timestamps_follow_the_frame_rate(tmp_path: Path) -> None:
     info = probe(write_clip(tmp_path / "a.avi", "mpeg4"))
     assert not info.exact
     np.testing.assert_allclose(frame_times(info), np.arange(61) / 25, atol=1e-9)
 
 
-def test_times_begin_where_an_edit_list_begins(tmp_path: Path) -> None:
+def test_times_start_where_an_edit_list_starts(tmp_path: Path) -> None:
     info = probe(set_edit(write_clip(tmp_path / "a.mp4", options=X264), 5, 20))
     np.testing.assert_allclose(frame_times(info), np.arange(info.frames + 1) / 25, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Pixels come out as each upstream's own resizing, cropping and arithmetic makes them."""
+"""Resizing, cropping and normalization are those of each upstream."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def resized(rule: str, frames: Tensor, short_side: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("height", "width", "short_side"), SIZES)
-def test_opencv_rule_is_opencv_to_the_byte(height: int, width: int, short_side: int) -> None:
+def test_opencv_rule_is_bit_equal_to_opencv(height: int, width: int, short_side: int) -> None:
     cv2 = pytest.importorskip("cv2")
     frames = noise(height, width)
     ours = resized("opencv_bilinear", frames, short_side).numpy()
-    theirs = [cv2.resize(frame, (ours.shape[2], ours.shape[1])) for frame in frames.numpy()]
-    assert np.array_equal(ours, np.stack(theirs))
+    reference = [cv2.resize(frame, (ours.shape[2], ours.shape[1])) for frame in frames.numpy()]
+    assert np.array_equal(ours, np.stack(reference))
 
 
 @pytest.mark.parametrize(("height", "width", "short_side"), SIZES)
-def test_pillow_rule_is_pillow_to_the_byte(height: int, width: int, short_side: int) -> None:
+def test_pillow_rule_is_bit_equal_to_pillow(height: int, width: int, short_side: int) -> None:
     image = pytest.importorskip("PIL.Image")
     frames = noise(height, width)
     ours = resized("pillow_bilinear", frames, short_side).numpy()
     for frame, expected in zip(frames.numpy(), ours, strict=True):
         size = (ours.shape[2], ours.shape[1])
-        theirs = np.asarray(image.fromarray(frame).resize(size, image.Resampling.BILINEAR))
-        assert np.array_equal(theirs, expected)
+        reference = np.asarray(image.fromarray(frame).resize(size, image.Resampling.BILINEAR))
+        assert np.array_equal(reference, expected)
 
 
 @pytest.mark.parametrize(("height", "width", "short_side"), SIZES)
@@ -68,8 +68,8 @@ def test_torchvision_rule_is_torchvision(height: int, width: int, short_side: in
     functional = pytest.importorskip("torchvision.transforms.functional")
     frames = noise(height, width)
     ours = resized("torchvision_bilinear", frames, short_side)
-    theirs = functional.resize(frames.permute(0, 3, 1, 2), [short_side], antialias=False)
-    assert torch.equal(ours.permute(0, 3, 1, 2), theirs)
+    reference = functional.resize(frames.permute(0, 3, 1, 2), [short_side], antialias=False)
+    assert torch.equal(ours.permute(0, 3, 1, 2), reference)
 
 
 def opencv_pixel(rows: list[list[int]], y: float, x: float) -> int:
@@ -112,7 +112,7 @@ def test_opencv_rule_follows_the_fixed_point_formula(
 
 @pytest.mark.parametrize("rule", RESIZE_RULES)
 @pytest.mark.parametrize(("height", "width", "short_side"), SIZES)
-def test_frames_are_resized_each_by_itself(
+def test_frames_are_resized_independently(
     rule: str, height: int, width: int, short_side: int
 ) -> None:
     frames = noise(height, width, 3)
@@ -141,7 +141,7 @@ def test_frames_are_resized_each_by_itself(
         ("pillow_bilinear", (1920, 1080), 256, (455, 256)),
     ],
 )
-def test_the_long_side_is_rounded_as_upstream_does(
+def test_the_long_side_is_rounded_as_in_upstream(
     rule: str, size: tuple[int, int], short_side: int, expected: tuple[int, int]
 ) -> None:
     assert RESIZE_RULES[rule].size(*size, short_side) == expected
@@ -149,7 +149,7 @@ def test_the_long_side_is_rounded_as_upstream_does(
 
 @pytest.mark.parametrize("rule", RESIZE_RULES)
 @pytest.mark.parametrize("short_side", [224, 256, 336])
-def test_frames_of_the_right_size_keep_it(rule: str, short_side: int) -> None:
+def test_frames_of_the_right_size_are_unchanged(rule: str, short_side: int) -> None:
     for long_side in range(short_side, 1200):
         assert RESIZE_RULES[rule].size(short_side, long_side, short_side)[1] == long_side
         assert RESIZE_RULES[rule].size(long_side, short_side, short_side)[0] == long_side
@@ -168,7 +168,7 @@ def test_frames_of_the_right_size_keep_it(rule: str, short_side: int) -> None:
         ("ceil_of_three", "first_middle_last", (341, 256), [(0, 16), (59, 16), (117, 16)]),
     ],
 )
-def test_three_crops_lie_where_upstream_puts_them(
+def test_three_crops_are_where_upstream_has_them(
     rule: str, order: str, size: tuple[int, int], expected: list[tuple[int, int]]
 ) -> None:
     assert crop_corners(size, 224, rule, order, 3) == expected
@@ -184,17 +184,17 @@ def test_three_crops_lie_where_upstream_puts_them(
         ("ceil_of_three", (256, 341), (16, 58)),
     ],
 )
-def test_one_crop_lies_in_the_center(
+def test_a_single_crop_is_in_the_center(
     rule: str, size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert crop_corners(size, 224, rule, "first_middle_last", 1) == [expected]
 
 
 @pytest.mark.parametrize("rule", CROP_RULES)
-def test_crops_never_leave_the_picture(rule: str) -> None:
-    for room in range(50):
-        three, lone = CROP_RULES[rule].three(room), CROP_RULES[rule].lone(room)
-        assert all(0 <= offset <= room for offset in (*three, lone))
+def test_crops_are_inside_the_frame(rule: str) -> None:
+    for slack in range(50):
+        three, single = CROP_RULES[rule].three(slack), CROP_RULES[rule].single(slack)
+        assert all(0 <= offset <= slack for offset in (*three, single))
 
 
 def by_hand(rule: str, mean: float, std: float) -> np.ndarray:

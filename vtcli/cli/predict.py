@@ -235,18 +235,12 @@ def _start(
     from vtcli.inference.timeline import TimelinePredictor
 
     with fetch_progress() as on_download:
+        predictor = Predictor(request.model, **request.settings, on_download=on_download)
         if request.timeline:
-            timeliner = TimelinePredictor(
-                request.model,
-                **request.timeline,
-                on_window=on_step,
-                **request.settings,
-                progress=on_download,
-            )
-            timelines = timeliner.timelines(request.paths)
+            timeliner = TimelinePredictor(predictor, **request.timeline, on_window=on_step)
+            timelines = timeliner.predict(request.paths)
             return timeliner.header, timelines
-        predictor = Predictor(request.model, **request.settings, progress=on_download)
-        outcomes = predictor.start(request.paths)
+        outcomes = predictor.predict(request.paths)
         return predictor.header, outcomes
 
 
@@ -254,8 +248,8 @@ def _report(outcome: Outcome) -> None:
     """Print a failure, or a note on an unexpected result, to standard error."""
     if outcome.failed:
         print(f"vt: error: {outcome.error}", file=sys.stderr)
-    elif note := getattr(outcome, "note", ""):
-        print(f"vt: note: {note}", file=sys.stderr)
+    elif notice := getattr(outcome, "notice", ""):
+        print(f"vt: note: {notice}", file=sys.stderr)
 
 
 def _annotate(outcome: Outcome, target: Path, on_step: ProgressCallback) -> None:

@@ -1,4 +1,9 @@
-"""TODO-HEAD"""
+"""Augmentation of training clips: random crops, timm's RandAugment and AutoAugment, random erasing.
+
+timm samples per image; here its operations are recorded once and applied to all frames of a clip.
+
+Shape legend: T frames, H height, W width, C = 3 channels, S crop size.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +29,13 @@ if TYPE_CHECKING:
 Frames: TypeAlias = npt.NDArray[np.uint8]
 
 
-ATTEMPTS = 10  # at a crop of the wanted area and shape, before the largest one is taken
+ATTEMPTS = 10
+"""Random crops that are tried before the largest centered one is taken."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to the pixels of a clip; the fields are those of `engine.recipes.Recipe`."""
+    """The augmentation of a clip's pixels; the fields are those of a training recipe."""
 
     aa: str = ""
     train_crop_mode: str = "rrc"
@@ -40,12 +46,13 @@ class Augmentation:
 
 
 Box: TypeAlias = tuple[int, int, int, int]
-"""Top, left, height and width."""
+"""Top, left, height and width, in pixels."""
 
 
 def sample_crop(height: int, width: int, how: Augmentation, rng: Generator) -> Box:
-    """A random crop: of an area (`rrc`) or of a side (`sides`) in `how.scale`, and of a shape in
-    `how.ratio`. Where none fits, the largest of an allowed shape, in the middle.
+    """A random crop whose area (`rrc`) or side (`sides`) is a fraction in `how.scale` of the
+    frame's, and whose aspect ratio is in `how.ratio`. Where none fits, the largest centered crop
+    with an allowed aspect ratio.
     """
     low, high = (math.log(bound) for bound in how.ratio)
     for _ in range(ATTEMPTS):
@@ -56,7 +63,7 @@ def sample_crop(height: int, width: int, how: Augmentation, rng: Generator) -> B
             side = size * min(height, width)
         h, w = round(side / math.sqrt(shape)), round(side * math.sqrt(shape))
         if 0 < h <= height and 0 < w <= width:
-            top, left = (rng.integers(room, endpoint=True) for room in (height - h, width - w))
+            top, left = (rng.integers(slack, endpoint=True) for slack in (height - h, width - w))
             return int(top), int(left), h, w
     shape = min(max(width / height, how.ratio[0]), how.ratio[1])
     h, w = min(height, round(width / shape)), min(width, round(height * shape))
@@ -68,8 +75,8 @@ _GLOBAL = threading.Lock()
 
 @contextmanager
 def seeded_globals(seed: int) -> Iterator[None]:
-    """Python's and NumPy's global generators, from which timm draws, seeded for one thread at a
-    time and put back as they were.
+    """Seed the global generators of Python and NumPy, which timm uses, for one thread at a time,
+    and restore them afterwards.
     """
     with _GLOBAL:
         before = random.getstate(), np.random.get_state()
@@ -85,25 +92,28 @@ def seeded_globals(seed: int) -> Iterator[None]:
 Operation: TypeAlias = Callable[[Any], Any]
 
 
-def _note(operation: Callable[..., Any], tape: list[Operation], *args: Any, **kwargs: Any) -> Any:
-    """Stands for one of timm's operations: writes down what it would do."""
-    return [*tape, partial(_apply, operation, args, kwargs)]
+def _record(
+    operation: Callable[..., Any], recorded: list[Operation], *args: Any, **kwargs: Any
+) -> Any:
+    """Replaces one of timm's operations: appends the call instead of making it."""
+    return [*recorded, partial(_apply, operation, args, kwargs)]
 
 
-def _apply(operation: Callable[..., Any], args: Any, kwargs: Any, picture: Any) -> Any:
+def _apply(operation: Callable[..., Any], args: Any, kwargs: Any, image: Any) -> Any:
     from PIL import Image
     from timm.data.auto_augment import posterize
 
     if operation is posterize and args[0] < 1:
-        # timm keeps as little as no bit of each color, which Pillow refuses since version 13.
-        return Image.new(picture.mode, picture.size)
-    return operation(picture, *args, **kwargs)
+        # timm may keep 0 bits per channel, which Pillow refuses since version 13.
+        return Image.new(image.mode, image.size)
+    return operation(image, *args, **kwargs)
 
 
-def auto_augment(words: str, size: int) -> Callable[[list[Operation]], list[Operation]]:
-    """timm's RandAugment (`rand-...`) or AutoAugment, made to write its draw down instead of doing
-    it, so that all frames of a clip get the same. Raises `UsageError` for words that timm does not
-    know.
+def auto_augment(policy: str, size: int) -> Callable[[list[Operation]], list[Operation]]:
+    """timm's RandAugment (`rand-...`) or AutoAugment as a function that returns the operations it
+    sampled, so that all frames of a clip get the same.
+
+    Raises `UsageError` for a policy that timm does not know.
     """
     from PIL import Image
     from timm.data.auto_augment import auto_augment_transform, rand_augment_transform
@@ -113,19 +123,22 @@ def auto_augment(words: str, size: int) -> Callable[[list[Operation]], list[Oper
         "img_mean": (128, 128, 128),
         "interpolation": Image.Resampling.BICUBIC,
     }
-    make = rand_augment_transform if words.startswith("rand") else auto_augment_transform
+    make = rand_augment_transform if policy.startswith("rand") else auto_augment_transform
     try:
-        transform = make(words, settings)
-        policy = [getattr(transform, "ops", []), *getattr(transform, "policy", [])]
+        transform = make(policy, settings)
+        parts = [getattr(transform, "ops", []), *getattr(transform, "policy", [])]
     except (AssertionError, ValueError, KeyError) as error:
-        raise UsageError(f"--aa '{words}' is no augmentation of timm's ({error})") from error
-    for operation in (op for part in policy for op in part):
-        operation.aug_fn = partial(_note, operation.aug_fn)
+        raise UsageError(
+            f"--aa '{policy}' is not an augmentation policy of timm ({error}); an example is "
+            "rand-m9-n2-mstd0.5-inc1"
+        ) from error
+    for operation in (op for part in parts for op in part):
+        operation.aug_fn = partial(_record, operation.aug_fn)
     return transform
 
 
 def to_clip(frames_THWC: Frames, pipeline: Pipeline) -> Tensor:
-    """RGB frames of any shape resized to the network's, by the pipeline's rules: [3, T, S, S]."""
+    """RGB frames of any shape, resized and normalized by the pipeline's rules: [3, T, S, S]."""
     import torch
 
     from vtcli.video.transforms import RESIZE_RULES, normalize_clip, normalize_frames
@@ -143,10 +156,10 @@ def to_clip(frames_THWC: Frames, pipeline: Pipeline) -> Tensor:
     return normalize_clip(pixels, pipeline.normalize, pipeline.mean, pipeline.std)
 
 
-def _erase(clip_CTSS: Tensor, share: float, seed: int) -> None:
-    """timm's random erasing to zero, in place: the same box in all frames."""
+def random_erase(clip_CTSS: Tensor, probability: float, seed: int) -> None:
+    """timm's random erasing to zero, in place, with the same box in all frames."""
     from timm.data.random_erasing import RandomErasing
 
-    erase = RandomErasing(share, mode="const", device="cpu")
+    erase = RandomErasing(probability, mode="const", device="cpu")
     with seeded_globals(seed):
         erase(clip_CTSS.view(-1, *clip_CTSS.shape[2:]))

@@ -196,7 +196,7 @@ def _rate(content: VideoFingerprint, frame_rate: float | None) -> float:
 def _frames_of(
     sample: Sample, content: VideoFingerprint, frame_rate: float | None
 ) -> tuple[int, int]:
-    """A sample's first frame and the one after its last, as `open_footage` counts them."""
+    """A sample's first frame and the one after its last, as `open_frame_source` counts them."""
     fps = _rate(content, frame_rate)
     start, end = sample.first_frame or 0, content.frames
     if sample.last_frame is not None:

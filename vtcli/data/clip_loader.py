@@ -1,23 +1,24 @@
-"""Clips of samples, decoded ahead by a pool of threads while the model works.
+"""Loads the clips (views) of samples for evaluation: worker threads decode while the model runs.
 
-Decoding and resizing release the interpreter's lock, so threads share the cores. A sample that
-cannot be read comes back as its error, in its place; nothing is put in its stead.
+A sample that cannot be read is returned as its error, in its place; nothing is substituted for it.
+
+Shape legend: N frames, H height, W width, T frames of a clip, S crop size.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from vtcli.data.samples import Sample
 from vtcli.errors import InputError, VideoDecodeError
+from vtcli.runtime.prefetch import prefetch
 from vtcli.video.decode import Backend
-from vtcli.video.frame_source import FrameSource, open_footage
+from vtcli.video.frame_source import FrameSource, open_frame_source
 from vtcli.video.pipeline import Pipeline, View, plan_views
 
 if TYPE_CHECKING:
@@ -28,20 +29,21 @@ MOST_WORKERS = 16
 
 
 def workers_of(asked: int | None, processes_here: int) -> int:
-    """Threads that decode ahead in one of so many processes on this machine: what was asked for,
-    else its share of the cores.
+    """Decoding threads of one of `processes_here` processes on this machine.
+
+    `asked` where it is given, else an equal part of the cores, at most `MOST_WORKERS`.
     """
-    here = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if here else os.cpu_count()
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
     return asked or max(1, min((cores or 1) // processes_here, MOST_WORKERS))
 
 
 def open_sample(sample: Sample, frame_rate: float | None, decoder: Backend) -> FrameSource:
-    """A sample's frames by number; `frame_rate` as `open_footage` has it.
+    """The frames of a sample by number; `frame_rate` as in `open_frame_source`.
 
     Raises `VideoDecodeError`.
     """
-    return open_footage(
+    return open_frame_source(
         sample.path,
         (sample.start, sample.end),
         (sample.first_frame, sample.last_frame),
@@ -52,9 +54,9 @@ def open_sample(sample: Sample, frame_rate: float | None, decoder: Backend) -> F
 
 @dataclass(frozen=True)
 class ClipReader:
-    """How samples become clips: the pipeline, the views per video, the decoder.
+    """Turns samples into clips, by a pipeline, a number of views per video and a decoder.
 
-    `frame_rate` is that of folders of frames, whose images do not say it.
+    `frame_rate` is that of folders of frames, whose images do not state it.
     """
 
     pipeline: Pipeline
@@ -64,80 +66,64 @@ class ClipReader:
     decoder: Backend = "auto"
 
     def open(self, sample: Sample) -> tuple[FrameSource, list[View]]:
-        """A sample's frames and its views, in upstream's order; raises `VideoDecodeError`."""
-        footage = open_sample(sample, self.frame_rate, self.decoder)
+        """The frames of a sample and its views, in upstream's order; raises `VideoDecodeError`."""
+        source = open_sample(sample, self.frame_rate, self.decoder)
         try:
-            views = plan_views(self.pipeline, footage.frames, footage.fps, self.clips, self.crops)
+            views = plan_views(self.pipeline, source.frames, source.fps, self.clips, self.crops)
         except InputError as error:
             raise VideoDecodeError(sample.path, "unsupported", str(error)) from error
-        return footage, views
+        return source, views
 
     def read(self, sample: Sample, wanted: Sequence[int]) -> Iterator[Tensor]:
-        """The `wanted` views (their numbers) of a sample, in that order: float32 [3,T,S,S] each.
+        """The views with the numbers `wanted`, in that order: float32 [3,T,S,S] each.
 
         Frames are decoded and resized before this returns, each once however many views show it;
-        views are cut out one by one. Raises `VideoDecodeError`.
+        views are cropped one by one. Raises `VideoDecodeError`.
         """
         from vtcli.video.views import views_from_frames
 
-        footage, views = self.open(sample)
+        source, views = self.open(sample)
         chosen = [views[number] for number in wanted]
         numbers = sorted({index for view in chosen for index in view.frame_indices})
-        frames_NHWC = footage.read(numbers)
+        frames_NHWC = source.read(numbers)
         row_of = {index: row for row, index in enumerate(numbers)}
         return views_from_frames(frames_NHWC, row_of, self.pipeline, chosen)
 
 
 @dataclass(frozen=True)
 class Request:
-    """Which views of a sample are wanted, by their numbers."""
+    """The views of a sample to load, by their numbers."""
 
     sample: Sample
     views: tuple[int, ...]
 
 
-Loaded = Iterator["Tensor"] | VideoDecodeError
+Loaded: TypeAlias = "Iterator[Tensor] | VideoDecodeError"
+"""The views of a request one by one, or why they cannot be read."""
 
 
 class Loader:
-    """Reads groups of samples ahead: iterating gives, for each group, what became of its requests.
+    """Iterates over groups of requests, each with what was loaded for it, in order.
 
-    `waited` counts the seconds that the consumer waited.
+    `workers` threads decode: two samples per thread, and at least the next group, are prefetched.
+    `waited` is the time in seconds that the consumer waited for them.
     """
 
     def __init__(
         self, reader: ClipReader, groups: Iterable[Sequence[Request]], workers: int
     ) -> None:
-        self.reader, self.groups, self.workers = reader, iter(groups), workers
+        self.reader, self.groups, self.workers = reader, groups, workers
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[tuple[Sequence[Request], list[Loaded]]]:
-        waiting: deque[tuple[Sequence[Request], list[Future[Loaded]]]] = deque()
-        pool = ThreadPoolExecutor(self.workers, "decode")
-        try:
-            while self._submit(pool, waiting):
-                group, futures = waiting.popleft()
-                if not waiting:  # a large group alone: the next is read while the model works
-                    self._submit(pool, waiting)
+        with closing(prefetch(self._load, self.groups, self.workers, 2 * self.workers)) as groups:
+            while True:
                 start = time.perf_counter()
-                loaded = [future.result() for future in futures]
+                group = next(groups, None)
                 self.waited += time.perf_counter() - start
-                yield group, loaded
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _submit(
-        self,
-        pool: ThreadPoolExecutor,
-        waiting: deque[tuple[Sequence[Request], list[Future[Loaded]]]],
-    ) -> bool:
-        """Keep one sample per worker under way and one ready; whether any group is left."""
-        while sum(len(futures) for _, futures in waiting) < 2 * self.workers:
-            group = next(self.groups, None)
-            if group is None:
-                break
-            waiting.append((group, [pool.submit(self._load, request) for request in group]))
-        return bool(waiting)
+                if group is None:
+                    return
+                yield group
 
     def _load(self, request: Request) -> Loaded:
         try:

@@ -23,7 +23,7 @@ from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import Heartbeat
 from vtcli.video.backends_pyav import decode_all
 from vtcli.video.decode import probe
-from vtcli.video.frame_source import FrameFolder, open_footage
+from vtcli.video.frame_source import FrameFolder, open_frame_source
 from vtcli.video.probe import quarter_turns
 
 DUPLICATE_RMSE = 2.5
@@ -86,7 +86,7 @@ def _inspect_video(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
 
 
 def _inspect_folder(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
-    footage = open_footage(path)
+    footage = open_frame_source(path)
     assert isinstance(footage, FrameFolder)
     _check_numbers(path, [image.stem for image in footage.images])
     wanted = _middles(footage.frames)
@@ -137,7 +137,7 @@ def digest(path: Path, heartbeat: Heartbeat) -> str | Unreadable:
     """The SHA-256 of a file, or of the images of a folder in their order, in hexadecimal digits."""
     total = hashlib.sha256()
     try:
-        footage = open_footage(path) if path.is_dir() else None
+        footage = open_frame_source(path) if path.is_dir() else None
         for file in footage.images if isinstance(footage, FrameFolder) else (path,):
             with file.open("rb") as opened:
                 while piece := opened.read(2**20):

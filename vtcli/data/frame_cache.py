@@ -1,7 +1,8 @@
-"""Decoded frames kept in memory, for datasets that fit: a video is decoded once, not every epoch.
+"""Decoded frames in memory, for datasets that fit: a video is decoded once, not once per epoch.
 
-Videos are kept whole, first come, until the room is used up; under random order no other choice
-serves more reads. What a clip is made of is the same with and without.
+Whole videos are cached, first come, until the memory is used up; under a random order no other
+policy has a higher hit rate. Clips are the same with and without the cache.
+
 Shape legend: N frames, H height, W width.
 """
 
@@ -21,7 +22,7 @@ from vtcli.video.frame_source import FrameSource
 
 @dataclass(frozen=True, eq=False)
 class CachedFrames:
-    """The frames of one sample, `pixels` [N, H, W, 3]."""
+    """A `FrameSource` in memory: `pixels` are uint8 RGB [N, H, W, 3]."""
 
     pixels: NDArray[np.uint8]
     fps: float
@@ -39,41 +40,41 @@ class CachedFrames:
 
 
 class FrameCache:
-    """Frames of samples, `room` bytes at most; for any number of threads."""
+    """The frames of samples, at most `free_bytes` in total; may be used by several threads."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self._kept: dict[Sample, CachedFrames] = {}
+    def __init__(self, free_bytes: int) -> None:
+        self.free_bytes = free_bytes
+        self._cached: dict[Sample, CachedFrames] = {}
         self._reading: set[Sample] = set()
         self._lock = threading.Lock()
 
     def get(self, sample: Sample) -> FrameSource | None:
-        """The frames of a sample that is kept."""
-        return self._kept.get(sample)
+        """The frames of a cached sample, else None."""
+        return self._cached.get(sample)
 
-    def keep(self, sample: Sample, footage: FrameSource) -> FrameSource:
-        """The footage from memory, if all of it fits and can be read, else as it is."""
+    def add(self, sample: Sample, source: FrameSource) -> FrameSource:
+        """The frames of `source` in memory if all of them fit and can be read, else `source`."""
         try:
-            size = footage.frames * footage.frame_bytes
+            size = source.frames * source.frame_bytes
         except VideoDecodeError:
-            return footage
+            return source
         with self._lock:
-            if sample in self._kept:
-                return self._kept[sample]
-            if sample in self._reading or size > self.room:
-                return footage
+            if sample in self._cached:
+                return self._cached[sample]
+            if sample in self._reading or size > self.free_bytes:
+                return source
             self._reading.add(sample)
-            self.room -= size
-        kept = None
+            self.free_bytes -= size
+        cached = None
         try:
-            kept = CachedFrames(footage.read(range(footage.frames)), footage.fps)
+            cached = CachedFrames(source.read(range(source.frames)), source.fps)
         except VideoDecodeError:
-            return footage  # a clip may do without the frames that are damaged
+            return source  # a clip may not need the frames that are damaged
         finally:
             with self._lock:
                 self._reading.discard(sample)
-                if kept is None:
-                    self.room += size
+                if cached is None:
+                    self.free_bytes += size
                 else:
-                    self._kept[sample] = kept
-        return kept
+                    self._cached[sample] = cached
+        return cached

@@ -1,27 +1,26 @@
-"""Training clips: frames drawn at random, one crop and one augmentation for all frames of a clip.
+"""Loads training clips: randomly sampled frames, one crop and one augmentation for all frames.
 
 Everything random is a function of (seed, epoch, sample, repeat), so that neither the number of
-threads nor a restart changes a clip. The order of work follows timm: crop, augment, resize,
-normalize, mirror, erase. A video that cannot be read comes back as its error, in its place.
-Legend: N frames of a video, L frames of a clip, s stride, T = L, S side of the network's frames.
+threads nor a resumed run changes a clip. The order follows timm: crop, augment, resize, normalize,
+flip, erase. A video that cannot be read is returned as its error, in its place.
+
+Shape legend: N frames of a video, H height, W width, T frames of a clip, S crop size.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.random import Generator
+from numpy.random import Generator as RandomGenerator
 
 from vtcli.data.augment import (
     Augmentation,
     Frames,
-    _erase,
     auto_augment,
+    random_erase,
     sample_crop,
     seeded_globals,
     to_clip,
@@ -31,6 +30,7 @@ from vtcli.data.frame_cache import FrameCache
 from vtcli.data.samples import Sample
 from vtcli.data.train_sampling import TRAINING_SAMPLERS, Indices
 from vtcli.errors import InputError, VideoDecodeError
+from vtcli.runtime.prefetch import prefetch
 from vtcli.video.decode import Backend
 from vtcli.video.frame_source import FrameSource
 from vtcli.video.pipeline import Pipeline
@@ -39,18 +39,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# --- which frames ---------------------------------------------------------------------------------
-
-
-# --- which pixels ---------------------------------------------------------------------------------
-
-
-# --- one clip -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class ClipRequest:
-    """One clip that is wanted: a sample by its number, in an epoch, and which repeat of it."""
+    """A clip to load: the sample, its number in the dataset, the epoch, and which repeat of it."""
 
     sample: Sample
     number: int
@@ -60,17 +51,25 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class TrainClip:
-    """A clip ready for the network: float32 [3, T, S, S]; `short`: frames had to repeat."""
+    """A clip ready for the network: float32 [3, T, S, S].
+
+    `padded`: the video has fewer frames than the clip, so that some are repeated.
+    """
 
     pixels: Tensor
-    short: bool
+    padded: bool
 
 
 TrainClipOrError: TypeAlias = TrainClip | VideoDecodeError
 
 
 class TrainClipReader:
-    """Reads training clips of samples."""
+    """Turns requests into training clips; may be used by several threads.
+
+    `frame_rate` is that of folders of frames, whose images do not state it. With a `cache`, decoded
+    videos are kept in memory; the clips are the same. Raises `UsageError` for an augmentation
+    policy that timm does not know.
+    """
 
     def __init__(
         self,
@@ -83,100 +82,82 @@ class TrainClipReader:
     ) -> None:
         self.pipeline, self.augmentation, self.seed = pipeline, augmentation, seed
         self.frame_rate, self.decoder, self.cache = frame_rate, decoder, cache
-        self.operations: Any = None
+        self.policy: Any = None
         if augmentation.aa:
-            self.operations = auto_augment(augmentation.aa, pipeline.crop_size)
+            self.policy = auto_augment(augmentation.aa, pipeline.crop_size)
 
-    def read(self, draw: ClipRequest) -> TrainClip:
+    def read(self, request: ClipRequest) -> TrainClip:
         """Decode and augment one clip; raises `VideoDecodeError`."""
-        rng = np.random.default_rng([self.seed, draw.epoch, draw.number, draw.repeat])
-        sample, p = draw.sample, self.pipeline
-        footage = self._open(sample)
-        pick = TRAINING_SAMPLERS[p.sampling]
+        rng = np.random.default_rng([self.seed, request.epoch, request.number, request.repeat])
+        sample, p = request.sample, self.pipeline
+        source = self._open(sample)
+        sampler = TRAINING_SAMPLERS[p.sampling]
         try:
-            indices = pick(footage.frames, p.frames, p.stride, footage.fps, rng)
+            indices = sampler(source.frames, p.frames, p.stride, source.fps, rng)
         except InputError as error:
             raise VideoDecodeError(sample.path, "unsupported", str(error)) from error
-        wanted, places = np.unique(indices, return_inverse=True)
-        frames_NHWC = footage.read(wanted.tolist())
-        return TrainClip(self._pixels(frames_NHWC, places, rng), len(wanted) < p.frames)
+        unique, rows_T = np.unique(indices, return_inverse=True)
+        frames_NHWC = source.read(unique.tolist())
+        return TrainClip(self._pixels(frames_NHWC, rows_T, rng), len(unique) < p.frames)
 
     def _open(self, sample: Sample) -> FrameSource:
-        kept = self.cache.get(sample) if self.cache else None
-        if kept is not None:
-            return kept
-        footage = open_sample(sample, self.frame_rate, self.decoder)
-        if footage.frames < 1:
-            raise VideoDecodeError(sample.path, "corrupt", "has no frames; take a whole file")
-        return self.cache.keep(sample, footage) if self.cache else footage
+        cached = self.cache.get(sample) if self.cache else None
+        if cached is not None:
+            return cached
+        source = open_sample(sample, self.frame_rate, self.decoder)
+        if source.frames < 1:
+            raise VideoDecodeError(sample.path, "corrupt", "has no frames; use a complete file")
+        return self.cache.add(sample, source) if self.cache else source
 
-    def _pixels(self, frames_NHWC: Frames, places_T: Indices, rng: Generator) -> Tensor:
-        """Crop, augment, resize, normalize, mirror and erase: float32 [3, T, S, S]."""
+    def _pixels(self, frames_NHWC: Frames, rows_T: Indices, rng: RandomGenerator) -> Tensor:
+        """Crop, augment, resize, normalize, flip and erase: float32 [3, T, S, S]."""
         import torch
 
         how = self.augmentation
         _, height, width, _ = frames_NHWC.shape
         top, left, height, width = sample_crop(height, width, how, rng)
         frames_NHWC = frames_NHWC[:, top : top + height, left : left + width]
-        if self.operations is not None:
+        if self.policy is not None:
             frames_NHWC = self._augmented(frames_NHWC, rng)
-        clip_NTSS = to_clip(frames_NHWC, self.pipeline)
-        clip_CTSS = clip_NTSS.index_select(1, torch.from_numpy(places_T))
+        clip_CNSS = to_clip(frames_NHWC, self.pipeline)
+        clip_CTSS = clip_CNSS.index_select(1, torch.from_numpy(rows_T))
         if rng.random() < how.hflip:
             clip_CTSS = clip_CTSS.flip(-1)
         if how.reprob > 0:
-            _erase(clip_CTSS, how.reprob, int(rng.integers(2**32)))
+            random_erase(clip_CTSS, how.reprob, int(rng.integers(2**32)))
         return clip_CTSS.contiguous()
 
-    def _augmented(self, frames_NHWC: Frames, rng: Generator) -> Frames:
+    def _augmented(self, frames_NHWC: Frames, rng: RandomGenerator) -> Frames:
         from PIL import Image
 
         with seeded_globals(int(rng.integers(2**32))):
-            tape = self.operations([])
-        pictures = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames_NHWC]
-        for operation in tape:
-            pictures = [operation(picture) for picture in pictures]
-        return np.stack([np.asarray(picture) for picture in pictures])
-
-
-# --- many clips -----------------------------------------------------------------------------------
+            operations = self.policy([])
+        images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames_NHWC]
+        for operation in operations:
+            images = [operation(image) for image in images]
+        return np.stack([np.asarray(image) for image in images])
 
 
 def epoch_order(samples: int, epoch: int, seed: int) -> list[int]:
-    """The numbers of all samples in the order of an epoch."""
+    """The numbers of all samples, shuffled for an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(samples).tolist()
 
 
 def prefetch_batches(
-    drawer: TrainClipReader,
+    reader: TrainClipReader,
     batches: Iterable[Sequence[ClipRequest]],
     workers: int,
     pinned: bool = False,
-) -> Iterator[tuple[Sequence[ClipRequest], list[TrainClipOrError]]]:
-    """The clips of each batch, read ahead by `workers` threads: two clips for each are under way or
-    ready, and at least one batch. In `pinned` memory a GPU fetches them while it works.
+) -> Generator[tuple[Sequence[ClipRequest], list[TrainClipOrError]], None, None]:
+    """The clips of each batch; `workers` threads prefetch two clips per thread, and at least the
+    next batch. `pinned` memory lets a GPU copy them while it computes.
     """
 
-    def load(draw: ClipRequest) -> TrainClipOrError:
+    def load(request: ClipRequest) -> TrainClipOrError:
         try:
-            clip = drawer.read(draw)
+            clip = reader.read(request)
         except VideoDecodeError as error:
             return error
         return replace(clip, pixels=clip.pixels.pin_memory()) if pinned else clip
 
-    coming = iter(batches)
-    waiting: deque[tuple[Sequence[ClipRequest], list[Future[TrainClipOrError]]]] = deque()
-    pool = ThreadPoolExecutor(workers, "decode")
-    try:
-        while True:
-            while sum(len(futures) for _, futures in waiting) < 2 * workers or len(waiting) < 2:
-                batch = next(coming, None)
-                if batch is None:
-                    break
-                waiting.append((batch, [pool.submit(load, draw) for draw in batch]))
-            if not waiting:
-                return
-            batch, futures = waiting.popleft()
-            yield batch, [future.result() for future in futures]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    return prefetch(load, batches, workers, ahead=2 * workers)

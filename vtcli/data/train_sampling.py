@@ -1,9 +1,13 @@
-"""TODO-HEAD"""
+"""Random frame sampling for training: for each test-time rule of `video/sampling.py` the rule that
+its upstream trains with.
+
+Shape legend: L frames of a clip, s stride; every rule returns int64 [L], indices from 0.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +15,17 @@ from numpy.random import Generator
 
 from vtcli.video.sampling import SAMPLERS
 
-if TYPE_CHECKING:
-    pass
-
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 
-WINDOWS = 64  # a sampling rule that goes by time gives so many windows to choose from
+WINDOWS = 64
+"""Number of windows from which `random_window` chooses."""
 
 
 def random_in_segments(
     frames: int, length: int, stride: int, fps: float, rng: Generator
 ) -> Indices:
-    """One random frame of each of L equal segments, both ends of a segment included.
+    """One random frame from each of L equal segments, both ends of a segment included.
 
     UniFormerV2; Something-Something in Video Swin and X-ViT.
     """
@@ -34,23 +36,29 @@ def random_in_segments(
 def random_strided_loop(
     frames: int, length: int, stride: int, fps: float, rng: Generator
 ) -> Indices:
-    """L frames s apart from a random one on; short videos start at 0 and begin again at their end.
+    """L frames, s apart, from a random start; short videos start at frame 0 and loop.
 
     Video Swin and ViViT on Kinetics.
     """
-    room = max(frames - length * stride + 1, 1)
-    return (rng.integers(room) + stride * np.arange(length, dtype=np.int64)) % frames
+    starts = max(frames - length * stride + 1, 1)
+    return (rng.integers(starts) + stride * np.arange(length, dtype=np.int64)) % frames
 
 
 def random_clamped(frames: int, length: int, stride: int, fps: float, rng: Generator) -> Indices:
-    """L frames spread over L*s from a random place on; the last frame repeats. X-ViT, Kinetics."""
+    """L frames spread over L*s frames from a random start; the last frame is repeated.
+
+    X-ViT on Kinetics.
+    """
     start = rng.uniform(0, max(frames - length * stride, 0))
-    places = np.linspace(start, start + length * stride - 1, length)
-    return np.clip(places, 0, frames - 1).astype(np.int64)
+    positions = np.linspace(start, start + length * stride - 1, length)
+    return np.clip(positions, 0, frames - 1).astype(np.int64)
 
 
 def random_window(frames: int, length: int, stride: int, fps: float, rng: Generator) -> Indices:
-    """One of many windows of the video at 15 frames a second. Video Swin in torchvision."""
+    """L consecutive frames of the video at 15 fps, from one of `WINDOWS` evenly spaced starts.
+
+    Video Swin in torchvision. Raises `InputError` where the frame rate is unknown.
+    """
     windows = SAMPLERS["resampled_windows_looped"](frames, length, stride, WINDOWS, fps)
     return windows[rng.integers(WINDOWS)]
 
@@ -65,4 +73,4 @@ TRAINING_SAMPLERS: Mapping[str, Callable[[int, int, int, float, Generator], Indi
     "dense_clamped": random_clamped,
     "resampled_windows_looped": random_window,
 }
-"""For each rule of testing its counterpart in training."""
+"""The training rule of each test-time rule."""

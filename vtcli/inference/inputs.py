@@ -1,4 +1,4 @@
-"""TODO-HEAD"""
+"""Resolves the sources of a command (files, folders, shell patterns) to a list of video files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import glob
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vtcli.video.extensions import has_video_suffix
 
-if TYPE_CHECKING:
-    pass
-
 
 def find_videos(sources: Iterable[str | Path]) -> list[str]:
-    """The files that sources mean: a folder stands for the videos below it, a pattern for what it
-    matches.
+    """The files that the sources name: a folder is searched for videos, a pattern is expanded.
 
-    A name that exists nowhere, and a folder without a video, is kept to be reported in its place.
+    A path that does not exist, and a folder without videos, is returned as it is, so that it is
+    reported in its place.
     """
     found: list[str] = []
     for source in map(str, sources):

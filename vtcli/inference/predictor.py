@@ -1,25 +1,27 @@
-"""From video files to answers: decode ahead, cut the views a checkpoint is tested with, score,
-fuse.
+"""Predicts the action in video files: decode, crop the published views, score and fuse them.
 
-The next file is decoded while the model works on this one, and the first while PyTorch and the
-weights are loaded; views go through the network in batches of bounded size. A file that cannot be
-read becomes a `Failure` in its place and the rest go on.
+The next file is decoded while the model works on the current one, and the first while PyTorch and
+the weights are loaded; views are scored in batches of bounded size. A file that cannot be read
+becomes a `Failure` in its place, and the others are predicted.
+
+Shape legend: V views, K classes, N frames, H height, W width.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from vtcli.errors import InputError, UsageError, VideoDecodeError
 from vtcli.inference.inputs import find_videos
 from vtcli.inference.results import SCHEMA, Failure, PredictionResult, VideoPrediction
 from vtcli.inference.scoring import score_clips, topk_per_head
+from vtcli.runtime.prefetch import prefetch
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.video.pipeline import View, parse_views, plan_views
 from vtcli.weights.load import check_settings, load_resolved
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from vtcli.video.decode import VideoInfo
+    from vtcli.models.protocol import VideoModel
+    from vtcli.video.decode import Backend, VideoInfo
 
 
 def predict(
@@ -42,15 +45,18 @@ def predict(
     precision: str = "auto",
     batch_size: int | None = None,
 ) -> PredictionResult:
-    """Recognize the action in one file, or in several (folders and shell patterns too).
+    """Predict the action in one or several videos (files, folders or shell patterns).
 
-    `views` is CLIPSxCROPS, or `paper` for the published protocol; by default one center view. A
-    single file that cannot be read raises `VideoDecodeError`; of several, each becomes a `Failure`.
+    The parameters are those of `PredictSettings`. A single file that cannot be read raises
+    `VideoDecodeError`; of several, each such file becomes a `Failure`. Raises what `Predictor`
+    raises.
     """
     sources = [source] if isinstance(source, str | Path) else list(source)
-    predictor = Predictor(model, topk, views, device, precision, batch_size)
+    predictor = Predictor(
+        model, PredictSettings(topk, views, device, precision, batch_size=batch_size)
+    )
     paths = find_videos(sources)
-    outcomes = list(predictor.start(paths))
+    outcomes = list(predictor.predict(paths))
     result = PredictionResult(
         predictor.header,
         [o for o in outcomes if isinstance(o, VideoPrediction)],
@@ -62,120 +68,166 @@ def predict(
 
 
 @dataclass(frozen=True)
+class PredictSettings:
+    """The settings of a `Predictor`; raises `UsageError` for values that cannot be.
+
+    topk: classes per head. views: CLIPSxCROPS, `paper` for the published protocol, None for one
+    center view. device: `auto`, `cpu`, `cuda`, ... precision: `auto`, `fp32`, `bf16` or `fp16`.
+    batch_size: views per forward pass, by default as many as suit the device. workers: decoding
+    threads. decoder: `auto`, `pyav` or `decord`. label_set: the Kinetics subset that a Kinetics-710
+    head is restricted to. pipeline: a pipeline of the registry instead of the checkpoint's own.
+    """
+
+    topk: int = 5
+    views: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    workers: int = 1
+    decoder: Backend = "auto"
+    label_set: str | None = None
+    pipeline: str | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self.precision, self.label_set)
+        for name in ("topk", "batch_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+
+
+@dataclass(frozen=True)
 class _Decoded:
+    """The frames [N,H,W,3] of a file's views; `row_of` is the row of each frame number."""
+
     info: VideoInfo
     views: list[View]
     frames: np.ndarray
     row_of: Mapping[int, int]
 
 
-class Predictor:
-    """A model that answers for any number of files.
+_DecodedOrError: TypeAlias = "_Decoded | VideoDecodeError"
 
-    Making one only parses: `start` decodes the first files while the model loads, and from then on
-    `header` says what the answers are made with.
+
+class Predictor:
+    """A model that predicts the action in any number of files; its weights are loaded once.
+
+    >>> predictor = Predictor("uniformerv2-b", topk=1)
+    >>> for outcome in predictor.predict(["a.mp4", "b.mp4"]): print(outcome.to_dict())
+
+    `options` are fields of `PredictSettings` and replace those of `settings`. `on_download` is
+    called while weights are downloaded. Construction loads nothing: the weights are loaded by the
+    first `predict`, while the first files are decoded, or by `net`. Raises `UnknownModelError` and
+    `UsageError`.
     """
 
     def __init__(
         self,
         model: str | Path,
-        topk: int = 5,
-        views: str | None = None,
-        device: str = "auto",
-        precision: str = "auto",
-        batch_size: int | None = None,
-        workers: int = 1,
-        decoder: Literal["auto", "pyav", "decord"] = "auto",
-        label_set: str | None = None,
-        pipeline: str | None = None,
-        progress: ProgressCallback | None = None,
+        settings: PredictSettings | None = None,
+        *,
+        on_download: ProgressCallback | None = None,
+        **options: Any,
     ) -> None:
-        self.model, self.topk, self.device, self.precision = model, topk, device, precision
-        self.batch_size, self.workers, self.progress = batch_size, workers, progress
-        self.decoder, self.label_set = decoder, label_set
-        check_settings(precision, label_set)
-        if topk < 1 or (batch_size is not None and batch_size < 1):
-            raise UsageError("topk and batch_size are whole numbers above 0")
-        known = lookup(model, progress)
-        self.pipeline = named_pipeline(pipeline, known.pipeline)
-        self.clips, self.crops = parse_views(views, self.pipeline)
+        self.model, self.on_download = model, on_download
+        self.settings = replace(settings or PredictSettings(), **options)
+        known = lookup(model, on_download)
+        self.pipeline = named_pipeline(self.settings.pipeline, known.pipeline)
+        self.clips, self.crops = parse_views(self.settings.views, self.pipeline)
         self.header: Mapping[str, Any] = {
             "schema": SCHEMA,
             "model": known.id or str(model),
             "dataset": known.dataset,
             "views": f"{self.clips}x{self.crops}",
             "view_fusion": self.pipeline.view_fusion,
-            "precision": precision,
-            "device": device,
+            "precision": self.settings.precision,
+            "device": self.settings.device,
         }
-        self.net: Any = None
+        self._net: VideoModel | None = None
 
-    def start(self, paths: Sequence[str]) -> Iterator[VideoPrediction | Failure]:
-        """One outcome per path, in order.
+    @property
+    def net(self) -> VideoModel:
+        """The network with its weights, which are loaded on first use.
 
-        Raises what `resolve` and `load_model` raise, before the first outcome. Where no path
-        exists, the model is not even fetched.
+        From then on `header` states the device and the precision that are used. Raises what
+        `resolve` and `load_model` raise.
         """
-        ahead = self.workers + 1
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
-        waiting = [pool.submit(self._decode, path) for path in paths[:ahead]]
+        if self._net is None:
+            self._net = self._load()
+        return self._net
+
+    def predict(self, paths: Sequence[str | Path]) -> Iterator[VideoPrediction | Failure]:
+        """One outcome per file, in order, as they are computed.
+
+        Raises what `net` raises, before the first outcome; where none of the files exists, the
+        weights are not even downloaded.
+        """
+        names = [str(path) for path in paths]
+        workers = self.settings.workers
+        decoded = prefetch(self._decode, ([name] for name in names), workers, ahead=workers + 1)
         try:
-            if any(os.path.exists(path) for path in paths):
-                self._load()
+            self.prepare(names)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            decoded.close()
             raise
-        return self._outcomes(paths, pool, waiting)
+        return self._outcomes(decoded)
+
+    def prepare(self, paths: Sequence[str]) -> None:
+        """Load the weights if any of the files exists; raises what `net` raises."""
+        if any(os.path.exists(path) for path in paths):
+            _ = self.net
 
     def _outcomes(
-        self, paths: Sequence[str], pool: ThreadPoolExecutor, waiting: list[Future[_Decoded]]
+        self, decoded: Generator[tuple[Sequence[str], list[_DecodedOrError]], None, None]
     ) -> Iterator[VideoPrediction | Failure]:
-        ahead = len(waiting)
-        try:
-            for number, path in enumerate(paths):
-                yield self._outcome(path, waiting.pop(0))
-                if number + ahead < len(paths):
-                    waiting.append(pool.submit(self._decode, paths[number + ahead]))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with closing(decoded):
+            for (path,), results in decoded:
+                # Popped, so that the frames are freed before the next ones are waited for.
+                yield self._outcome(path, results.pop())
 
-    def _load(self) -> None:
+    def _load(self) -> VideoModel:
         from vtcli.runtime.device import precision_name, resolve_device
 
-        resolve_device(self.device)
-        found = resolve(self.model, self.progress)
-        net: Any = load_resolved(found, self.device, self.precision, self.label_set)
-        device = next(net.parameters()).device
-        used = {"precision": precision_name(net.dtype), "device": str(device)}
-        used["dataset"] = net.card.dataset
-        self.net, self.header = net, {**self.header, **used}
+        device, precision = self.settings.device, self.settings.precision
+        resolve_device(device)
+        found = resolve(self.model, self.on_download)
+        loaded = load_resolved(found, device, precision, self.settings.label_set)
+        net = cast("VideoModel", loaded)
+        self.header = {
+            **self.header,
+            "precision": precision_name(net.dtype),
+            "device": str(next(net.parameters()).device),
+            "dataset": net.card.dataset,
+        }
+        return net
 
-    def _outcome(self, path: str, future: Future[_Decoded]) -> VideoPrediction | Failure:
+    def _decode(self, path: str) -> _DecodedOrError:
+        from vtcli.video.decode import probe, read_frames
+
         try:
-            decoded = future.result()
+            info = probe(path)
+            views = plan_views(self.pipeline, info.frames, info.fps, self.clips, self.crops)
+            indices = sorted({int(i) for view in views for i in view.frame_indices})
+            frames = read_frames(path, indices, backend=self.settings.decoder, info=info)
         except VideoDecodeError as error:
-            return Failure(path, error)
+            return error
+        except InputError as error:
+            return VideoDecodeError(path, "unsupported", str(error))
+        return _Decoded(info, views, frames, {index: row for row, index in enumerate(indices)})
+
+    def _outcome(self, path: str, decoded: _DecodedOrError) -> VideoPrediction | Failure:
+        if isinstance(decoded, VideoDecodeError):
+            return Failure(path, decoded)
         start = time.perf_counter()
         logits = self._score(decoded)
-        heads = topk_per_head(logits, self.net.card.heads, self.pipeline.view_fusion, self.topk)
+        rule, topk = self.pipeline.view_fusion, self.settings.topk
+        heads = topk_per_head(logits, self.net.card.heads, rule, topk)
         seconds = time.perf_counter() - start
         return VideoPrediction(path, decoded.info, tuple(decoded.views), heads, logits, seconds)
 
-    def _decode(self, path: str) -> _Decoded:
-        from vtcli.video.decode import probe, read_frames
-
-        info = probe(path)
-        try:
-            views = plan_views(self.pipeline, info.frames, info.fps, self.clips, self.crops)
-        except InputError as error:
-            raise VideoDecodeError(path, "unsupported", str(error)) from error
-        wanted = sorted({int(i) for view in views for i in view.frame_indices})
-        frames = read_frames(path, wanted, backend=self.decoder, info=info)
-        return _Decoded(info, views, frames, {index: row for row, index in enumerate(wanted)})
-
     def _score(self, decoded: _Decoded) -> dict[str, Tensor]:
-        """Logits of all views, [V,K] per head, in fp32 on the CPU."""
+        """The logits of all views, [V,K] per head, in fp32 on the CPU."""
         from vtcli.video.views import views_from_frames
 
         clips = views_from_frames(decoded.frames, decoded.row_of, self.pipeline, decoded.views)
-        return score_clips(self.net, clips, self.batch_size)
+        return score_clips(self.net, clips, self.settings.batch_size)

@@ -1,4 +1,7 @@
-"""TODO-HEAD"""
+"""Result records of `predict`: a prediction or a failure per file, and their JSON form.
+
+Shape legend: V views, K classes.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ if TYPE_CHECKING:
     from vtcli.video.decode import VideoInfo
 
 SCHEMA = 1
+"""Version of the JSON form."""
 
 
 def video_table(path: str, info: VideoInfo) -> dict[str, Any]:
-    """What an answer's JSON says of its file."""
+    """The JSON fields that describe a video file."""
     return {
         "path": path,
         "frames": info.frames,
@@ -30,9 +34,20 @@ def video_table(path: str, info: VideoInfo) -> dict[str, Any]:
     }
 
 
+def ranking_table(heads: Mapping[str, tuple[ClassPrediction, ...]]) -> dict[str, Any]:
+    """The JSON fields of a ranking: `predictions` of the first head, `heads` if there are more."""
+    rankings = {name: [vars(p) for p in ranking] for name, ranking in heads.items()}
+    table: dict[str, Any] = {"predictions": next(iter(rankings.values()))}
+    return table | ({"heads": rankings} if len(rankings) > 1 else {})
+
+
 @dataclass(frozen=True)
 class VideoPrediction:
-    """What a model says of one file; `predictions` is the ranking of the first (or only) head."""
+    """The prediction for one file.
+
+    `heads`: per head, the best classes, best first. `view_logits`: per head, fp32 [V,K] on the CPU.
+    `seconds`: time of preprocessing and the forward pass.
+    """
 
     path: str
     info: VideoInfo
@@ -44,44 +59,42 @@ class VideoPrediction:
 
     @property
     def predictions(self) -> tuple[ClassPrediction, ...]:
-        """The classes, best first."""
+        """The best classes of the first (or only) head, best first."""
         return next(iter(self.heads.values()))
 
     @property
     def error(self) -> None:
-        """An answer has none; see `Failure`."""
+        """Always None; see `Failure`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `heads` only where there are several."""
-        answers = {name: [vars(a) for a in ranking] for name, ranking in self.heads.items()}
-        table: dict[str, Any] = {
+        """The JSON form; `heads` is present only where there are several."""
+        return {
             **video_table(self.path, self.info),
-            "predictions": next(iter(answers.values())),
+            **ranking_table(self.heads),
             "views": [
                 {"clip": v.clip, "crop": v.crop, "frames": [int(i) for i in v.frame_indices]}
                 for v in self.views
             ],
             "seconds": round(self.seconds, 3),
         }
-        return table | ({"heads": answers} if len(answers) > 1 else {})
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that gave no answer, and why."""
+    """A file that could not be read, and why."""
 
     path: str
     error: VideoDecodeError
     failed: ClassVar[bool] = True
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """The JSON form."""
         return {"path": self.path, "reason": self.error.reason, "error": str(self.error)}
 
 
 @dataclass
 class PredictionResult:
-    """All answers of one call; `header` says what they were made with."""
+    """All predictions of one call; `header` describes the model and the settings."""
 
     header: Mapping[str, Any]
     results: list[VideoPrediction] = field(default_factory=list)
@@ -89,11 +102,11 @@ class PredictionResult:
 
     @property
     def predictions(self) -> tuple[ClassPrediction, ...]:
-        """The ranking of the first file that was answered; nothing where none was."""
+        """The best classes of the first file that could be read; empty if none could."""
         return self.results[0].predictions if self.results else ()
 
     def to_dict(self) -> dict[str, Any]:
-        """What `vt predict --format json` prints."""
+        """The JSON form, as printed by `vt predict --format json`."""
         return {
             **self.header,
             "results": [r.to_dict() for r in self.results],

@@ -1,5 +1,7 @@
-"""From clips to logits in batches of bounded size, and from the logits of all views to ranked
-answers.
+"""From clips to logits in batches of bounded size, and from the logits of all views to the top-k
+classes per head.
+
+Shape legend: B clips of a batch, V views, K classes, T frames of a clip, S crop size.
 """
 
 from __future__ import annotations
@@ -7,18 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vtcli.errors import DataError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vtcli.models.protocol import VideoModel
     from vtcli.video.pipeline import ViewFusion
     from vtcli.weights.checkpoint import HeadSpec
 
-# Values of a batch's clips: two of 8 frames at 224 pixels on a CPU, where more are no faster, and
-# 64 on a GPU.
+# Values of a batch of clips: two of 8 frames at 224 pixels on a CPU, where more are not faster,
+# and 64 on a GPU.
 CPU_BATCH_VALUES = 2 * 3 * 8 * 224 * 224
 GPU_BATCH_VALUES = 64 * 3 * 8 * 224 * 224
 
@@ -27,8 +30,8 @@ GPU_BATCH_VALUES = 64 * 3 * 8 * 224 * 224
 class ClassPrediction:
     """One class of a ranking.
 
-    score: probability in 0..1; upstream_score: what upstream's own evaluation ranks by (see the pipeline's
-    score rule).
+    score: probability in 0..1; upstream_score: the score by which upstream's own evaluation ranks
+    (`Pipeline.view_fusion`).
     """
 
     index: int
@@ -37,11 +40,13 @@ class ClassPrediction:
     upstream_score: float
 
 
-def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> dict[str, Tensor]:
-    """Logits [V,K] per head for clips [3,T,S,S], in batches of bounded size; fp32 on the CPU.
+def score_clips(
+    net: VideoModel, clips: Iterable[Tensor], batch_size: int | None
+) -> dict[str, Tensor]:
+    """Logits [V,K] per head of clips [3,T,S,S], in batches of bounded size; fp32 on the CPU.
 
-    A batch that is too large for the device is halved and tried again. Raises `OutOfMemoryError`
-    where one clip is too many, `DataError` where a logit is NaN.
+    A batch that does not fit into memory is halved and tried again. Raises `OutOfMemoryError` where
+    a single clip does not fit, `DataError` where a logit is NaN or infinite.
     """
     import torch
 
@@ -61,7 +66,7 @@ def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> di
                     raise
                 if size == 1 or len(pending) == 1:
                     raise OutOfMemoryError(
-                        "one view of this model does not fit into memory; take a smaller model "
+                        "one view of this model does not fit into memory; use a smaller model "
                         "or --device cpu"
                     ) from error
                 size = max(1, min(size, len(pending)) // 2)
@@ -79,12 +84,15 @@ def score_clips(net: Any, clips: Iterable[Tensor], batch_size: int | None) -> di
     flush()
     result = {name: torch.cat(parts) for name, parts in rows.items()}
     if not all(torch.isfinite(logits).all() for logits in result.values()):
-        raise DataError("the model answers NaN; its weights are damaged, or try --precision fp32")
+        raise DataError(
+            "the logits of the model are NaN or infinite; its weights are damaged, or try "
+            "--precision fp32"
+        )
     return result
 
 
-def forward(net: Any, clips: Tensor) -> Any:
-    """Logits of clips [B,3,T,S,S], which may be of another type and on another device."""
+def forward(net: VideoModel, clips: Tensor) -> Tensor | Mapping[str, Tensor]:
+    """Logits of clips [B,3,T,S,S], which are moved to the network's device and data type."""
     import torch
 
     device = next(net.parameters()).device
@@ -92,26 +100,29 @@ def forward(net: Any, clips: Tensor) -> Any:
         return net(clips.to(device, net.dtype))
 
 
-def default_batch_size(net: Any, shape: tuple[int, ...]) -> int:
-    """How many clips of this shape go through a network at once where nobody says."""
+def default_batch_size(net: VideoModel, shape: tuple[int, ...]) -> int:
+    """How many clips of this shape make a batch, where no batch size is given."""
     on_cpu = next(net.parameters()).device.type == "cpu"
     budget = CPU_BATCH_VALUES if on_cpu else GPU_BATCH_VALUES
     return max(1, budget // math.prod(shape))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the system ran out of memory, whatever type the backend raises."""
     import torch
 
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    phrases = ("out of memory", "can't allocate memory", "not enough memory")
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in text for w in words)
+    is_type = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_type or any(phrase in text for phrase in phrases)
 
 
 def topk_per_head(
     logits: Mapping[str, Tensor], heads: Sequence[HeadSpec], rule: ViewFusion, topk: int
 ) -> dict[str, tuple[ClassPrediction, ...]]:
-    """The best classes of each head, from its logits [V,K]; nouns and verbs are also ranked in
-    pairs.
+    """The best classes of each head, from its logits [V,K].
+
+    The heads `noun` and `verb` are also ranked in pairs, as the first head `action`.
     """
     from vtcli.video.views import fuse_views, probabilities
 
@@ -119,18 +130,18 @@ def topk_per_head(
     if {head.name for head in heads} == {"noun", "verb"}:
         rankings["action"] = _rank_pairs(logits, {h.name: h for h in heads}, rule, topk)
     for head in heads:
-        raw_K = fuse_views(logits[head.name], rule)
+        fused_K = fuse_views(logits[head.name], rule)
         score_K = probabilities(logits[head.name], rule)
-        rankings[head.name] = _best(raw_K, score_K, head.labels, topk)
+        rankings[head.name] = _best(fused_K, score_K, head.labels, topk)
     return rankings
 
 
 def _rank_pairs(
     logits: Mapping[str, Tensor], heads: Mapping[str, HeadSpec], rule: ViewFusion, topk: int
 ) -> tuple[ClassPrediction, ...]:
-    """EPIC-Kitchens' actions: every verb with every noun, scored by the product of both.
+    """The actions of EPIC-Kitchens: each verb with each noun, scored by the product of both.
 
-    The index of a pair is noun · verbs + verb (ViViT, section 4.1; specification, head).
+    The index of a pair is noun * verbs + verb (ViViT, section 4.1; specification, head).
     """
     from vtcli.video.views import probabilities
 
@@ -141,7 +152,7 @@ def _rank_pairs(
 
 
 def _best(
-    raw_K: Tensor, score_K: Tensor, names: Sequence[str], topk: int
+    fused_K: Tensor, score_K: Tensor, names: Sequence[str], topk: int
 ) -> tuple[ClassPrediction, ...]:
-    order = raw_K.argsort(descending=True, stable=True)[:topk].tolist()
-    return tuple(ClassPrediction(i, names[i], score_K[i].item(), raw_K[i].item()) for i in order)
+    order = fused_K.argsort(descending=True, stable=True)[:topk].tolist()
+    return tuple(ClassPrediction(i, names[i], score_K[i].item(), fused_K[i].item()) for i in order)

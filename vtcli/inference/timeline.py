@@ -1,25 +1,23 @@
-"""What happens when in a long video: the model looks through a window that moves along, and
-neighboring windows with the same best class become one segment.
+"""Temporal localization in long videos: the model scores a window that moves along the video, and
+neighboring windows with the same top-1 class become one segment.
 
-Each window is sampled like a video of its own, one clip by the model's own rule. The file is read
-once from its beginning to its end; a frame is brought to the model's size when it comes and
-dropped after the last window that shows it, so that the length of the video costs no memory.
+Each window is sampled like a video of its own, one clip by the model's own rule. The file is
+decoded once from its beginning to its end; a frame is resized as soon as it is decoded and dropped
+after the last window that shows it, so that the length of the video costs no memory.
 
-Shape legend: W windows, F frames, T frames of a clip, S crop size.
+Shape legend: W windows, T frames of a clip, S crop size.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +34,7 @@ from vtcli.inference.windows import (
     merge_windows,
     plan_windows,
 )
+from vtcli.runtime.prefetch import prefetch
 from vtcli.video.pipeline import Pipeline, plan_views
 
 if TYPE_CHECKING:
@@ -44,58 +43,59 @@ if TYPE_CHECKING:
     from vtcli.video.decode import VideoInfo
 
 SCHEMA = 1
-"""Of a timeline as JSON."""
+"""Version of the JSON form of a timeline."""
 
-
-MOST_WINDOWS = 100_000
-"""Per video; a stride of half a second reaches it after 14 hours."""
+MAX_WINDOWS = 100_000
+"""Windows per video; a stride of half a second reaches it after 14 hours."""
 
 # Frames decoded while the model works.
-_AHEAD = 8
-# Of glibc's malloc.h.
+_PREFETCHED_FRAMES = 8
+# From glibc's malloc.h.
 _M_MMAP_THRESHOLD = -3
 
-T = TypeVar("T")
 
+class TimelinePredictor:
+    """Predicts windows of `window` seconds, one every `stride` seconds, with a `Predictor`.
 
-class TimelinePredictor(Predictor):
-    """A model that answers for windows of `window` seconds, one every `stride` seconds.
-
-    Windows whose best class has less than `min_score` are in no segment. `settings` are those of
-    `Predictor`; there is one view per window, and only PyAV reads. `on_window` hears of progress:
-    the file, the windows whose frames were read, and how many there are.
+    Windows whose top-1 probability is less than `min_score` are in no segment. Each window has one
+    view, and only PyAV decodes; raises `UsageError` for a predictor with other settings.
+    `on_window` is called with the file, the number of windows whose frames are decoded, and the
+    number of all windows.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        predictor: Predictor,
         window: float,
         stride: float | None = None,
         min_score: float = 0.0,
         on_window: Callable[[str, int, int], None] | None = None,
-        **settings: Any,
     ) -> None:
-        super().__init__(model, **settings)
-        if (self.clips, self.crops) != (1, 1):
-            raise UsageError("a window is looked at once, in one view; leave out --views")
-        if self.decoder == "decord":
-            raise UsageError("a timeline is read with PyAV; leave out --decoder")
+        if (predictor.clips, predictor.crops) != (1, 1):
+            raise UsageError("a timeline has one view per window; leave out --views")
+        if predictor.settings.decoder == "decord":
+            raise UsageError("a timeline is decoded with PyAV; leave out --decoder")
+        self.predictor = predictor
         self.window, self.min_score, self.on_window = window, min_score, on_window
         self.stride = window if stride is None else stride
-        self.header = {
-            **self.header,
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The header of the predictor, with the settings of the timeline."""
+        return {
+            **self.predictor.header,
             "schema": SCHEMA,
             "kind": "timeline",
             "window": self.window,
             "stride": self.stride,
-            "min_score": min_score,
+            "min_score": self.min_score,
         }
 
-    def timelines(self, paths: Sequence[str]) -> Iterator[Timeline | Failure]:
-        """One outcome per path, in order; raises as `start` does."""
-        if any(os.path.exists(path) for path in paths):
-            self._load()
-        return map(self._timeline, paths)
+    def predict(self, paths: Sequence[str | Path]) -> Iterator[Timeline | Failure]:
+        """One outcome per file, in order; raises what `Predictor.predict` raises."""
+        names = [str(path) for path in paths]
+        self.predictor.prepare(names)
+        return map(self._timeline, names)
 
     def _timeline(self, path: str) -> Timeline | Failure:
         from vtcli.video.decode import probe
@@ -103,34 +103,37 @@ class TimelinePredictor(Predictor):
 
         _return_large_buffers()
         begin = time.perf_counter()
+        net, settings = self.predictor.net, self.predictor.settings
         try:
             info = probe(path)
             windows = self._plan(info, frame_times(info))
-            logits = score_clips(self.net, self._clips(info, windows), self.batch_size)
+            with closing(self._clips(info, windows)) as clips:
+                logits = score_clips(net, clips, settings.batch_size)
         except VideoDecodeError as error:
             return Failure(path, error)
-        heads, rule = self.net.card.heads, self.pipeline.view_fusion
-        answers = []
+        rule = self.predictor.pipeline.view_fusion
+        predictions = []
         for number, window in enumerate(windows):
             own = {name: rows[number : number + 1] for name, rows in logits.items()}
-            answers.append(WindowPrediction(window, topk_per_head(own, heads, rule, self.topk)))
-        segments = merge_windows(answers, self.min_score)
+            heads = topk_per_head(own, net.card.heads, rule, settings.topk)
+            predictions.append(WindowPrediction(window, heads))
+        segments = merge_windows(predictions, self.min_score)
         seconds = time.perf_counter() - begin
-        note = self._note(path, windows)
-        return Timeline(path, info, tuple(answers), tuple(segments), seconds, note)
+        notice = self._notice(path, windows)
+        return Timeline(path, info, tuple(predictions), tuple(segments), seconds, notice)
 
     def _plan(self, info: VideoInfo, times: NDArray[np.float64]) -> list[Window]:
-        if times[-1] / self.stride > MOST_WINDOWS:
+        if times[-1] / self.stride > MAX_WINDOWS:
             raise VideoDecodeError(
                 info.path,
                 "limit",
-                f"lasts {times[-1]:.0f} s, which makes over {MOST_WINDOWS} windows; take a longer "
+                f"lasts {times[-1]:.0f} s, which makes over {MAX_WINDOWS} windows; use a longer "
                 "--stride",
             )
         return plan_windows(times, self.window, self.stride)
 
-    def _note(self, path: str, windows: Sequence[Window]) -> str:
-        """What somebody might not expect of these windows."""
+    def _notice(self, path: str, windows: Sequence[Window]) -> str:
+        """What a user may not expect of these windows; empty where there is nothing."""
         length = windows[-1].end
         if len(windows) == 1 and length < self.window - SHORTEST:
             return (
@@ -139,56 +142,62 @@ class TimelinePredictor(Predictor):
             )
         if self.stride > self.window and len(windows) > 1:
             return (
-                f"{path}: {self.stride - self.window:g} s of every {self.stride:g} s lie between "
-                "the windows and are not looked at"
+                f"{path}: {self.stride - self.window:g} s of every {self.stride:g} s are between "
+                "two windows and are not classified"
             )
         return ""
 
-    def _clips(self, info: VideoInfo, windows: Sequence[Window]) -> Iterator[Tensor]:
-        """Each window's clip [3,T,S,S], as soon as its last frame has come."""
+    def _clips(self, info: VideoInfo, windows: Sequence[Window]) -> Generator[Tensor, None, None]:
+        """The clip [3,T,S,S] of each window, as soon as its last frame is decoded."""
         import torch
 
         from vtcli.video.sequential import stream_frames
         from vtcli.video.views import clip_tensors
 
-        shown = [_frames_of(info, self.pipeline, window) for window in windows]
-        last_shown = {index: number for number, row in enumerate(shown) for index in row}
-        self._check_memory(info, shown, last_shown)
-        coming = _ahead(stream_frames(info, last_shown, self.workers))
+        pipeline = self.predictor.pipeline
+        frames_of = [_frames_of(info, pipeline, window) for window in windows]
+        last_window = {index: number for number, row in enumerate(frames_of) for index in row}
+        self._check_memory(info, frames_of, last_window)
+        stream = stream_frames(info, last_window, self.predictor.settings.workers)
         held: dict[int, Tensor] = {}
-        for number, row in enumerate(shown):
-            while not held.keys() >= set(row):
-                index, frame = next(coming)
-                held[index] = clip_tensors(frame[None], self.pipeline, [0], 1)[0]
-            yield torch.cat([held[index] for index in row], dim=1)
-            for index in set(row):
-                if last_shown[index] == number:
-                    del held[index]
-            if self.on_window:
-                self.on_window(str(info.path), number + 1, len(windows))
+        # One thread, since the frames of a stream cannot be decoded in parallel.
+        with closing(
+            prefetch(lambda _: next(stream), repeat([None]), 1, ahead=_PREFETCHED_FRAMES)
+        ) as frames:
+            for number, row in enumerate(frames_of):
+                while not held.keys() >= set(row):
+                    _, ((index, frame),) = next(frames)
+                    held[index] = clip_tensors(frame[None], pipeline, [0], 1)[0]
+                yield torch.cat([held[index] for index in row], dim=1)
+                for index in set(row):
+                    if last_window[index] == number:
+                        del held[index]
+                if self.on_window:
+                    self.on_window(str(info.path), number + 1, len(windows))
 
     def _check_memory(
-        self, info: VideoInfo, shown: Sequence[Sequence[int]], last_shown: Mapping[int, int]
+        self, info: VideoInfo, frames_of: Sequence[Sequence[int]], last_window: Mapping[int, int]
     ) -> None:
         """Refuse windows that share more frames than fit into memory (reason `limit`)."""
         from vtcli.video.decode import DEFAULT_LIMITS
 
-        latest_W = np.maximum.accumulate([max(row) for row in shown])
-        come_W = np.searchsorted(sorted(last_shown), latest_W, side="right")
-        gone_W = np.searchsorted(sorted(last_shown.values()), np.arange(len(shown)))
-        size = int((come_W - gone_W).max()) * 3 * self.pipeline.crop_size**2 * 4
+        latest_W = np.maximum.accumulate([max(row) for row in frames_of])
+        decoded_W = np.searchsorted(sorted(last_window), latest_W, side="right")
+        dropped_W = np.searchsorted(sorted(last_window.values()), np.arange(len(frames_of)))
+        frame_bytes = 3 * self.predictor.pipeline.crop_size**2 * 4
+        size = int((decoded_W - dropped_W).max()) * frame_bytes
         if size > DEFAULT_LIMITS.max_bytes:
             raise VideoDecodeError(
                 info.path,
                 "limit",
                 f"windows of {self.window:g} s every {self.stride:g} s share frames of "
                 f"{size / 2**30:.1f} GiB, more than {DEFAULT_LIMITS.max_bytes / 2**30:.1f} GiB; "
-                "take a shorter --window or a longer --stride",
+                "use a shorter --window or a longer --stride",
             )
 
 
 def _frames_of(info: VideoInfo, pipeline: Pipeline, window: Window) -> list[int]:
-    """The frames of a window's clip, numbered as the video's: [T]."""
+    """The frames of a window's clip, by their numbers in the video: [T]."""
     try:
         (view,) = plan_views(pipeline, window.frames, info.fps, 1, 1)
     except InputError as error:
@@ -196,20 +205,11 @@ def _frames_of(info: VideoInfo, pipeline: Pipeline, window: Window) -> list[int]
     return [window.first + index for index in view.frame_indices]
 
 
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; a thread makes the next few while the caller works on one."""
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        waiting = deque(pool.submit(next, items, None) for _ in range(_AHEAD))
-        while (item := waiting.popleft().result()) is not None:
-            waiting.append(pool.submit(next, items, None))
-            yield item
-
-
 def _return_large_buffers() -> None:
-    """Have glibc give the buffers of a large frame back to the system, as it does at first.
+    """Make glibc return the buffers of large frames to the system, which it does at first only.
 
-    It would learn to keep them, and small things that lie between them would make the heap grow by
-    gigabytes over a long video in full HD.
+    It would raise its threshold and keep them, and small allocations between them would make the
+    heap grow by gigabytes over a long video in full HD.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library

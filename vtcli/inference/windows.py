@@ -1,4 +1,8 @@
-"""TODO-HEAD"""
+"""Windows of a video and the segments that their predictions are merged into: the bookkeeping of
+temporal localization, without a model.
+
+Shape legend: F frames, W windows.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import UsageError
-from vtcli.inference.results import VideoPrediction, video_table
+from vtcli.inference.results import VideoPrediction, ranking_table, video_table
 from vtcli.inference.scoring import ClassPrediction
 from vtcli.video import TIME_EPS
 
@@ -22,12 +26,12 @@ if TYPE_CHECKING:
     from vtcli.video.decode import VideoInfo
 
 SHORTEST = 0.01
-"""Seconds of the shortest window and stride."""
+"""Shortest window and stride, in seconds."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Part of a video: `start` to `end` in seconds, and its `frames` from number `first` on."""
+    """Part of a video: `start` to `end` in seconds, and `frames` frames from frame `first` on."""
 
     start: float
     end: float
@@ -37,30 +41,28 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """What a model says of one window: one ranking per head."""
+    """The prediction for one window: per head, the best classes, best first."""
 
     window: Window
     heads: Mapping[str, tuple[ClassPrediction, ...]]
 
     @property
     def best(self) -> ClassPrediction:
-        """The best class of the first (or only) head."""
+        """The top-1 class of the first (or only) head."""
         return next(iter(self.heads.values()))[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `heads` only where there are several."""
-        answers = {name: [vars(a) for a in ranking] for name, ranking in self.heads.items()}
-        table = {
+        """The JSON form, times rounded to milliseconds; `heads` only where there are several."""
+        return {
             "start": round(self.window.start, 3),
             "end": round(self.window.end, 3),
-            "predictions": next(iter(answers.values())),
+            **ranking_table(self.heads),
         }
-        return table | ({"heads": answers} if len(answers) > 1 else {})
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a video with one class; `score` is the mean probability over its `windows`."""
+    """Part of a video with one class; `score` is its mean probability over the `windows`."""
 
     start: float
     end: float
@@ -70,38 +72,42 @@ class Segment:
     windows: int
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, times to the millisecond."""
+        """The JSON form, times rounded to milliseconds."""
         return {**vars(self), "start": round(self.start, 3), "end": round(self.end, 3)}
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The segments of one file, and what was said of each window; `note` is for the user."""
+    """The segments and the windows of one file.
+
+    `seconds`: time of decoding and the forward passes. `notice`: what a user may not expect of the
+    windows; may be empty.
+    """
 
     path: str
     info: VideoInfo
     windows: tuple[WindowPrediction, ...]
     segments: tuple[Segment, ...]
     seconds: float
-    note: str = ""
+    notice: str = ""
     failed: ClassVar[bool] = False
 
     @property
     def error(self) -> None:
-        """A timeline has none; see `Failure`."""
+        """Always None; see `Failure`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """The JSON form."""
         return {
             **video_table(self.path, self.info),
             "segments": [segment.to_dict() for segment in self.segments],
-            "windows": [answer.to_dict() for answer in self.windows],
+            "windows": [window.to_dict() for window in self.windows],
             "seconds": round(self.seconds, 3),
         }
 
 
 def parse_duration(text: str, option: str) -> float:
-    """Seconds of `2s`, `500ms`, `1.5`, `1:30` or `00:01:30`.
+    """The seconds of `2s`, `500ms`, `1.5`, `1:30` or `00:01:30`.
 
     Raises `UsageError` naming the option for anything else and for less than `SHORTEST`.
     """
@@ -113,37 +119,38 @@ def parse_duration(text: str, option: str) -> float:
     elif clock:
         seconds = 3600 * int(clock[1] or 0) + 60 * int(clock[2]) + float(clock[3])
     else:
-        raise UsageError(f"{option} is a time such as 2s, 500ms, 1.5 or 00:01:30, not '{text}'")
+        raise UsageError(f"{option} takes a time such as 2s, 500ms, 1.5 or 00:01:30, not '{text}'")
     if seconds < SHORTEST:
-        raise UsageError(f"{option} is {text}, and {1000 * SHORTEST:.0f}ms is the least")
+        raise UsageError(f"{option} must be at least {1000 * SHORTEST:.0f}ms, not {text}")
     return seconds
 
 
 def plan_windows(times: NDArray[np.float64], window: float, stride: float) -> list[Window]:
     """Windows of `window` seconds every `stride` seconds; the last one ends with the video.
 
-    `times` are those of `frame_times`. A video that is no longer than the window is one. A window
-    in which no frame appears has the one that is still shown.
+    `times` [F+1] as returned by `frame_times`. A video no longer than the window is a single one. A
+    window in which no new frame appears has the frame that is still shown.
     """
     starts_F, duration = times[:-1], float(times[-1])
-    room = duration - window
-    if room <= TIME_EPS:
+    slack = duration - window
+    if slack <= TIME_EPS:
         return [Window(0.0, duration, 0, len(starts_F))]
-    starts = stride * np.arange(int(room / stride + TIME_EPS) + 1)
-    if room - starts[-1] > SHORTEST / 2:
-        starts = np.append(starts, room)
+    starts = stride * np.arange(int(slack / stride + TIME_EPS) + 1)
+    if slack - starts[-1] > SHORTEST / 2:
+        starts = np.append(starts, slack)
     ends = np.append(starts[:-1] + window, duration)
     first = np.searchsorted(starts_F, starts - TIME_EPS)
     stop = np.searchsorted(starts_F, ends - TIME_EPS)
     first = np.minimum(first, stop - 1)
-    table = zip(starts.tolist(), ends.tolist(), first.tolist(), stop.tolist(), strict=True)
-    return [Window(start, end, one, past - one) for start, end, one, past in table]
+    rows = zip(starts.tolist(), ends.tolist(), first.tolist(), stop.tolist(), strict=True)
+    return [Window(start, end, begin, past - begin) for start, end, begin, past in rows]
 
 
 def window_territories(windows: Sequence[Window]) -> list[tuple[float, float]]:
-    """The stretch that each window speaks for, so that every moment has one answer.
+    """Start and end of the part of each window in which it determines the class.
 
-    Two windows that overlap meet in the middle of what both see.
+    Two windows that overlap are divided in the middle of their overlap, so that every moment has
+    one prediction.
     """
     starts, ends = [w.start for w in windows], [w.end for w in windows]
     for number, (one, other) in enumerate(pairwise(windows)):
@@ -152,22 +159,22 @@ def window_territories(windows: Sequence[Window]) -> list[tuple[float, float]]:
     return list(zip(starts, ends, strict=True))
 
 
-def merge_windows(answers: Sequence[WindowPrediction], min_score: float) -> list[Segment]:
-    """Segments of neighboring windows with the same best class, in the order of time.
+def merge_windows(predictions: Sequence[WindowPrediction], min_score: float) -> list[Segment]:
+    """Segments of neighboring windows with the same top-1 class, in temporal order.
 
-    A window whose best class has less than `min_score` leaves a gap, as does time that no window
-    sees.
+    A window whose top-1 probability is less than `min_score` leaves a gap, as does time that no
+    window covers.
     """
     runs: list[list[tuple[float, float, ClassPrediction]]] = []
-    for answer, (start, end) in zip(
-        answers, window_territories([a.window for a in answers]), strict=True
-    ):
-        if answer.best.score < min_score:
+    territories = window_territories([p.window for p in predictions])
+    for prediction, (start, end) in zip(predictions, territories, strict=True):
+        best = prediction.best
+        if best.score < min_score:
             continue
-        if runs and runs[-1][-1][1] == start and runs[-1][-1][2].index == answer.best.index:
-            runs[-1].append((start, end, answer.best))
+        if runs and runs[-1][-1][1] == start and runs[-1][-1][2].index == best.index:
+            runs[-1].append((start, end, best))
         else:
-            runs.append([(start, end, answer.best)])
+            runs.append([(start, end, best)])
     return [
         Segment(
             start=run[0][0],
@@ -182,6 +189,6 @@ def merge_windows(answers: Sequence[WindowPrediction], min_score: float) -> list
 
 
 def full_video_segment(prediction: VideoPrediction) -> Segment:
-    """The best class of a whole video as its only segment, which has no end."""
+    """The top-1 class of a whole video as its only segment, which has no end."""
     best = prediction.predictions[0]
     return Segment(0.0, math.inf, best.index, best.label, best.score, 1)

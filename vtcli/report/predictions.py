@@ -1,8 +1,8 @@
-"""Predictions for people and for programs: a table, JSON, JSON lines, CSV.
+"""Writes predictions as a table, JSON, JSON lines or CSV.
 
-Each writer takes outcomes one at a time (`add`) and ends with `close`. An outcome is anything with
-`path`, `failed` and `to_dict()`; an answered one also has `heads`, name -> ranking of answers with
-index, label, score, upstream_score.
+A writer takes outcomes one at a time (`add`) and ends with `close`. An outcome is anything with
+`path`, `failed` and `to_dict()`; the table of a prediction has `predictions`, the classes of the
+first head with index, label, score and upstream_score, and `heads` if there are several.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vtcli.runtime.files import atomic_write
 
 
 class Outcome(Protocol):
-    """What a writer needs of a prediction or a failure."""
+    """A prediction or a failure, as far as a writer needs it."""
 
     @property
     def path(self) -> str: ...
@@ -32,7 +32,7 @@ class Outcome(Protocol):
 
 
 class Writer(Protocol):
-    """Takes outcomes as they come."""
+    """Writes outcomes one at a time."""
 
     def add(self, outcome: Outcome) -> None: ...
 
@@ -41,13 +41,13 @@ class Writer(Protocol):
 
 @contextmanager
 def open_output(path: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name only when all is written.
+    """Standard output, or a file that appears under its name only when it is complete.
 
     Raises `DataError` where it cannot be written.
     """
     if path is None:
         if sys.stdout is None:
-            raise DataError("standard output is closed; write into a file with -o")
+            raise DataError("standard output is closed; write to a file with -o")
         yield sys.stdout
         sys.stdout.flush()
         return
@@ -70,7 +70,7 @@ def make_writer(format: str, stream: TextIO, header: Mapping[str, Any]) -> Write
 
 
 class JsonWriter:
-    """One JSON object for the whole call, written at the end."""
+    """One JSON object for all files, written at the end."""
 
     def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
         self.stream = stream
@@ -85,9 +85,7 @@ class JsonWriter:
 
 
 class JsonLinesWriter:
-    """One JSON object per file, written as soon as it is known; a failure has `error` and
-    `reason`.
-    """
+    """One JSON object per file, written at once; a failure has `error` and `reason`."""
 
     def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
         self.stream, self.header = stream, header
@@ -101,7 +99,7 @@ class JsonLinesWriter:
 
 
 class CsvRows:
-    """CSV with some rows per file; a failed file has one row with its error."""
+    """CSV with any number of rows per file; a failed file has one row with its error."""
 
     COLUMNS: tuple[str, ...]
 
@@ -119,7 +117,7 @@ class CsvRows:
         self.rows.writerows({**shared, **row} for row in self.rows_of(table))
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """The rows of an answered file, without its path and model."""
+        """The rows of a prediction, without its path and model."""
         raise NotImplementedError
 
     def close(self) -> None: ...
@@ -142,55 +140,55 @@ class CsvWriter(CsvRows):
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         for head, ranking in table.get("heads", {"": table["predictions"]}).items():
-            for rank, answer in enumerate(ranking, 1):
-                yield {"head": head, "rank": rank, **answer}
+            for rank, prediction in enumerate(ranking, 1):
+                yield {"head": head, "rank": rank, **prediction}
 
 
 class TableWriter:
-    """A ranking with bars per file, and under all of them what they were made with."""
+    """The best classes of each file with bars, and at the end the model and the settings."""
 
     def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
         from rich.console import Console
 
         self.console = Console(file=stream, highlight=False, soft_wrap=True)
-        self.header, self.answered = header, False
+        self.header, self.has_results = header, False
 
     def add(self, outcome: Outcome) -> None:
         if outcome.failed:
             return
         from rich.text import Text
 
-        self.answered = True
+        self.has_results = True
         table = outcome.to_dict()
         self.console.print(Text(outcome.path, style="bold"))
         for head, ranking in table.get("heads", {"": table["predictions"]}).items():
             if head:
                 self.console.print(Text(f"  {head}", style="dim"))
-            for answer in ranking:
-                self.console.print(_answer_line(answer))
+            for prediction in ranking:
+                self.console.print(_class_line(prediction))
         self.console.print()
 
     def close(self) -> None:
         from rich.text import Text
 
-        if not self.answered:
+        if not self.has_results:
             return
         h = self.header
-        words = f"{h['model']} · {_views_in_words(h['views'])} · {h['precision']} on {h['device']}"
-        self.console.print(Text(words, style="dim"))
+        text = f"{h['model']} · {_views_text(h['views'])} · {h['precision']} on {h['device']}"
+        self.console.print(Text(text, style="dim"))
 
 
-def _answer_line(answer: Mapping[str, Any]) -> Any:
+def _class_line(prediction: Mapping[str, Any]) -> Any:
     from rich.text import Text
 
-    bar = "█" * round(20 * answer["score"])
-    line = Text(f"  {100 * answer['score']:5.1f} %  ")
+    bar = "█" * round(20 * prediction["score"])
+    line = Text(f"  {100 * prediction['score']:5.1f} %  ")
     line.append(f"{bar:<20}", style="green")
-    line.append(f"  {answer['label']}")
+    line.append(f"  {prediction['label']}")
     return line
 
 
-def _views_in_words(views: str) -> str:
+def _views_text(views: str) -> str:
     clips, _, crops = views.partition("x")
     if views == "1x1":
         return "1 view"

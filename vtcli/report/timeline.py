@@ -1,9 +1,8 @@
-"""Timelines for people, players and evaluation programs: a table, JSON, JSON lines, CSV, SubRip and
-WebVTT subtitles, and the JSON that ActivityNet's evaluation reads.
+"""Writes timelines (temporal localization) as a table, JSON, JSON lines, CSV, SubRip or WebVTT
+subtitles, or the JSON that ActivityNet's evaluation reads.
 
-Writers take outcomes as those of `predictions` do. The `to_dict()` of an answered one has
-`segments`, each with start and end in seconds, index, label, score and the number of windows it is
-made of.
+Writers take outcomes like those of `predictions`. The table of a timeline has `segments`, each with
+start and end in seconds, index, label, score and the number of its windows.
 """
 
 from __future__ import annotations
@@ -72,10 +71,10 @@ class WebVtt:
 
 
 class ActivityNet:
-    """What ActivityNet's evaluation of temporal detection takes: the segments of each video's id.
+    """The input of ActivityNet's evaluation of temporal localization: the segments per video id.
 
-    The id is the file's name without its ending, and without the `v_` that ActivityNet puts before
-    the eleven characters of an id; of two files with one id the second has its path for an id.
+    The id is the file name without its extension, and without the `v_` that ActivityNet puts before
+    an id of eleven characters. If two files have the same id, that of the second is its path.
     """
 
     def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
@@ -102,51 +101,51 @@ class ActivityNet:
 
 
 class TimelineTable:
-    """A line with a bar per segment, and under all files what they were made with."""
+    """A line with a bar per segment, and at the end the model and the settings."""
 
     def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
         from rich.console import Console
 
         self.console = Console(file=stream, highlight=False, soft_wrap=True)
-        self.header, self.answered = header, False
+        self.header, self.has_results = header, False
 
     def add(self, outcome: Outcome) -> None:
         if outcome.failed:
             return
         from rich.text import Text
 
-        self.answered = True
+        self.has_results = True
         self.console.print(Text(outcome.path, style="bold"))
         segments = outcome.to_dict()["segments"]
         for segment in segments:
             self.console.print(_segment_line(segment))
         if not segments:
-            words = f"  no window reaches a score of {self.header['min_score']:g}"
-            self.console.print(Text(words, style="dim"))
+            text = f"  no window reaches a score of {self.header['min_score']:g}"
+            self.console.print(Text(text, style="dim"))
         self.console.print()
 
     def close(self) -> None:
         from rich.text import Text
 
-        if not self.answered:
+        if not self.has_results:
             return
         h = self.header
-        words = (
+        text = (
             f"{h['model']} · {h['window']:g} s every {h['stride']:g} s · "
             f"{h['precision']} on {h['device']}"
         )
-        self.console.print(Text(words, style="dim"))
+        self.console.print(Text(text, style="dim"))
 
 
 def clock(seconds: float, point: str = ".") -> str:
-    """Hours, minutes, seconds and milliseconds, as both kinds of subtitles write them."""
+    """Hours, minutes, seconds and milliseconds, as in both subtitle formats."""
     minutes, milliseconds = divmod(round(1000 * seconds), 60_000)
-    whole, rest = divmod(milliseconds, 1000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{whole:02d}{point}{rest:03d}"
+    whole, fraction = divmod(milliseconds, 1000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{whole:02d}{point}{fraction:03d}"
 
 
 def _caption(segment: Mapping[str, Any]) -> str:
-    """A label on one line, and its score in percent."""
+    """The label on one line, and the score in percent."""
     return f"{' '.join(segment['label'].split())} ({100 * segment['score']:.0f} %)"
 
 

@@ -1,4 +1,4 @@
-"""What `--precision` and `--device` mean on this machine."""
+"""Resolves `--device` and `--precision` to what this machine has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def cpu_features() -> list[str]:
-    """The instruction sets that matter for matrix products, as far as PyTorch knows them."""
+    """The instruction sets relevant to matrix products that PyTorch detects."""
     import torch
 
     tests = {
@@ -28,9 +28,9 @@ def cpu_features() -> list[str]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device to run on; `auto` is the first of CUDA, Apple's MPS and the CPU that is there.
+    """The device to run on; `auto` is the first available of CUDA, Apple's MPS and the CPU.
 
-    Raises `UsageError` for a device this machine does not have.
+    Raises `UsageError` for a device that this machine does not have.
     """
     import torch
 
@@ -44,13 +44,13 @@ def resolve_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"there is no device '{device}' here ({reason}); try --device cpu"
+            f"there is no device '{device}' on this machine ({reason}); try --device cpu"
         ) from error
     return chosen
 
 
 def supports_bf16_matmul(device: torch.device) -> bool:
-    """Whether the hardware itself multiplies bf16, so that it is faster than fp32."""
+    """Whether the hardware multiplies bf16 matrices itself, faster than fp32."""
     import torch
 
     if device.type == "cuda":
@@ -59,18 +59,17 @@ def supports_bf16_matmul(device: torch.device) -> bool:
 
 
 def check_precision(precision: str) -> None:
-    """Raise `UsageError` for a precision that there is not."""
+    """Raise `UsageError` for an unknown precision."""
     known = get_args(Precision)
     if precision not in known:
         raise UsageError(f"unknown precision '{precision}'; it is one of {', '.join(known)}")
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type activations and matrices get; `auto` is bf16 where the hardware multiplies it, else
+    """The data type of activations and weights; `auto` is bf16 where the hardware supports it, else
     fp32.
 
-    Raises `UsageError` for fp16 on a CPU, whose products would be slower
-    and coarser.
+    Raises `UsageError` for fp16 on a CPU, where it is slower and less accurate.
     """
     import torch
 
@@ -78,7 +77,7 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if supports_bf16_matmul(device) else torch.float32
     if precision == "fp16" and device.type == "cpu":
-        raise UsageError("fp16 needs a GPU; on a CPU take bf16, fp32 or auto")
+        raise UsageError("fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

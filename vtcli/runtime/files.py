@@ -1,4 +1,4 @@
-"""Files that appear under their final name only when they are whole."""
+"""Atomic writes: a file appears under its final name only when it is complete."""
 
 from __future__ import annotations
 
@@ -14,62 +14,92 @@ from pathlib import Path
 
 from vtcli.errors import DataError
 
-_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
+_PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# Raised by `write`, which does not name its file; no read fails with these.
+_WRITE_ONLY = (*_FULL, errno.EFBIG)
 
 
 @contextmanager
 def atomic_write(path: Path, size: int = 0, make_folder: bool = True) -> Iterator[Path]:
-    """A path to write to instead of `path`; moved there at the end, with all that lies beside it.
+    """A temporary path to write to; at the end it is moved to `path`, with all files next to it.
 
-    size: bytes that are going to be written, for which there must be room. Whatever goes wrong,
-    nothing is left. What is no file (a pipe, /dev/null) is written to as it is, and a link stays
-    one. Raises `DataError` where the disk is full or the folder cannot be written.
+    size: bytes that will be written and must be free on the disk. Whatever fails, nothing is left
+    behind. Anything but a regular file (a pipe, /dev/null) is written to directly, and a symbolic
+    link is followed. Raises `DataError` where the disk is full or the folder is not writable; other
+    errors of the block are raised unchanged.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():
         try:
             yield path
         except OSError as error:
-            raise write_error(path, error) from error
+            if error.errno == errno.EPIPE or _concerns(error, path):
+                raise write_error(path, error) from error
+            raise
         return
-    try:
-        if make_folder:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", dir=path.parent))
-    except OSError as error:
-        raise write_error(path, error) from error
+    folder = _temporary_folder(path, make_folder)
     try:
         if shutil.disk_usage(folder).free < size:
-            raise OSError(errno.ENOSPC, "")
-        yield folder / path.name
-        for beside in folder.iterdir():
-            if beside.name != path.name:
-                beside.replace(path.parent / beside.name)
-        (folder / path.name).replace(path)
-    except OSError as error:
-        raise write_error(path, error) from error
+            raise write_error(path, OSError(errno.ENOSPC, ""))
+        try:
+            yield folder / path.name
+        except OSError as error:
+            if _concerns(error, folder):
+                raise write_error(path, error) from error
+            raise
+        _publish(folder, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _temporary_folder(path: Path, make_folder: bool) -> Path:
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", dir=path.parent))
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _publish(folder: Path, path: Path) -> None:
+    """Move the files of a temporary folder to where they belong, `path` last."""
+    try:
+        for sibling in folder.iterdir():
+            if sibling.name != path.name:
+                sibling.replace(path.parent / sibling.name)
+        (folder / path.name).replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _concerns(error: OSError, written: Path) -> bool:
+    """Whether an error of the block is about the output (a file or a folder), not another file."""
+    if error.filename is None:
+        return error.errno in _WRITE_ONLY
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return False
+    return Path(os.path.realpath(os.fsdecode(error.filename))).is_relative_to(written)
+
+
 def remove_partial_files(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder that nobody else writes to."""
+    """Remove what killed writers left in a folder; no other writer may be active in it."""
     for left in folder.glob(".*.*"):
-        if _UNFINISHED.fullmatch(left.name) and left.is_dir():
+        if _PARTIAL.fullmatch(left.name) and left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
 
 
 def write_error(path: Path | str, error: OSError) -> DataError:
-    """Why a file cannot be written, and the way out."""
+    """The error that says why a file cannot be written, and what to do."""
     if error.errno in _FULL:
         return DataError(
-            f"cannot write {path}: the disk is full; make room or choose another place"
+            f"cannot write {path}: the disk is full; free some space or choose another place"
         )
     reason = error.strerror or str(error)
     return DataError(f"cannot write {path}: {reason}; choose another place with -o")
 
 
 def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""Work spread over processes that may hang or die: an item is lost then, and the rest goes on.
+"""A pool of processes that may hang or crash: only the item at work is lost.
 
-Native decoders can loop for ever or crash on a damaged file, and no thread can be stopped from
-outside; a process can. Each has a pipe of its own, so that its death is noticed at once and takes
-nothing else along, and each ends with its parent, however that ended.
+Native decoders can loop forever or crash on a damaged file, and a thread cannot be stopped from
+outside; a process can. Each process has its own pipe, so that a crash is noticed at once and
+affects nothing else, and each exits with its parent, however that ended.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Heartbeat: TypeAlias = Callable[[], None]
-"""What a long job calls now and then to say that it is getting on."""
+"""Called by a long job from time to time to show that it makes progress."""
 
-_SECONDS_BETWEEN_BEATS = 0.1
+_HEARTBEAT_INTERVAL_S = 0.1
 _Kind = Literal["heartbeat", "result", "raised"]
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """An item whose process hung (`timeout`) or died (`crashed`); `detail` says how, in words."""
+    """An item whose process hung (`timeout`) or died (`crashed`); `detail` describes how."""
 
     reason: Literal["timeout", "crashed"]
     detail: str
@@ -45,12 +45,12 @@ def imap_with_timeout(
     workers: int,
     timeout: float = math.inf,
 ) -> Generator[tuple[Item, Result | WorkerFailure], None, None]:
-    """Each item with what `function(item, heartbeat)` made of it, in the order they are finished.
+    """Each item with the result of `function(item, heartbeat)`, in the order of completion.
 
-    Runs in `workers` fresh processes. `function` can be imported by its name; items and results
-    can be pickled. A call that neither ends nor calls `heartbeat` for `timeout` seconds is killed. Items
-    are taken as processes become free. What `function` raises is raised here. No process outlives
-    the iteration: close it (`contextlib.closing`) where it may be left early.
+    Runs in `workers` new processes. `function` must be importable by its name, items and results
+    must be picklable. A call that neither returns nor calls `heartbeat` for `timeout` seconds is
+    killed. Items are taken as processes become free. An exception of `function` is raised here. No
+    process outlives the iteration: close it (`contextlib.closing`) where it may be left early.
     """
     queue = iter(items)
     busy: dict[Connection, _Worker[Item, Result]] = {}
@@ -64,10 +64,10 @@ def imap_with_timeout(
                     break
                 worker = idle.pop() if idle else _Worker(function, timeout)
                 busy[worker.connection] = worker
-                worker.give(item)
+                worker.submit(item)
             if not busy:
                 return
-            for worker in _finished(busy):
+            for worker in _wait_for_any(busy):
                 del busy[worker.connection]
                 if isinstance(worker.outcome, WorkerFailure):
                     worker.kill()
@@ -80,34 +80,34 @@ def imap_with_timeout(
 
 
 class _Worker(Generic[Item, Result]):
-    """A process, the item it works on, and what became of that."""
+    """A process, the item it works on, and the outcome."""
 
     item: Item
     outcome: Result | WorkerFailure
 
     def __init__(self, function: Callable[[Item, Heartbeat], Result], timeout: float) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        self.connection, child_end = context.Pipe()
         self.timeout = timeout
         self.started = False
-        self.deadline = math.inf  # starting takes as long as it takes; no item is to blame
-        self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        with _no_interrupt():
+        self.deadline = math.inf  # the time to start is not charged to an item
+        self.process = context.Process(target=_serve, args=(child_end, function), daemon=True)
+        with _interrupt_blocked():
             self.process.start()
-        theirs.close()
+        child_end.close()
 
-    def give(self, item: Item) -> None:
-        """Let the process begin with an item."""
+    def submit(self, item: Item) -> None:
+        """Send an item to the process."""
         self.item = item
-        with suppress(BrokenPipeError):  # died while it had nothing to do: `hear` will notice
+        with suppress(BrokenPipeError):  # died while idle: `receive` will notice
             self.connection.send(item)
 
-    def hear(self) -> bool:
-        """Take what the process has said; whether it is done with its item."""
+    def receive(self) -> bool:
+        """Read a message of the process; whether it is done with its item."""
         try:
-            kind, said = cast(tuple[_Kind, Any], self.connection.recv())
+            kind, payload = cast(tuple[_Kind, Any], self.connection.recv())
         except (EOFError, OSError) as error:
-            how = self._how_it_died()
+            how = self._cause_of_death()
             if not self.started:
                 raise RuntimeError(f"a worker process cannot start: {how}") from error
             self.outcome = WorkerFailure("crashed", how)
@@ -115,51 +115,51 @@ class _Worker(Generic[Item, Result]):
         self.started = True
         self.deadline = time.monotonic() + self.timeout
         if kind == "raised":
-            raise said
+            raise payload
         if kind == "result":
-            self.deadline, self.outcome = math.inf, said
+            self.deadline, self.outcome = math.inf, payload
         return kind == "result"
 
     def overdue(self) -> bool:
-        """Whether the process has been silent for too long; then it is done with its item."""
+        """Whether the process has timed out; it is then done with its item."""
         if time.monotonic() < self.deadline or self.connection.poll():
             return False
-        self.outcome = WorkerFailure("timeout", f"gave no sign of life for {self.timeout:g} s")
+        self.outcome = WorkerFailure("timeout", f"did not respond for {self.timeout:g} s")
         return True
 
     def kill(self) -> None:
-        """End the process at once, and wait until it is gone."""
+        """Kill the process and wait until it has ended."""
         self.process.kill()
         self.process.join()
         self.connection.close()
 
-    def _how_it_died(self) -> str:
+    def _cause_of_death(self) -> str:
         self.process.join()
         code = self.process.exitcode or 0
         if code >= 0:
-            return f"the process left with exit code {code}"
-        return f"the process was ended by {signal.Signals(-code).name}"
+            return f"the process exited with code {code}"
+        return f"the process was killed by {signal.Signals(-code).name}"
 
 
-def _finished(busy: dict[Connection, _Worker[Item, Result]]) -> list[_Worker[Item, Result]]:
-    """Wait until something happens; the workers that are done with their item, if any."""
+def _wait_for_any(busy: dict[Connection, _Worker[Item, Result]]) -> list[_Worker[Item, Result]]:
+    """Wait for a message or a deadline; the workers that are done with their item, if any."""
     soonest = min(worker.deadline for worker in busy.values())
-    left = None if soonest == math.inf else max(0.0, soonest - time.monotonic())
-    spoke = set(wait(list(busy), left))
-    return [w for c, w in busy.items() if (w.hear() if c in spoke else w.overdue())]
+    timeout = None if soonest == math.inf else max(0.0, soonest - time.monotonic())
+    ready = set(wait(list(busy), timeout))
+    return [w for c, w in busy.items() if (w.receive() if c in ready else w.overdue())]
 
 
 @contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; those started here leave it to the parent, and
-    the parent finishes starting them first: half started they would complain.
+def _interrupt_blocked() -> Iterator[None]:
+    """Block Ctrl-C while a process starts. The terminal sends it to every process; those started
+    here leave it to the parent, and a half-started one would print a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # Starting the first process starts this one too, which would unblock the signal again.
+    # The first process also starts this one, which would unblock the signal again.
     resource_tracker.ensure_running()
-    with _interrupt_postponed():
+    with _interrupt_deferred():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
@@ -168,39 +168,39 @@ def _no_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupt_postponed() -> Iterator[None]:
-    """A thread's mask is not enough: another thread takes the signal, and Python hands it to the
-    main one.
+def _interrupt_deferred() -> Iterator[None]:
+    """Raise Ctrl-C at the end of the block. The signal mask of a thread is not enough: another
+    thread receives the signal, and Python handles it in the main one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
-        if came:
+        if received:
             signal.raise_signal(signal.SIGINT)
 
 
 def _serve(connection: Connection, function: Callable[[Any, Heartbeat], Any]) -> None:
-    """What a process does: take items one by one, say `heartbeat` while at work, answer."""
+    """Main loop of a process: receive items, send heartbeats and results."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    said = -math.inf
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    last_sent = -math.inf
 
     def heartbeat() -> None:
-        nonlocal said
-        if time.monotonic() - said > _SECONDS_BETWEEN_BEATS:
-            said = time.monotonic()
+        nonlocal last_sent
+        if time.monotonic() - last_sent > _HEARTBEAT_INTERVAL_S:
+            last_sent = time.monotonic()
             connection.send(("heartbeat", None))
 
-    with suppress(EOFError, BrokenPipeError):  # the parent has gone
+    with suppress(EOFError, BrokenPipeError):  # the parent has ended
         while True:
             item = connection.recv()
-            said = -math.inf
+            last_sent = -math.inf
             heartbeat()
             try:
                 reply: tuple[_Kind, Any] = ("result", function(item, heartbeat))
@@ -210,7 +210,7 @@ def _serve(connection: Connection, function: Callable[[Any, Heartbeat], Any]) ->
             connection.send(reply)
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

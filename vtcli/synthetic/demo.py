@@ -124,7 +124,7 @@ class Demo:
             str(path): {} for _, path in self.examples
         }
         for model in self.models:
-            for outcome in Predictor(model, topk=1, device=self.device).start(list(answers)):
+            for outcome in Predictor(model, topk=1, device=self.device).predict(list(answers)):
                 if not isinstance(outcome, VideoPrediction):
                     raise outcome.error
                 best = outcome.predictions[0]
@@ -179,14 +179,15 @@ class Demo:
         """What happens when in the film, drawn into a copy of it: how it was made, and what it
         says.
         """
+        from vtcli.inference.predictor import Predictor
         from vtcli.inference.results import Failure
         from vtcli.inference.timeline import TimelinePredictor
         from vtcli.video.overlay import annotate
 
         predictor = TimelinePredictor(
-            model, window=SECONDS, stride=SECONDS, topk=1, device=self.device
+            Predictor(model, topk=1, device=self.device), window=SECONDS, stride=SECONDS
         )
-        (timeline,) = predictor.timelines([str(self.film)])
+        (timeline,) = predictor.predict([self.film])
         if isinstance(timeline, Failure):
             raise timeline.error
         with atomic_write(self.annotated) as part:

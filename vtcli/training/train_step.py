@@ -187,7 +187,7 @@ class TrainStep:
             ) from error
         correct = self.objective.correct(logits_BK, target_BK)
         loss, hits = torch.stack([loss_B.detach().sum(), correct]).tolist()  # one device sync
-        padded = sum(clip.short for _, clip in read)
+        padded = sum(clip.padded for _, clip in read)
         return RunningTotals(loss, hits, len(read), len(failed), padded)
 
     def inputs(

@@ -1,11 +1,11 @@
-"""Frames through PyAV: the default way to read, right on every container that is let in.
+"""The PyAV backend, the default: correct for every container that is accepted.
 
-Follows the decoding specification, section 5. First the quick way: seek where the index allows it,
-skip what no wanted frame needs, and know each frame by its timestamp. If any wanted frame did
-not come, once more the careful way: from the first packet to the last wanted frame, one thread,
-nothing skipped. Only wanted frames are converted, straight into the result.
+Follows the decoding specification, section 5. The fast path seeks where the index allows it, skips
+packets that no requested frame needs, and identifies each frame by its timestamp. If a requested
+frame is missing then, the slow path decodes from the first packet to the last requested frame, in
+one thread, without skipping. Only requested frames are converted, directly into the result.
 
-Shape legend: N frames asked for, H height, W width.
+Shape legend: N requested frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from vtcli.video.probe import FrameIndex, VideoInfo, quarter_turns, time_of
 
 Missing = Literal["strict", "nearest"]
 
-# A decoder holds back up to 16 frames to put them in order: a shorter gap is not worth a seek.
-_WORTH_A_SEEK = 16
-_NEAREST_SHARE = 0.1
+# A decoder delays up to 16 frames to reorder them: a shorter gap does not justify a seek.
+_MIN_SEEK_PACKETS = 16
+_MAX_REPEATED_FRACTION = 0.1
 
 
 class FramesRepeatedWarning(UserWarning):
-    """Frames that could not be decoded were replaced by their neighbors, as was asked."""
+    """Frames that could not be decoded were replaced by their neighbors, as requested."""
 
 
 def read_with_pyav(
@@ -45,42 +45,42 @@ def read_with_pyav(
 ) -> NDArray[np.uint8]:
     """Frames `indices` as uint8 RGB [N, H, W, 3], upright.
 
-    With `missing="nearest"` up to a tenth of the frames asked for (rounded up) may be replaced by
-    the last good frame before them; a FramesRepeatedWarning says how many were.
+    With `missing="nearest"` up to a tenth of the requested frames (rounded up) may be replaced by
+    the last intact frame before them; a FramesRepeatedWarning states how many were.
     Raises VideoDecodeError `missing_frames` or `corrupt`.
     """
-    wanted = _Wanted(info, indices)
+    requested = _Requested(info, indices)
     index = info.index
     assert index is not None
     if missing == "strict" and index.timed:
-        gone = sorted(p for p in wanted.missing if p >= len(index.pts))
-        if gone:
-            raise _incomplete(info, gone, len(wanted.rows), [])
-    if not (index.timed and _read_quickly(info, index, wanted, threads)):
-        _read_carefully(info, index, wanted, missing)
-    return wanted.frames_NHWC
+        absent = sorted(p for p in requested.missing if p >= len(index.pts))
+        if absent:
+            raise _incomplete(info, absent, len(requested.rows), [])
+    if not (index.timed and _read_fast(info, index, requested, threads)):
+        _read_slow(info, index, requested, missing)
+    return requested.frames_NHWC
 
 
 def decode_all(info: VideoInfo) -> Iterator[tuple[int, VideoFrame]]:
-    """Every frame of a video with its number, in one pass and without keeping any.
+    """Every frame of a video with its number, in one pass, without holding any in memory.
 
-    At the end raises VideoDecodeError `missing_frames` or `corrupt` if some did not come, as
-    reading them would.
+    At the end raises VideoDecodeError `missing_frames` or `corrupt` if frames are missing, as
+    `read_with_pyav` does.
     """
     assert info.index is not None
     missing_F = np.ones(info.frames, dtype=bool)
     damage: list[str] = []
-    for position, frame in _good_frames(info, info.index, "strict", damage):
+    for position, frame in _intact_frames(info, info.index, "strict", damage):
         if position < info.frames:
             missing_F[position] = False
             yield position, frame
-    gone = np.flatnonzero(missing_F).tolist()
-    if gone:
-        raise _incomplete(info, gone, info.frames, damage)
+    absent = np.flatnonzero(missing_F).tolist()
+    if absent:
+        raise _incomplete(info, absent, info.frames, damage)
 
 
-class _Wanted:
-    """The frames asked for and the array they are written to."""
+class _Requested:
+    """The requested frames and the array that they are written to."""
 
     def __init__(self, info: VideoInfo, indices: Sequence[int]) -> None:
         self.frames_NHWC = np.empty((len(indices), info.height, info.width, 3), dtype=np.uint8)
@@ -92,7 +92,7 @@ class _Wanted:
         self._reformatter = VideoReformatter()
 
     def put(self, position: int, frame: VideoFrame) -> None:
-        """Write a decoded frame upright to every row that asked for it."""
+        """Write a decoded frame, turned upright, to every row that requested it."""
         turns = quarter_turns(frame)
         width, height = self._size[::-1] if turns % 2 else self._size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
@@ -103,9 +103,9 @@ class _Wanted:
         self.missing.discard(position)
 
 
-def _read_quickly(info: VideoInfo, index: FrameIndex, wanted: _Wanted, threads: int) -> bool:
-    """Whether every wanted frame came, each recognized by its timestamp."""
-    positions = sorted(p for p in wanted.missing if p < len(index.pts))
+def _read_fast(info: VideoInfo, index: FrameIndex, requested: _Requested, threads: int) -> bool:
+    """Whether every requested frame was decoded, each identified by its timestamp."""
+    positions = sorted(p for p in requested.missing if p < len(index.pts))
     try:
         with open_video(info.path, threads) as (container, stream):
             for key, run in _plan_runs(index, positions):
@@ -114,20 +114,20 @@ def _read_quickly(info: VideoInfo, index: FrameIndex, wanted: _Wanted, threads: 
                     landings.update(index.key_pts[: key + 1].tolist())
                     container.seek(int(index.key_pts[key]), stream=stream)
                 run_packets = chain(packets(container, stream), [None])
-                if not _decode_run(stream, run_packets, landings, run, index, wanted):
+                if not _decode_run(stream, run_packets, landings, run, index, requested):
                     return False
     except av.error.FFmpegError:
         return False
-    return not wanted.missing
+    return not requested.missing
 
 
 def _plan_runs(index: FrameIndex, positions: list[int]) -> list[tuple[int | None, list[int]]]:
-    """Group sorted positions into runs, each with the key (in K) to seek to; None: just go on."""
+    """Group sorted positions into runs, each with the key (in K) to seek to; None: no seek."""
     runs: list[tuple[int | None, list[int]]] = [(None, [])]
     at_packet = 0
     for position in positions:
         key = _key_for(index, position) if index.seekable else 0
-        if key > 0 and index.key_packet[key] - at_packet > _WORTH_A_SEEK:
+        if key > 0 and index.key_packet[key] - at_packet > _MIN_SEEK_PACKETS:
             runs.append((key, []))
         runs[-1][1].append(position)
         if index.seekable:
@@ -136,9 +136,9 @@ def _plan_runs(index: FrameIndex, positions: list[int]) -> list[tuple[int | None
 
 
 def _key_for(index: FrameIndex, position: int) -> int:
-    """The last key frame (in K) that lies before a frame both in the file and in time.
+    """The last key frame (in K) that precedes a frame both in the file and in time.
 
-    A frame that follows a key frame in the file but is shown before it needs the key frame before.
+    A frame after a key frame in the file that is shown before it needs the previous key frame.
     """
     in_file = np.searchsorted(index.key_packet, index.packet[position], side="right")
     in_time = np.searchsorted(index.key_pts, index.pts[position], side="right")
@@ -151,19 +151,19 @@ def _decode_run(
     landings: set[int],
     run: list[int],
     index: FrameIndex,
-    wanted: _Wanted,
+    requested: _Requested,
 ) -> bool:
-    """Decode up to the last frame of a run, writing the wanted ones.
+    """Decode up to the last frame of a run and write the requested ones.
 
-    After a seek (`landings`: the key packets' timestamps it may land on) the first packet must be
-    one of these and come out as a key frame before any other. Where it does not (the seek went
-    astray, or decoding recovers only some frames later), the answer is False.
+    After a seek (`landings`: the timestamps of the key packets that it may land on) the first
+    packet must be one of these and be decoded as a key frame before any other. Returns False where
+    it is not: the seek failed, or decoding recovers only some frames later.
     """
     context = stream.codec_context
     position_of = {int(index.pts[position]): position for position in run}
     last_pts = int(index.pts[run[-1]])
-    # H.264 marks the frames that no other refers to; those nobody asked for need no decoding. Only
-    # where a packet is a whole frame, not one field of it.
+    # H.264 marks non-reference frames, which need no decoding unless they are requested. Only where
+    # a packet is a whole frame, not one field of it.
     skips = index.seekable and context.name == "h264"
     first_pts: int | None = None
     for packet in run_packets:
@@ -177,76 +177,76 @@ def _decode_run(
             pts = time_of(frame)
             if first_pts is not None:
                 if pts < first_pts:
-                    continue  # refers to frames before the seek
+                    continue  # references frames before the seek
                 if pts > first_pts or not frame.key_frame:
                     return False
                 first_pts = None
             if pts in position_of and not frame.is_corrupt:
-                wanted.put(position_of[pts], frame)
+                requested.put(position_of[pts], frame)
             if pts >= last_pts:
                 return True
     return True
 
 
-def _read_carefully(info: VideoInfo, index: FrameIndex, wanted: _Wanted, missing: Missing) -> None:
-    """Decode everything from the start; what is damaged is dealt with as `missing` says."""
+def _read_slow(info: VideoInfo, index: FrameIndex, requested: _Requested, missing: Missing) -> None:
+    """Decode everything from the start; damaged frames are handled as `missing` states."""
     damage: list[str] = []
     repeated = 0
-    last_good: VideoFrame | None = None
+    last_intact: VideoFrame | None = None
     end: list[tuple[int, VideoFrame | None]] = [(info.frames, None)]
-    for position, frame in chain(_good_frames(info, index, missing, damage), end):
-        source = last_good or frame
+    for position, frame in chain(_intact_frames(info, index, missing, damage), end):
+        source = last_intact or frame
         if missing == "nearest" and source is not None:
-            for late in [p for p in wanted.missing if p < position]:
-                wanted.put(late, source)
+            for late in [p for p in requested.missing if p < position]:
+                requested.put(late, source)
                 repeated += 1
-        if frame is not None and position in wanted.missing:
-            wanted.put(position, frame)
-        if not wanted.missing:
+        if frame is not None and position in requested.missing:
+            requested.put(position, frame)
+        if not requested.missing:
             break
-        last_good = frame
-    asked = len(wanted.rows)
-    if wanted.missing:
-        raise _incomplete(info, sorted(wanted.missing), asked, damage)
-    if repeated > math.ceil(_NEAREST_SHARE * asked):
+        last_intact = frame
+    total = len(requested.rows)
+    if requested.missing:
+        raise _incomplete(info, sorted(requested.missing), total, damage)
+    if repeated > math.ceil(_MAX_REPEATED_FRACTION * total):
         raise VideoDecodeError(
             info.path,
             "missing_frames",
-            f"has lost {repeated} of the {asked} frames asked for, more than a tenth; "
+            f"has lost {repeated} of the {total} requested frames, more than a tenth; "
             "copy or download it again",
             damage,
         )
     if repeated:
-        said = f"{info.path}: {repeated} of {asked} frames are lost and repeat their neighbors"
-        warnings.warn(said, FramesRepeatedWarning, stacklevel=4)
+        text = f"{info.path}: {repeated} of {total} frames are lost and repeat their neighbors"
+        warnings.warn(text, FramesRepeatedWarning, stacklevel=4)
 
 
-def _good_frames(
+def _intact_frames(
     info: VideoInfo, index: FrameIndex, missing: Missing, damage: list[str]
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Each frame with its number, without those that may carry traces of damage.
+    """Each frame with its number, without those that may be affected by damage.
 
-    After a damaged packet every frame up to the next key frame builds on what was lost. What the
-    decoder said about damaged packets is appended to `damage`.
+    After a damaged packet every frame up to the next key frame depends on what was lost. The
+    decoder's messages about damaged packets are appended to `damage`.
     """
     position_of = {int(pts): position for position, pts in enumerate(index.pts)}
     count = 0
     broken = False
-    mended_pts: int | None = None
+    recovery_pts: int | None = None
     with open_video(info.path) as (container, stream):
         for packet in chain(packets(container, stream), [None]):
             try:
                 frames = stream.decode(packet)
             except av.error.FFmpegError as error:
                 damage.append(f"pyav: {error}")
-                broken, mended_pts = True, None
+                broken, recovery_pts = True, None
                 if missing == "strict" and not index.timed:
-                    return  # what follows can no longer be numbered
+                    return  # later frames can no longer be numbered
                 continue
-            if broken and mended_pts is None and packet is not None and packet.is_keyframe:
-                mended_pts = packet.pts
+            if broken and recovery_pts is None and packet is not None and packet.is_keyframe:
+                recovery_pts = packet.pts
             for frame in frames:
-                if mended_pts is not None and time_of(frame) >= mended_pts:
+                if recovery_pts is not None and time_of(frame) >= recovery_pts:
                     broken = False
                 position = position_of.get(time_of(frame)) if index.timed else count
                 count += 1
@@ -255,14 +255,14 @@ def _good_frames(
 
 
 def _incomplete(
-    info: VideoInfo, gone: list[int], asked: int, damage: list[str]
+    info: VideoInfo, absent: list[int], requested: int, damage: list[str]
 ) -> VideoDecodeError:
-    """The error for frames `gone` of the `asked` ones."""
-    what = f"frame {gone[0]} of {info.frames}"
-    if len(gone) > 1:
-        what = f"{len(gone)} of the {asked} frames asked for, the first of them {gone[0]},"
+    """The error for frames `absent` of the `requested` ones."""
+    what = f"frame {absent[0]} of {info.frames}"
+    if len(absent) > 1:
+        what = f"{len(absent)} of the {requested} requested frames, starting with {absent[0]},"
     if damage:
         message = f"is damaged, {what} cannot be decoded; copy or download it again"
         return VideoDecodeError(info.path, "corrupt", message, damage)
-    message = f"is cut off or incomplete, {what} cannot be found in it; copy or download it again"
+    message = f"is truncated or incomplete, {what} cannot be found; copy or download it again"
     return VideoDecodeError(info.path, "missing_frames", message)

@@ -1,8 +1,8 @@
-"""Opens a local video file safely: what is let in, and what is said of the rest.
+"""Opens a local video file safely, or explains why it is refused.
 
 Follows the decoding specification, section 5: local regular files only, a whitelist of containers
-(a playlist or a picture named .mp4 is refused before anything is decoded), the best video stream,
-never a cover picture.
+(a playlist or an image named .mp4 is refused before anything is decoded), the best video stream,
+never a cover image.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from av.video.stream import VideoStream
 
 from vtcli.errors import VideoDecodeError, VideoReason
 
-# Libav writes to stderr from C, past Python's logging; what matters comes back as exceptions.
+# libav writes to stderr from C; what matters is raised as exceptions.
 av.logging.set_level(None)
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,gif,asf,ogg"
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 
-# (offset, bytes there) -> what the file is; only consulted once libav has refused it.
-_PLAYLIST = "is a playlist, not a video; give the video files it lists"
-_PICTURE = "is a picture, not a video; give a video file"
-_SOUND = "is a sound file and has no video stream; give a video file"
-_BROKEN = (
-    "begins like a video, but its index is missing or damaged (an interrupted recording or "
+# Offset and bytes of a file signature -> why it is refused; used only after libav has refused it.
+_PLAYLIST = "is a playlist, not a video; use the video files that it lists"
+_IMAGE = "is an image, not a video; use a video file"
+_AUDIO = "is an audio file and has no video stream; use a video file"
+_NO_INDEX = (
+    "starts like a video, but its index is missing or damaged (an interrupted recording or "
     "download?); copy or download it again"
 )
-_HEADS: tuple[tuple[int, bytes, VideoReason, str], ...] = (
+_SIGNATURES: tuple[tuple[int, bytes, VideoReason, str], ...] = (
     (0, b"#EXTM3U", "not_video", _PLAYLIST),
     (0, b"ffconcat", "not_video", _PLAYLIST),
-    (0, b"\x89PNG", "not_video", _PICTURE),
-    (0, b"\xff\xd8\xff", "not_video", _PICTURE),
-    (0, b"ID3", "no_video_stream", _SOUND),
-    (0, b"fLaC", "no_video_stream", _SOUND),
-    (8, b"WAVE", "no_video_stream", _SOUND),
-    (8, b"AVI ", "corrupt", _BROKEN),
-    (4, b"ftyp", "corrupt", _BROKEN),
-    (4, b"mdat", "corrupt", _BROKEN),
-    (0, b"\x1a\x45\xdf\xa3", "corrupt", _BROKEN),
+    (0, b"\x89PNG", "not_video", _IMAGE),
+    (0, b"\xff\xd8\xff", "not_video", _IMAGE),
+    (0, b"ID3", "no_video_stream", _AUDIO),
+    (0, b"fLaC", "no_video_stream", _AUDIO),
+    (8, b"WAVE", "no_video_stream", _AUDIO),
+    (8, b"AVI ", "corrupt", _NO_INDEX),
+    (4, b"ftyp", "corrupt", _NO_INDEX),
+    (4, b"mdat", "corrupt", _NO_INDEX),
+    (0, b"\x1a\x45\xdf\xa3", "corrupt", _NO_INDEX),
 )
-_UNKNOWN = "is not a video in a known container; give an MP4, MKV, AVI or similar file"
+_UNKNOWN = "is not a video in a supported container; use an MP4, MKV, AVI or similar file"
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a regular file that is not empty.
+    """The path of a regular, non-empty file.
 
     Raises VideoDecodeError: `unsupported` for a URL, `not_found` for a missing or unreadable file,
     `not_video` for a folder, a device or an empty file.
@@ -61,7 +61,7 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     name = os.fspath(path)
     if "://" in name:
         raise VideoDecodeError(
-            name, "unsupported", "is a URL, and only local files are read; download it first"
+            name, "unsupported", "is a URL, and only local files are supported; download it first"
         )
     try:
         status = os.stat(name)
@@ -72,12 +72,12 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
             name, "not_found", f"cannot be opened ({why}); check the path"
         ) from error
     if stat.S_ISDIR(status.st_mode):
-        raise VideoDecodeError(name, "not_video", "is a folder; give the video files inside it")
+        raise VideoDecodeError(name, "not_video", "is a folder; use the video files in it")
     if not stat.S_ISREG(status.st_mode):
-        raise VideoDecodeError(name, "not_video", "is not a regular file; give a video file")
+        raise VideoDecodeError(name, "not_video", "is not a regular file; use a video file")
     if not readable:
         raise VideoDecodeError(
-            name, "not_found", "may not be read (permission denied); change its permissions"
+            name, "not_found", "cannot be read (permission denied); change its permissions"
         )
     if status.st_size == 0:
         raise VideoDecodeError(name, "not_video", "is empty (0 bytes); copy or download it again")
@@ -86,11 +86,11 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def open_video(path: Path, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The opened container and its best video stream, closed again in every case.
+    """Open a container and its best video stream; both are closed at the end of the block.
 
     Raises VideoDecodeError: `not_video`, `corrupt`, `no_video_stream` or `unsupported`.
     """
-    # Absolute, so that a name such as "concat:a" is never taken for one of libav's protocols.
+    # Absolute, so that a name such as "concat:a" is never interpreted as a protocol of libav.
     name = os.path.abspath(path)
     try:
         container = av.open(name, container_options=_OPEN_OPTIONS)
@@ -106,10 +106,10 @@ def open_video(path: Path, threads: int = 1) -> Iterator[tuple[InputContainer, V
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The stream's packets that carry data, up to the end or to where the file breaks off.
+    """The stream's packets that contain data, up to the end or to where the file is truncated.
 
-    Left out are empty packets (AVI marks a dropped frame so, a decoder would take it for the end)
-    and a last packet of which the file holds only a part.
+    Skipped are empty packets (in AVI a dropped frame, for a decoder the end of the stream) and a
+    last packet that the file contains only partly.
     """
     held: Packet | None = None
     try:
@@ -125,7 +125,7 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
 
 
 def decode(stream: VideoStream, packet: Packet | None) -> list[VideoFrame] | None:
-    """The frames that a packet (None: the end) brings out of the decoder; None if it is damaged."""
+    """The frames that the decoder returns for a packet (None: flush); None if it is damaged."""
     try:
         return stream.decode(packet)
     except av.error.FFmpegError:
@@ -139,15 +139,15 @@ def _best_stream(path: Path, container: InputContainer) -> VideoStream:
         stream = max(videos, key=lambda s: s.width * s.height, default=None)
     if stream is None:
         kinds = sorted({s.type for s in container.streams if s.type != "video"})
-        found = f"only {' and '.join(kinds)}" if kinds else "nothing to decode"
+        found = f"only {' and '.join(kinds)}" if kinds else "no stream at all"
         raise VideoDecodeError(
-            path, "no_video_stream", f"has no video stream ({found}); give a file with a video"
+            path, "no_video_stream", f"has no video stream ({found}); use a file with one"
         )
     if not isinstance(stream, VideoStream) or stream.codec_context is None:
         raise VideoDecodeError(
             path,
             "unsupported",
-            "is coded in a way no decoder here knows; convert it, for example to H.264 in MP4",
+            "has a codec that no installed decoder supports; convert it, for example to H.264 MP4",
         )
     return stream
 
@@ -158,14 +158,16 @@ def _is_cover(stream: object) -> bool:
 
 
 def _refusal(path: Path, error: Exception) -> VideoDecodeError:
-    """The sentence for a file that libav did not open."""
-    said = [f"pyav: {error}"]
+    """The error for a file that libav did not open."""
+    messages = [f"pyav: {error}"]
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as unreadable:
-        return VideoDecodeError(path, "not_found", f"cannot be read ({unreadable.strerror})", said)
-    for offset, magic, reason, sentence in _HEADS:
+        return VideoDecodeError(
+            path, "not_found", f"cannot be read ({unreadable.strerror})", messages
+        )
+    for offset, magic, reason, sentence in _SIGNATURES:
         if head[offset : offset + len(magic)] == magic:
-            return VideoDecodeError(path, reason, sentence, said)
-    return VideoDecodeError(path, "not_video", _UNKNOWN, said)
+            return VideoDecodeError(path, reason, sentence, messages)
+    return VideoDecodeError(path, "not_video", _UNKNOWN, messages)

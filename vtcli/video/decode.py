@@ -1,10 +1,10 @@
-"""Reading videos: what a file holds (`probe`) and its frames by number (`read_frames`).
+"""Decoding: the properties of a video file (`probe`) and its frames by number (`read_frames`).
 
-Follows the decoding specification, section 5. The frame a number stands for is fixed by the index
-that `probe` builds, whatever the decoder: every pattern of numbers, in any order, returns exactly
-those frames or raises.
+Follows the decoding specification, section 5. The index that `probe` builds defines which frame a
+number refers to, for every decoder: any sequence of numbers, in any order, returns exactly those
+frames or raises.
 
-Shape legend: N frames asked for, H height, W width.
+Shape legend: N requested frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -44,38 +44,41 @@ def read_frames(
     info: VideoInfo | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> NDArray[np.uint8]:
-    """Frames `indices` of a video as uint8 RGB [N, H, W, 3], upright, in the order asked for.
+    """Frames `indices` of a video as uint8 RGB [N, H, W, 3], upright, in the requested order.
 
-    Numbers may repeat and come in any order. `info`, what `probe` said of the same file, saves
-    probing it again. `backend="auto"` is PyAV, the faster one; `"decord"` reads only files that
-    decord cannot get wrong. `missing="nearest"` (PyAV only) repeats the last good frame for up to a
-    tenth of the frames and says so in a FramesRepeatedWarning.
+    Numbers may repeat and may be in any order. `info`, the result of `probe` for the same file,
+    avoids probing it again. `backend="auto"` is PyAV, the faster one; `"decord"` reads only files
+    that decord decodes correctly. `missing="nearest"` (PyAV only) repeats the last intact frame for
+    up to a tenth of the frames, with a FramesRepeatedWarning.
     Raises IndexError for a number outside 0..frames-1, and VideoDecodeError (see `probe`; also
-    `missing_frames`) for a file that cannot give these frames.
+    `missing_frames`) for a file from which these frames cannot be decoded.
     """
     if info is None or info.index is None:
         info = probe(path, limits=limits)
-    asked = [operator.index(index) for index in indices]
-    outside = next((index for index in asked if not 0 <= index < info.frames), None)
+    requested = [operator.index(index) for index in indices]
+    outside = next((index for index in requested if not 0 <= index < info.frames), None)
     if outside is not None:
         raise IndexError(f"{path}: has no frame {outside}; its frames are 0 to {info.frames - 1}")
-    size = len(asked) * info.height * info.width * 3
+    size = len(requested) * info.height * info.width * 3
     if size > limits.max_bytes:
         raise VideoDecodeError(
             info.path,
             "limit",
-            f"{len(asked)} frames of {info.width}x{info.height} need {size / 2**30:.1f} GiB, more "
-            f"than {limits.max_bytes / 2**30:.1f} GiB; take fewer views or scale it down first",
+            f"{len(requested)} frames of {info.width}x{info.height} need {size / 2**30:.1f} GiB, "
+            f"more than {limits.max_bytes / 2**30:.1f} GiB; use fewer views or a smaller video",
         )
-    if not asked:
+    if not requested:
         return np.empty((0, info.height, info.width, 3), dtype=np.uint8)
     try:
         if backend == "decord":
-            return read_with_decord(info, asked, threads)
-        return read_with_pyav(info, asked, threads, missing)
+            return read_with_decord(info, requested, threads)
+        return read_with_pyav(info, requested, threads, missing)
     except (VideoDecodeError, MemoryError):
         raise
     except Exception as error:
         raise VideoDecodeError(
-            info.path, "corrupt", f"cannot be read ({error}); copy it again", [f"pyav: {error}"]
+            info.path,
+            "corrupt",
+            f"cannot be decoded ({error}); copy or download it again",
+            [f"pyav: {error}"],
         ) from error

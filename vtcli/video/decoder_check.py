@@ -1,8 +1,8 @@
-"""Tries every decoder on a clip it has just written: `python -m vtcli.video.decoder_check` prints JSON.
+"""Tests every decoder on a clip that it writes: `python -m vtcli.video.decoder_check` prints JSON.
 
-For `vt doctor`, which runs it in a process of its own, so that a crash in a native library is an
-answer too. A trial clip holds a few gray frames of known brightness, read back out of order through
-the same `read_frames` as everything else (decoding specification, section 5).
+`vt doctor` runs it in a separate process, so that a crash in a native library is a result as well.
+A test clip consists of a few gray frames of known brightness, which are read out of order by the
+same `read_frames` that everything else uses (decoding specification, section 5).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WIDTH, _HEIGHT, _RATE = 64, 48, 25
 
 @dataclass(frozen=True)
 class DecoderCheck:
-    """One codec's result. `untested`: it cannot be tried here, `detail` says why."""
+    """The result for one codec. `untested`: it cannot be tested here, `detail` states why."""
 
     codec: str
     status: Literal["ok", "failed", "untested"]
@@ -37,7 +37,7 @@ class DecoderCheck:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _TestClip:
     codec: str
     encoder: str
     suffix: str
@@ -46,58 +46,60 @@ class _Trial:
     backend: Backend = "auto"
 
 
-_TRIALS = (
-    _Trial("h264", "libx264", ".mp4"),
-    _Trial("hevc", "libx265", ".mp4", options=(("x265-params", "log-level=none"),)),
-    _Trial("vp8", "libvpx", ".webm"),
-    _Trial("vp9", "libvpx-vp9", ".webm"),
-    _Trial("av1", "libsvtav1", ".mp4", options=(("preset", "12"),)),
-    _Trial("mpeg4", "mpeg4", ".avi"),
-    _Trial("mpeg2video", "mpeg2video", ".mkv"),
-    _Trial("mjpeg", "mjpeg", ".avi", pix_fmt="yuvj420p"),
-    _Trial("gif", "gif", ".gif", pix_fmt="gray"),
-    _Trial("h264 (decord)", "libx264", ".mp4", backend="decord"),
+_TEST_CLIPS = (
+    _TestClip("h264", "libx264", ".mp4"),
+    _TestClip("hevc", "libx265", ".mp4", options=(("x265-params", "log-level=none"),)),
+    _TestClip("vp8", "libvpx", ".webm"),
+    _TestClip("vp9", "libvpx-vp9", ".webm"),
+    _TestClip("av1", "libsvtav1", ".mp4", options=(("preset", "12"),)),
+    _TestClip("mpeg4", "mpeg4", ".avi"),
+    _TestClip("mpeg2video", "mpeg2video", ".mkv"),
+    _TestClip("mjpeg", "mjpeg", ".avi", pix_fmt="yuvj420p"),
+    _TestClip("gif", "gif", ".gif", pix_fmt="gray"),
+    _TestClip("h264 (decord)", "libx264", ".mp4", backend="decord"),
 )
 
 
 def probe_decoders() -> list[DecoderCheck]:
-    """Write and read back a short clip in every codec that videos commonly come in."""
-    with tempfile.TemporaryDirectory(prefix="vt-selftest-") as folder:
-        return [_check(trial, Path(folder)) for trial in _TRIALS]
+    """Write and read back a short clip in every common video codec."""
+    with tempfile.TemporaryDirectory(prefix="vt-decoder-check-") as folder:
+        return [_check(clip, Path(folder)) for clip in _TEST_CLIPS]
 
 
-def _check(trial: _Trial, folder: Path) -> DecoderCheck:
-    path = folder / f"{trial.codec}{trial.suffix}"
+def _check(clip: _TestClip, folder: Path) -> DecoderCheck:
+    path = folder / f"{clip.codec}{clip.suffix}"
     try:
-        _write(trial, path)
+        _write(clip, path)
     except Exception as error:
-        found = "is there" if _has_decoder(trial.codec) else "is missing"
-        detail = f"no trial clip could be written ({error}); the decoder {found}"
-        return DecoderCheck(trial.codec, "untested", detail)
+        found = "is installed" if _has_decoder(clip.codec) else "is missing"
+        detail = f"no test clip could be written ({error}); the decoder {found}"
+        return DecoderCheck(clip.codec, "untested", detail)
     try:
         order = [4, 0, 2]
-        levels = read_frames(path, order, backend=trial.backend).mean(axis=(1, 2, 3))
+        levels = read_frames(path, order, backend=clip.backend).mean(axis=(1, 2, 3))
     except Exception as error:
-        if getattr(error, "reason", "") == "unsupported" and trial.backend == "decord":
-            return DecoderCheck(trial.codec, "untested", "decord, which is optional, is not there")
-        return DecoderCheck(trial.codec, "failed", str(error))
-    wanted = np.array([_LEVELS[index] for index in order])
-    if np.abs(levels - wanted).max() > _TOLERANCE:
-        detail = f"frames of brightness {wanted.tolist()} came back as {levels.round().tolist()}"
-        return DecoderCheck(trial.codec, "failed", detail)
-    return DecoderCheck(trial.codec, "ok", "")
+        if getattr(error, "reason", "") == "unsupported" and clip.backend == "decord":
+            detail = "decord, which is optional, is not installed"
+            return DecoderCheck(clip.codec, "untested", detail)
+        return DecoderCheck(clip.codec, "failed", str(error))
+    expected = np.array([_LEVELS[index] for index in order])
+    if np.abs(levels - expected).max() > _TOLERANCE:
+        found = levels.round().tolist()
+        detail = f"frames of brightness {expected.tolist()} were decoded as {found}"
+        return DecoderCheck(clip.codec, "failed", detail)
+    return DecoderCheck(clip.codec, "ok", "")
 
 
-def _write(trial: _Trial, path: Path) -> None:
+def _write(clip: _TestClip, path: Path) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(trial.encoder, rate=_RATE, options=dict(trial.options))
+        stream = container.add_stream(clip.encoder, rate=_RATE, options=dict(clip.options))
         assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, trial.pix_fmt
-        for place, level in enumerate(_LEVELS):
+        stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, clip.pix_fmt
+        for number, level in enumerate(_LEVELS):
             gray_HWC = np.full((_HEIGHT, _WIDTH, 3), level, dtype=np.uint8)
             frame = av.VideoFrame.from_ndarray(gray_HWC, format="rgb24")
-            frame = frame.reformat(format=trial.pix_fmt)
-            frame.pts, frame.time_base = place, Fraction(1, _RATE)
+            frame = frame.reformat(format=clip.pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, _RATE)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
@@ -111,8 +113,8 @@ def _has_decoder(codec: str) -> bool:
 
 
 def main() -> None:
-    """Print the checks as a JSON list, also of those that failed."""
-    # The AV1 encoder would greet on stderr.
+    """Print all results as a JSON list."""
+    # The AV1 encoder would print a banner to stderr.
     os.environ.setdefault("SVT_LOG", "-1")
     json.dump([asdict(check) for check in probe_decoders()], sys.stdout, indent=1)
     print()

@@ -1,4 +1,4 @@
-"""How files that are videos or images end, in lower case."""
+"""File extensions of videos and images, in lower case."""
 
 VIDEO_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
@@ -8,5 +8,5 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def has_video_suffix(name: str) -> bool:
-    """Whether a name ends as video files do."""
+    """Whether a file name has the extension of a video, in upper or lower case."""
     return name.casefold().endswith(VIDEO_SUFFIXES)

@@ -1,7 +1,7 @@
-"""One sample's frames by number, however they are stored: a video, a segment of one, or a folder
-with one image per frame.
+"""The frames of a sample by number, however they are stored: as a video, a segment of one, or a
+folder with one image per frame.
 
-Shape legend: N frames asked for, H height, W width.
+Shape legend: N requested frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vtcli.video.extensions import IMAGE_SUFFIXES
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# What frames were extracted at where nobody says: the rate of Something-Something v1 and Jester.
 FOLDER_RATE = 12.0
+"""Default frame rate of a folder of images: that of Something-Something v1 and Jester."""
 
 
 class FrameSource(Protocol):
-    """Frames 0 to `frames` - 1, `fps` a second (0.0 where nobody says)."""
+    """Frames 0 to `frames` - 1 at `fps` frames per second (0.0 where that is unknown)."""
 
     @property
     def frames(self) -> int: ...
@@ -39,17 +39,17 @@ class FrameSource(Protocol):
 
     @property
     def frame_bytes(self) -> int:
-        """Memory that one frame takes."""
+        """Bytes of one decoded frame."""
         ...
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """RGB frames [N, H, W, 3] in the order asked for; raises `VideoDecodeError`."""
+        """Frames `indices` as uint8 RGB [N, H, W, 3]; raises `VideoDecodeError`."""
         ...
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video file, by PyAV or decord."""
+    """A video file, decoded by PyAV or decord."""
 
     info: VideoInfo
     decoder: Backend = "auto"
@@ -72,7 +72,7 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """A folder of images, in the order of the numbers in their names."""
+    """A folder of images, ordered by the numbers in their names."""
 
     folder: Path
     images: tuple[Path, ...]
@@ -84,15 +84,15 @@ class FrameFolder:
 
     @property
     def frame_bytes(self) -> int:
-        with _opened(self.images[0]) as image:
+        with _open_image(self.images[0]) as image:
             return image.width * image.height * 3
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        wanted = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
-        shapes = {image.shape for image in wanted.values()}
+        requested = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
+        shapes = {image.shape for image in requested.values()}
         if len(shapes) > 1:
             raise VideoDecodeError(
-                self.folder, "corrupt", "holds frames of different sizes; extract them again"
+                self.folder, "corrupt", "contains frames of different sizes; extract them again"
             )
         height, width = next(iter(shapes))[:2] if shapes else (0, 0)
         size = len(indices) * height * width * 3
@@ -101,84 +101,84 @@ class FrameFolder:
                 self.folder,
                 "limit",
                 f"{len(indices)} frames of {width}x{height} need {size / 2**30:.1f} GiB, more than "
-                f"{DEFAULT_LIMITS.max_bytes / 2**30:.1f} GiB; take fewer views",
+                f"{DEFAULT_LIMITS.max_bytes / 2**30:.1f} GiB; use fewer views",
             )
-        return np.stack([wanted[index] for index in indices])
+        return np.stack([requested[index] for index in indices])
 
 
 @dataclass(frozen=True)
 class FrameRange:
-    """Some frames in a row of something longer, numbered from 0."""
+    """Consecutive frames of another source, numbered from 0."""
 
-    whole: FrameSource
+    source: FrameSource
     first: int
     frames: int
 
     @property
     def fps(self) -> float:
-        return self.whole.fps
+        return self.source.fps
 
     @property
     def frame_bytes(self) -> int:
-        return self.whole.frame_bytes
+        return self.source.frame_bytes
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        return self.whole.read([self.first + index for index in indices])
+        return self.source.read([self.first + index for index in indices])
 
 
-def open_footage(
+def open_frame_source(
     path: str | os.PathLike[str],
     seconds: tuple[float | None, float | None] = (None, None),
-    numbers: tuple[int | None, int | None] = (None, None),
+    frame_range: tuple[int | None, int | None] = (None, None),
     frame_rate: float | None = None,
     decoder: Backend = "auto",
 ) -> FrameSource:
-    """A video file or a folder of images, or a part of it.
+    """Open a video file or a folder of images, or a segment of it.
 
-    The part is given in `seconds` from the beginning (turned into frames by the average rate) or by
-    the `numbers` of its first and last frame; None is the beginning or the end. `frame_rate` is a
-    folder's, whose images do not say it. Raises `VideoDecodeError` (see `probe`); `missing_frames`
-    where the part lies beyond the end.
+    The segment is given in `seconds` from the beginning (converted to frames by the average rate)
+    or as a `frame_range`, the numbers of its first and last frame; None is the beginning or the
+    end. `frame_rate` is that of a folder, whose images do not state it. Raises `VideoDecodeError`
+    (see `probe`); `missing_frames` where the segment is beyond the end.
     """
-    whole: FrameSource
+    source: FrameSource
     if os.path.isdir(path):
-        whole = FrameFolder(Path(path), _images(Path(path)), frame_rate or FOLDER_RATE)
+        source = FrameFolder(Path(path), _images(Path(path)), frame_rate or FOLDER_RATE)
     else:
-        whole = VideoFile(probe(path), decoder)
-    first, last = numbers
+        source = VideoFile(probe(path), decoder)
+    first, last = frame_range
     if seconds != (None, None):
-        if not whole.fps:
+        if not source.fps:
             raise VideoDecodeError(
                 Path(path),
                 "unsupported",
-                "does not say its frame rate, so a segment in seconds cannot be found in it; write "
-                "it anew with one",
+                "does not state its frame rate, so a segment in seconds cannot be located; "
+                "re-encode it with a frame rate",
             )
         start, end = seconds
-        first = None if start is None else round(start * whole.fps)
-        last = None if end is None else round(end * whole.fps) - 1
+        first = None if start is None else round(start * source.fps)
+        last = None if end is None else round(end * source.fps) - 1
     if first is None and last is None:
-        return whole
-    return _part(Path(path), whole, first or 0, last)
+        return source
+    return _segment(Path(path), source, first or 0, last)
 
 
-def _part(path: Path, whole: FrameSource, first: int, last: int | None) -> FrameRange:
-    """An end at most a second beyond the video's is cut to it: annotations round up."""
-    end = whole.frames if last is None else min(last + 1, whole.frames)
-    begins_inside = 0 <= first < whole.frames
-    ends_inside = last is None or first - 1 <= last < whole.frames + whole.fps
-    if not (begins_inside and ends_inside):
+def _segment(path: Path, source: FrameSource, first: int, last: int | None) -> FrameRange:
+    """An end at most one second beyond the video's is clamped to it: annotations round up."""
+    end = source.frames if last is None else min(last + 1, source.frames)
+    starts_inside = 0 <= first < source.frames
+    ends_inside = last is None or first - 1 <= last < source.frames + source.fps
+    if not (starts_inside and ends_inside):
         raise VideoDecodeError(
             path,
             "missing_frames",
-            f"has {whole.frames} frames, and its segment is {first} to "
+            f"has {source.frames} frames, and its segment is {first} to "
             f"{'the end' if last is None else last}; correct the annotation",
         )
-    return FrameRange(whole, first, max(1, end - first))
+    return FrameRange(source, first, max(1, end - first))
 
 
 def _images(folder: Path) -> tuple[Path, ...]:
-    """Images by the last number in their names, whatever its digits."""
+    """The images, ordered by the last number in their names, with or without leading zeros."""
     try:
         images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
     except OSError as error:
@@ -186,7 +186,9 @@ def _images(folder: Path) -> tuple[Path, ...]:
             folder, "not_found", f"cannot be opened ({error.strerror}); check its permissions"
         ) from error
     if not images:
-        raise VideoDecodeError(folder, "not_video", "is a folder without images; extract it again")
+        raise VideoDecodeError(
+            folder, "not_video", "is a folder without images; extract the frames again"
+        )
 
     def number(image: Path) -> tuple[int, str]:
         digits = re.findall(r"\d+", image.stem)
@@ -197,13 +199,13 @@ def _images(folder: Path) -> tuple[Path, ...]:
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
     """RGB [H, W, 3]."""
-    with _opened(path) as image:
+    with _open_image(path) as image:
         return np.asarray(image.convert("RGB"))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
-    """An image whose pixels are not decoded yet; whatever is wrong is a `VideoDecodeError`."""
+def _open_image(path: Path) -> Iterator[Image]:
+    """An image whose pixels are not decoded yet; every failure is a `VideoDecodeError`."""
     from PIL import Image
 
     try:

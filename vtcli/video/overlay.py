@@ -1,10 +1,10 @@
-"""A video with its segments' labels drawn into it, as MP4 with H.264.
+"""Draws the labels of segments into a video, which is written as MP4 with H.264.
 
-A label lies in a translucent box in the lower left corner, its score beside it and as a line below.
-A box is rendered once and blended in as brightness alone, so that the colors of the picture are
-not converted on the way.
+A label is in a translucent box in the lower left corner, with its score next to it and as a bar
+below. A box is rendered once and blended into the luma plane, so that the colors of the frame need
+no conversion.
 
-Shape legend: H height, W width of the picture; h, w of the box.
+Shape legend: H height, W width of the frame; h, w of the box.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from vtcli.video.probe import VideoInfo, quarter_turns
 from vtcli.video.sequential import frame_times
 
 Planes: TypeAlias = list[NDArray[np.uint8]]
-"""Brightness [H, W] and two colors [H/2, W/2], as H.264 stores a picture (4:2:0, 16 to 235)."""
+"""Luma [H, W] and two chroma planes [H/2, W/2], as H.264 stores a frame (4:2:0, 16 to 235)."""
 
 _ENCODER = {"crf": "20", "preset": "veryfast"}
-# Sound that MP4 holds as it is.
-_SOUNDS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})
-_LEAST_MP3_RATE = 16_000
-# libav's numbers for colors that are RGB, and for brightness of 16 to 235.
-_RGB, _STUDIO_RANGE = 0, 1
+# Audio codecs that MP4 supports.
+_MP4_AUDIO = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})
+_MIN_MP3_RATE = 16_000
+# libav's constants for RGB colors, and for luma of 16 to 235.
+_RGB, _LIMITED_RANGE = 0, 1
 
-# Text is this share of the picture's short side, but never smaller than can be read.
-_TEXT_SHARE = 1 / 26
-_SMALLEST_TEXT = 14
-# Gray level and opacity, of 255 each.
-_BOX, _LABEL, _PERCENT, _LINE, _TRACK = (0, 165), (255, 255), (200, 255), (255, 230), (255, 60)
-# Pillow's own typeface has hardly more than ASCII; these have more, where one is installed.
-_OTHER_FONTS = (
+# Text height as a fraction of the frame's short side, and the smallest legible one in pixels.
+_TEXT_FRACTION = 1 / 26
+_MIN_TEXT_HEIGHT = 14
+# Gray level and opacity, both of 255.
+_BOX, _LABEL, _PERCENT, _BAR, _TRACK = (0, 165), (255, 255), (200, 255), (255, 230), (255, 60)
+# Pillow's built-in font covers little more than ASCII; these cover more, where one is installed.
+_SYSTEM_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
     "arial.ttf",
@@ -62,7 +62,7 @@ _OTHER_FONTS = (
 
 
 class Caption(Protocol):
-    """What is drawn: a label and its probability, from `start` to `end` in seconds."""
+    """A label to draw with its probability, from `start` to `end` in seconds."""
 
     @property
     def start(self) -> float: ...
@@ -83,12 +83,12 @@ def annotate(
     output: Path,
     on_frame: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Write the video to `output`, upright, its size and frame times kept, its captions drawn.
+    """Write the video with its captions to `output`, upright, with the same size and frame times.
 
-    A side with an odd number of pixels becomes one longer, as H.264 asks. The sound is copied where
-    MP4 can hold it. `on_frame` hears a name, the frames written and how many there are.
-    Raises VideoDecodeError where a frame cannot be decoded, OSError where the file cannot be
-    written and DataError where it cannot be encoded.
+    A side with an odd number of pixels becomes one longer, as H.264 requires. The audio is copied
+    where MP4 supports it. `on_frame` is called with the output's name, the number of frames written
+    and the number of all frames. Raises VideoDecodeError where a frame cannot be decoded, OSError
+    where the file cannot be written and DataError where it cannot be encoded.
     """
     try:
         with (
@@ -107,8 +107,8 @@ def annotate(
 
 
 def _open_mp4(path: Path) -> OutputContainer:
-    # Absolute, so that no name is taken for one of libav's protocols; the index goes to the front,
-    # so that the file plays while it is fetched.
+    # Absolute, so that no name is interpreted as a protocol of libav; the index is at the front, so
+    # that playback can start during a download.
     return av.open(os.path.abspath(path), "w", format="mp4", options={"movflags": "+faststart"})
 
 
@@ -119,14 +119,14 @@ def _write(
     source_video: VideoStream,
     target: OutputContainer,
 ) -> Iterator[int]:
-    """The frames written so far, after each."""
+    """The number of frames written so far, after each frame."""
     times_F, tick = frame_times(info), source_video.time_base
     assert tick is not None
     video = _add_video(info, source_video, target)
-    sound = _Sound(info, source, tick, target)
+    audio = _AudioCopy(info, source, tick, target)
     for position, decoded in decode_all(info):
         seconds = float(times_F[position])
-        sound.copy_until(seconds)
+        audio.copy_until(seconds)
         planes = _upright_planes(decoded, video.width, video.height)
         for caption in captions:
             if caption.start - TIME_EPS <= seconds < caption.end - TIME_EPS:
@@ -136,7 +136,7 @@ def _write(
         target.mux(video.encode(frame))
         yield position + 1
     target.mux(video.encode(None))
-    sound.copy_until(float("inf"))
+    audio.copy_until(float("inf"))
 
 
 def _add_video(info: VideoInfo, source: VideoStream, target: OutputContainer) -> VideoStream:
@@ -152,7 +152,7 @@ def _add_video(info: VideoInfo, source: VideoStream, target: OutputContainer) ->
     ratio = source.sample_aspect_ratio
     if ratio:
         into.sample_aspect_ratio = 1 / ratio if info.rotation % 180 else ratio
-    into.color_range = _STUDIO_RANGE
+    into.color_range = _LIMITED_RANGE
     if context.colorspace != _RGB:
         into.colorspace = context.colorspace
         into.color_primaries, into.color_trc = context.color_primaries, context.color_trc
@@ -161,12 +161,12 @@ def _add_video(info: VideoInfo, source: VideoStream, target: OutputContainer) ->
 
 def _fits_mp4(context: Any) -> bool:
     name = context.codec.canonical_name
-    # Below 16 kHz MP3 is of a later version, which libav does not put into MP4.
-    return name in _SOUNDS and not (name == "mp3" and context.sample_rate < _LEAST_MP3_RATE)
+    # Below 16 kHz MP3 is MPEG-2.5, which libav does not write to MP4.
+    return name in _MP4_AUDIO and not (name == "mp3" and context.sample_rate < _MIN_MP3_RATE)
 
 
-class _Sound:
-    """The best sound of a file, copied piece by piece; nothing where MP4 cannot hold it."""
+class _AudioCopy:
+    """Copies the best audio stream of a file in parts; nothing where MP4 does not support it."""
 
     def __init__(
         self, info: VideoInfo, source: InputContainer, tick: Fraction, target: OutputContainer
@@ -184,7 +184,7 @@ class _Sound:
         self._next = next(self._packets, None)
 
     def copy_until(self, seconds: float) -> None:
-        """Copy what is heard up to this time after the first frame."""
+        """Copy the audio up to this time after the first frame."""
         while (packet := self._next) is not None and packet.dts is not None:
             shift = round(self._begin / packet.time_base)
             if (packet.dts - shift) * packet.time_base > seconds:
@@ -197,11 +197,11 @@ class _Sound:
 
 
 def _upright_planes(frame: VideoFrame, width: int, height: int) -> Planes:
-    """A decoded picture at this (even) size, turned upright."""
+    """A decoded frame at this (even) size, turned upright."""
     turns = quarter_turns(frame)
     stored_w, stored_h = (height, width) if turns % 2 else (width, height)
-    picture = frame.reformat(stored_w, stored_h, "yuv420p", dst_color_range="MPEG")
-    flat = picture.to_ndarray().reshape(-1)
+    stored = frame.reformat(stored_w, stored_h, "yuv420p", dst_color_range="MPEG")
+    flat = stored.to_ndarray().reshape(-1)
     ends = [stored_w * stored_h, stored_w * stored_h * 5 // 4]
     planes = np.split(flat, ends)
     shapes = [(stored_h, stored_w), *[(stored_h // 2, stored_w // 2)] * 2]
@@ -218,10 +218,9 @@ def _frame(planes: Planes) -> VideoFrame:
 
 @dataclass(frozen=True)
 class _Box:
-    """A rendered label; at pixel `top`, `left`, both even as its sides are.
+    """A rendered label at pixel `top`, `left`; these and its sides are even.
 
-    `gray_hw` is its brightness times its opacity, `through_hw` the share of the picture that shows
-    through.
+    `gray_hw` is its luma times its opacity, `through_hw` its transparency, 0 to 1.
     """
 
     top: int
@@ -231,25 +230,25 @@ class _Box:
 
 
 def _blend(planes: Planes, box: _Box) -> None:
-    """Draw a box into a picture, in place."""
+    """Draw a box into a frame, in place."""
     gray_hw, through_hw = box.gray_hw, box.through_hw
     for plane, scale in zip(planes, (1, 2, 2), strict=True):
         height, width = (side // scale for side in through_hw.shape)
         top, left = box.top // scale, box.left // scale
         part = plane[top : top + height, left : left + width]
         if scale == 2:
-            # Gray, which is 128 in both planes of color.
-            share = through_hw.reshape(height, 2, width, 2).mean((1, 3))
-            part[:] = np.rint(128 + (part - 128.0) * share)
+            # Gray is 128 in both chroma planes.
+            through = through_hw.reshape(height, 2, width, 2).mean((1, 3))
+            part[:] = np.rint(128 + (part - 128.0) * through)
         else:
             part[:] = np.rint(gray_hw + part * through_hw)
 
 
 @lru_cache(maxsize=64)
 def _box(label: str, score: float, width: int, height: int) -> _Box:
-    """The box for a picture of this size."""
+    """The box for a frame of this size."""
     margin = round(0.03 * min(width, height))
-    text_size = max(_SMALLEST_TEXT, round(_TEXT_SHARE * min(width, height)))
+    text_size = max(_MIN_TEXT_HEIGHT, round(_TEXT_FRACTION * min(width, height)))
     image = _render(" ".join(label.split()) or "…", score, text_size, width - 2 * margin, height)
     gray_hw, opacity_hw = np.moveaxis(np.asarray(image, dtype=np.float32) / 255, 2, 0)
     return _Box(
@@ -261,54 +260,56 @@ def _box(label: str, score: float, width: int, height: int) -> _Box:
 
 
 def _render(label: str, score: float, size: int, most_w: int, most_h: int) -> Image.Image:
-    """Gray and opacity of a box, its sides even and at most these; `size` is the text's.
+    """Gray level and opacity of a box with even sides of at most `most_w`, `most_h`.
 
-    A label that is too long is shortened, and in a narrow picture the percentage makes room for it.
+    `size` is the height of the text. A label that is too long is shortened; in a narrow frame the
+    percentage is left out.
     """
     font, percent = _font(label, size), f"{100 * score:.0f} %"
-    pad, gap, line = size // 2, size * 3 // 4, max(2, size // 10)
+    pad, gap, bar = size // 2, size * 3 // 4, max(2, size // 10)
     if most_w < 12 * size:
         percent, gap = "", 0
     percent_w = math.ceil(font.getlength(percent))
     text = _shortened(label, font, most_w - 2 * pad - gap - percent_w)
     width = pad + math.ceil(font.getlength(text)) + gap + percent_w + pad
-    height = pad + size + size // 3 + line + pad
+    height = pad + size + size // 3 + bar + pad
     image = Image.new("LA", (width, height), (0, 0))
     draw = ImageDraw.Draw(image)
     draw.rounded_rectangle((0, 0, width - 1, height - 1), radius=size // 4, fill=_BOX)
     draw.text((pad, pad + size * 4 // 5), text, font=font, fill=_LABEL, anchor="ls")
     draw.text((width - pad, pad + size * 4 // 5), percent, font=font, fill=_PERCENT, anchor="rs")
-    below, length = height - pad - line, width - 2 * pad
-    draw.rectangle((pad, below, width - pad - 1, below + line - 1), fill=_TRACK)
+    top, length = height - pad - bar, width - 2 * pad
+    draw.rectangle((pad, top, width - pad - 1, top + bar - 1), fill=_TRACK)
     if round(score * length):
-        draw.rectangle((pad, below, pad + round(score * length) - 1, below + line - 1), fill=_LINE)
+        filled = pad + round(score * length) - 1
+        draw.rectangle((pad, top, filled, top + bar - 1), fill=_BAR)
     return image.crop((0, 0, min(width, most_w) // 2 * 2, min(height, most_h) // 2 * 2))
 
 
-def _shortened(text: str, font: Any, room: float) -> str:
-    """The text, or as much of its beginning as there is room for."""
-    if font.getlength(text) <= room:
+def _shortened(text: str, font: Any, width: float) -> str:
+    """The text, shortened to this width in pixels."""
+    if font.getlength(text) <= width:
         return text
-    while text and font.getlength(f"{text}…") > room:
+    while text and font.getlength(f"{text}…") > width:
         text = text[:-1].rstrip()
     return f"{text}…"
 
 
 def _font(text: str, size: int) -> Any:
-    """The typeface that knows the most of these letters; an unknown one becomes an empty box."""
+    """The font that has the most of these letters; a missing one becomes an empty box."""
 
-    def known(font: Any) -> int:
-        unknown = bytes(font.getmask("\uffff"))
-        return sum(bytes(font.getmask(letter)) != unknown for letter in set(text))
+    def covered(font: Any) -> int:
+        missing = bytes(font.getmask("\uffff"))
+        return sum(bytes(font.getmask(letter)) != missing for letter in set(text))
 
-    return max([ImageFont.load_default(size), *_other_fonts(size)], key=known)
+    return max([ImageFont.load_default(size), *_system_fonts(size)], key=covered)
 
 
 @lru_cache(maxsize=8)
-def _other_fonts(size: int) -> list[Any]:
-    """Those of the typefaces that are installed."""
+def _system_fonts(size: int) -> list[Any]:
+    """The system fonts that are installed."""
     found = []
-    for name in _OTHER_FONTS:
+    for name in _SYSTEM_FONTS:
         with suppress(OSError):
             found.append(ImageFont.truetype(name, size))
     return found

@@ -1,26 +1,18 @@
-"""A test-time pipeline as data: which frames, which pixels, which views, how scores are fused.
+"""A test-time pipeline as data: sampling, transforms, views and the fusion of their scores.
 
-One `Pipeline` says all that stands between decoded frames and the clip a checkpoint was tested with
-(pipeline sections of the four specifications); named ones lie in the registry. No torch here:
-`views.py` obeys a pipeline, `sampling.py` and `transforms.py` hold the rules it names.
+A `Pipeline` defines everything between decoded frames and the clip a checkpoint was tested with
+(pipeline sections of the four specifications); named ones are in the registry. This file imports no
+torch: `views.py` follows a pipeline, `sampling.py` and `transforms.py` contain its rules.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal, TypeAlias, get_args
 
-from vtcli.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    pass
-
-from dataclasses import MISSING, asdict, fields
-from typing import TypeAlias, get_args
-
-from vtcli.errors import DataError
+from vtcli.errors import DataError, InputError, UsageError
 from vtcli.video.sampling import SAMPLERS
 
 ResizeName: TypeAlias = Literal[
@@ -54,12 +46,13 @@ CROP_COUNTS = (1, 3)
 class Pipeline:
     """How one checkpoint is tested.
 
-    `sampling` picks `frames` indices per clip, `stride` apart where the rule is a dense one. Frames
-    are resized by `resize` to `short_side` pixels and cut to squares of `crop_size`: one in the
-    center, or three along the long side in `crop_order`; `crop_offset` rounds their corners.
-    `normalize` is the arithmetic for `mean` and `std`, which stand in `channel_order`.
-    `clips` x `crops` is the published protocol, `view_order` its numbering, `score` upstream's way
-    from a video's views to one number. Raises `DataError` naming the field that does not fit.
+    `sampling` selects `frames` indices per clip, `stride` apart where the rule is a dense one.
+    Frames are resized by `resize` to a short side of `short_side` pixels and cropped to squares of
+    `crop_size`: one in the center, or three along the long side in `crop_order`; `crop_offset` is
+    the rounding of their corners. `normalize` is the arithmetic for `mean` and `std`, which are in
+    `channel_order`. `clips` x `crops` is the published protocol, `view_order` the order of its
+    views, `view_fusion` how upstream combines the scores of a video's views. Raises `DataError`
+    naming an invalid field.
     """
 
     sampling: str
@@ -84,25 +77,25 @@ class Pipeline:
             if getattr(self, name) not in known:
                 value = getattr(self, name)
                 raise DataError(
-                    f"pipeline field '{name}' is {value!r}; known are {', '.join(known)}"
+                    f"pipeline field '{name}' is {value!r}, not one of {', '.join(known)}"
                 )
         for name in ("frames", "stride", "short_side", "crop_size", "clips", "crops"):
             _require_positive(name, getattr(self, name))
         for name in ("mean", "std"):
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
         if 0 in self.std:
-            raise DataError("pipeline field 'std' holds a zero")
+            raise DataError("pipeline field 'std' contains a zero")
         if self.crop_size > self.short_side:
             raise DataError(
                 f"pipeline field 'crop_size' is {self.crop_size}, more than the short side of "
-                f"{self.short_side} it is cut from"
+                f"{self.short_side}"
             )
         if self.crops not in CROP_COUNTS:
-            raise DataError(f"pipeline field 'crops' is {self.crops}; known are 1 and 3")
+            raise DataError(f"pipeline field 'crops' is {self.crops}, not 1 or 3")
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Pipeline:
-        """A pipeline from a TOML or JSON table; a field that does not fit raises `DataError`."""
+        """A pipeline from a TOML or JSON table; raises `DataError` for an invalid field."""
         known = {f.name: f for f in fields(cls)}
         for name in table:
             if name not in known:
@@ -115,16 +108,16 @@ class Pipeline:
         return cls(**table)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as a table that TOML and JSON can hold; `from_dict` reads it back."""
+        """All fields as a table for TOML or JSON, which `from_dict` reads."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class View:
-    """One clip in one crop: what the model sees at once.
+    """One crop of one clip: the input of one forward pass.
 
-    `clip` and `crop` count from 0 in upstream's order, `crop` among `num_crops`; `frame_indices`
-    are the clip's frames in order, some of them repeated in a short video.
+    `clip` and `crop` are numbers from 0 in upstream's order, `crop` of `num_crops`; `frame_indices`
+    are the clip's frames in order, with repetitions in a short video.
     """
 
     clip: int
@@ -142,18 +135,18 @@ def plan_views(
 ) -> list[View]:
     """The views of a video of `num_frames` frames, in upstream's order.
 
-    None for `clips` or `crops` takes the published protocol; one clip is the sampling rule's own
-    choice of one, one crop is the center. Raises `UsageError` for counts that cannot be and
-    `InputError` for a video with no frames or, where the rule goes by time, no frame rate.
+    None for `clips` or `crops` is the published protocol; a single clip is sampled by the rule for
+    one clip, a single crop is the center. Raises `UsageError` for invalid counts and `InputError`
+    for a video without frames or, where the sampling rule needs it, without a frame rate.
     """
     clips = pipeline.clips if clips is None else clips
     crops = pipeline.crops if crops is None else crops
     if clips < 1 or crops not in CROP_COUNTS:
         raise UsageError(
-            f"{clips}x{crops} views cannot be made; take 1 or more clips and 1 or 3 crops"
+            f"{clips}x{crops} views are not possible; use 1 or more clips and 1 or 3 crops"
         )
     if num_frames < 1:
-        raise InputError("the video has no frames; it may be cut short, take a whole file")
+        raise InputError("the video has no frames; it may be truncated, use a complete file")
     indices = SAMPLERS[pipeline.sampling](num_frames, pipeline.frames, pipeline.stride, clips, fps)
     if pipeline.view_order == "clip_major":
         order = [(clip, crop) for clip in range(clips) for crop in range(crops)]
@@ -177,7 +170,7 @@ def _three_numbers(name: str, value: object) -> tuple[float, ...]:
 def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:
     """Clips and crops of `--views`: CLIPSxCROPS, `paper`, or None for one center view.
 
-    Raises `UsageError` for anything else, and for crops no rule knows.
+    Raises `UsageError` for anything else, and for other numbers of crops than 1 and 3.
     """
     if views is None:
         return 1, 1
@@ -186,6 +179,6 @@ def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9][0-9]{0,3})x([13])", views, re.ASCII)
     if match is None:
         raise UsageError(
-            f"--views is CLIPSxCROPS with 1 or 3 crops, such as 4x3, or 'paper', not '{views}'"
+            f"--views takes CLIPSxCROPS with 1 or 3 crops, such as 4x3, or 'paper', not '{views}'"
         )
     return int(match[1]), int(match[2])

@@ -1,8 +1,8 @@
-"""What a video file holds: size, rate and the index that every frame number refers to.
+"""The properties of a video file: size, frame rate and the index that frame numbers refer to.
 
-Follows the decoding specification, sections 1 and 5. One pass over the packets, without decoding
-more than the first frame, finds which frames are shown and in which order. Where the timestamps
-cannot carry that (raw streams, packed B-frames, hidden frames) the frames are counted by decoding.
+Follows the decoding specification, sections 1 and 5. One pass over the packets, which decodes only
+the first frame, determines which frames are shown and in which order. Where the timestamps are not
+sufficient (raw streams, packed B-frames, hidden frames), the frames are counted by decoding.
 
 Shape legend: F frames shown, P packets stored, K key packets.
 """
@@ -27,19 +27,19 @@ from vtcli.video.container import checked_path, decode, open_video, packets
 
 # Containers in which each packet is one whole frame with its own timestamp: seeking is safe.
 SEEKABLE = frozenset({"mov", "matroska"})
-# No codec shows a frame later than its 16 picture buffers allow; a farther jump is a clock that
+# No codec reorders frames further than its 16 frame buffers allow; a larger jump is a clock that
 # was reset within the file.
 _MAX_REORDER = 32
-# An MPEG-4 packet this small may be a placeholder ("not coded") that shows nothing.
-_TINY_PACKET = 16
-# Stands for "no timestamp": libav's own value for it, smaller than any real one.
+# An MPEG-4 packet of fewer bytes may be a placeholder ("not coded") that is not shown.
+_TINY_PACKET_BYTES = 16
+# "No timestamp", as in libav: smaller than any real timestamp.
 NO_TIME = -(2**63)
-_NO_FRAME = "holds no frame that can be decoded; copy or download it again"
+_NO_FRAME = "has no frame that can be decoded; copy or download it again"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds checked before frames are decoded; beyond one, VideoDecodeError says `limit`."""
+    """Limits that are checked before frames are decoded; VideoDecodeError `limit` above them."""
 
     max_pixels: int = 36_000_000
     max_frames: int = 1_000_000
@@ -55,14 +55,14 @@ def _empty() -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Which frame is which: what a frame number means when the file is read.
+    """Maps frame numbers to the frames of a file.
 
-    `timed`: a frame is recognized by its timestamp, else by counting decoded frames. `pts` [F]
-    holds the timestamps in the order shown; it is shorter than the frame count where the end of
-    the file is gone.
+    `timed`: a frame is identified by its timestamp, else by counting decoded frames. `pts` [F] are
+    the timestamps in presentation order; it is shorter than the frame count where the end of the
+    file is missing.
     `packet` [F], the position of each frame's packet in the file's video stream, and `key_pts` [K]
-    and `key_packet` [K] of the key packets are there only where seeking is safe. `any_hidden`: the
-    file stores frames that it asks not to show (an edit list).
+    and `key_packet` [K] of the key packets are set only where seeking is safe. `any_hidden`: the
+    file stores frames that are not to be shown (an edit list).
     """
 
     timed: bool
@@ -80,11 +80,11 @@ class FrameIndex:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What `probe` found. `width` and `height` are those of the upright frames.
+    """The result of `probe`. `width` and `height` are those of the upright frames, in pixels.
 
-    `rotation` is the counter-clockwise turn in degrees (0, 90, 180 or 270) that makes stored frames
-    upright; `duration` is in seconds; `fps` is the average rate, 0.0 where the file states none.
-    `exact` is False where frames have no usable timestamps and are numbered by counting.
+    `rotation` is the counter-clockwise rotation in degrees (0, 90, 180 or 270) that makes stored
+    frames upright; `duration` is in seconds; `fps` is the average rate, 0.0 where the file states
+    none. `exact` is False where frames have no usable timestamps and are numbered by counting.
     """
 
     path: Path
@@ -101,7 +101,7 @@ class VideoInfo:
 
 
 def probe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
-    """Count and describe the frames of a local video file; decodes one frame.
+    """Count and describe the frames of a local video file; decodes a single frame.
 
     Raises VideoDecodeError with the reason `not_found`, `not_video`, `no_video_stream`,
     `unsupported`, `corrupt` or `limit`.
@@ -113,18 +113,21 @@ def probe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> V
         raise
     except Exception as error:
         raise VideoDecodeError(
-            file, "corrupt", f"cannot be read ({error}); copy it again", [f"pyav: {error}"]
+            file,
+            "corrupt",
+            f"cannot be decoded ({error}); copy or download it again",
+            [f"pyav: {error}"],
         ) from error
 
 
 def check_size(path: Path, width: int, height: int, limits: Limits) -> None:
-    """Refuse frames that would take too much memory to decode (reason `limit`)."""
+    """Raise VideoDecodeError `limit` for frames that need too much memory to decode."""
     if width * height > limits.max_pixels:
         raise VideoDecodeError(
             path,
             "limit",
             f"has frames of {width}x{height}, more than {limits.max_pixels / 1e6:.0f} megapixels; "
-            "scale it down first",
+            "scale the video down first",
         )
 
 
@@ -136,7 +139,7 @@ class _Packets:
     dts: array[int] = field(default_factory=lambda: array("q"))
     key: array[int] = field(default_factory=lambda: array("b"))
     discard: array[int] = field(default_factory=lambda: array("b"))
-    some_show_nothing: bool = False
+    any_not_shown: bool = False
     lost: int = 0
 
     def add(self, packet: Packet, codec: str) -> None:
@@ -144,7 +147,7 @@ class _Packets:
         self.dts.append(NO_TIME if packet.dts is None else packet.dts)
         self.key.append(packet.is_keyframe)
         self.discard.append(packet.is_discard)
-        self.some_show_nothing |= (codec == "mpeg4" and packet.size < _TINY_PACKET) or (
+        self.any_not_shown |= (codec == "mpeg4" and packet.size < _TINY_PACKET_BYTES) or (
             codec == "vp8" and not memoryview(packet)[0] & 0x10  # the show_frame bit, RFC 6386 9.1
         )
 
@@ -160,12 +163,12 @@ def _probe(path: Path, limits: Limits) -> VideoInfo:
             rows.add(packet, codec)
             if len(rows.pts) > limits.max_frames:
                 raise VideoDecodeError(
-                    path, "limit", f"has over {limits.max_frames} frames; cut it into pieces first"
+                    path, "limit", f"has over {limits.max_frames} frames; split it first"
                 )
         first = first or _first_frame(stream, None)
         family = container.format.name.split(",")[0]
         if family == "mov" and len(stream.index_entries) > len(rows.pts):
-            # Of these containers only MP4 lists the packets that a cut file has lost.
+            # Of these containers only MP4 lists the packets that a truncated file has lost.
             listed = sum(entry.size > 0 for entry in stream.index_entries)
             rows.lost = max(0, listed - len(rows.pts))
         if first is None or not rows.pts:
@@ -185,24 +188,24 @@ def _first_frame(stream: VideoStream, packet: Packet | None) -> VideoFrame | Non
 def _frame_index(
     path: Path, rows: _Packets, first: VideoFrame, family: str
 ) -> tuple[int, FrameIndex]:
-    """The number of frames and where they are, from the packets alone if these can tell."""
+    """The number of frames and their index, from the packets alone if these are sufficient."""
     pts_P = np.array(rows.pts, dtype=np.int64)
     shown_P = ~np.array(rows.discard, dtype=bool)
     # Outside MP4 and Matroska the two fields of an interlaced frame may be two packets.
     fields = first.interlaced_frame and family not in SEEKABLE
-    if rows.some_show_nothing or fields or not (family == "avi" or _orderly(pts_P)):
+    if rows.any_not_shown or fields or not (family == "avi" or _sorts_correctly(pts_P)):
         pts_F = _pts_by_decoding(path)
         timed = family != "avi" and NO_TIME not in pts_F and bool((np.diff(pts_F) > 0).all())
         return len(pts_F) + rows.lost, FrameIndex(timed, pts_F if timed else _empty())
     if family == "avi":
-        # AVI has no presentation times: one packet is one frame, numbered as they are decoded.
+        # AVI has no presentation timestamps: one packet is one frame, numbered in decoding order.
         return int(shown_P.sum()), FrameIndex(timed=False)
     key_packet_K = np.flatnonzero(np.array(rows.key, dtype=bool))
     shown_P &= ~_undecodable(pts_P, key_packet_K, first)
     frames = int(shown_P.sum()) + rows.lost
     if rows.lost:
-        # A lost packet is decoded after the last one found and cannot be shown before that: up
-        # to there the numbering is certain.
+        # A lost packet is decoded after the last one found and cannot be shown before it: up to
+        # there the numbering is certain.
         shown_P &= pts_P <= rows.dts[-1]
     packet_F = np.flatnonzero(shown_P)
     packet_F = packet_F[np.argsort(pts_P[packet_F])]
@@ -214,8 +217,8 @@ def _frame_index(
     )
 
 
-def _orderly(pts_P: NDArray[np.int64]) -> bool:
-    """Whether sorting by timestamp gives the order in which the decoder puts frames out."""
+def _sorts_correctly(pts_P: NDArray[np.int64]) -> bool:
+    """Whether sorting by timestamp gives the order in which the decoder returns frames."""
     order_P = np.argsort(pts_P, kind="stable")
     sorted_P = pts_P[order_P]
     if sorted_P[0] == NO_TIME or (np.diff(sorted_P) == 0).any():
@@ -226,9 +229,9 @@ def _orderly(pts_P: NDArray[np.int64]) -> bool:
 def _undecodable(
     pts_P: NDArray[np.int64], key_packet_K: NDArray[np.int64], first: VideoFrame
 ) -> NDArray[np.bool_]:
-    """Packets at the start of a cut whose reference frames were cut off with what came before.
+    """Packets at the start of a trimmed file whose reference frames were removed.
 
-    No player shows them: they come before the first key frame, in the file or in time.
+    No player shows them: they precede the first key frame, in the file or in time.
     """
     if not len(key_packet_K) or first.pts is None:
         return np.zeros(len(pts_P), dtype=bool)
@@ -236,7 +239,7 @@ def _undecodable(
 
 
 def _pts_by_decoding(path: Path) -> NDArray[np.int64]:
-    """The timestamp of every frame that the decoder puts out, in its order."""
+    """The timestamp of every frame that the decoder returns, in its order."""
     pts = array("q")
     with open_video(path) as (container, stream):
         for packet in chain(packets(container, stream), [None]):
@@ -284,5 +287,5 @@ def time_of(timed: VideoFrame | Packet) -> int:
 
 
 def quarter_turns(frame: VideoFrame) -> int:
-    """How many counter-clockwise quarter turns make a stored frame upright: 0 to 3."""
+    """The number of counter-clockwise quarter turns that make a stored frame upright: 0 to 3."""
     return round(frame.rotation / 90) % 4

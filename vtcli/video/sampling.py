@@ -1,8 +1,9 @@
-"""Which frames of a video a clip is made of: one small function per upstream rule, integers out.
+"""Frame sampling: the frame indices of each clip, one small function per upstream rule.
 
 Each is the test-time rule of one source of checkpoints (pipeline sections of the four
-specifications), in upstream's number formats: half-to-even, truncation, float32 linspace.
-Legend: K clips, L frames per clip; every rule returns int64 [K, L], indices from 0.
+specifications), with upstream's rounding: half-to-even, truncation, float32 linspace.
+
+Shape legend: K clips, L frames per clip; every rule returns int64 [K, L], indices from 0.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 Sampler: TypeAlias = Callable[[int, int, int, int, float], Indices]
 
 RESAMPLED_FPS = 15.0
-"""The frame rate torchvision's video models were trained and tested at."""
+"""Frame rate at which torchvision's video models were trained and tested."""
 
 
 def uniform_segments(
     num_frames: int, clip_length: int, stride: int, num_clips: int, fps: float
 ) -> Indices:
-    """One frame from each of L equal segments, clip k a (k+1)/(K+1)-th of a segment further.
+    """One frame from each of L equal segments, clip k shifted by (k+1)/(K+1) of a segment.
 
-    UniFormerV2, official and mmaction2 alike: the official clamp to the last frame never acts.
+    UniFormerV2, official and mmaction2: the official clamp to the last frame never has an effect.
     """
     segment = (num_frames - 1) / clip_length
     starts_L = np.round(segment * np.arange(clip_length))
@@ -52,28 +53,28 @@ def segment_positions(
 def dense_loop_segment_centers(
     num_frames: int, clip_length: int, stride: int, num_clips: int, fps: float
 ) -> Indices:
-    """Strided clips that start at the centers of K equal parts of the room; short videos loop.
+    """Strided clips that start at the centers of K equal parts of the slack; short videos loop.
 
     Video Swin official on Kinetics.
     """
-    room = num_frames - clip_length * stride + 1
-    part = room / num_clips
-    offsets_K = np.arange(num_clips) * part + part / 2 if room > 0 else np.zeros(num_clips)
+    slack = num_frames - clip_length * stride + 1
+    part = slack / num_clips
+    offsets_K = np.arange(num_clips) * part + part / 2 if slack > 0 else np.zeros(num_clips)
     return _strided_loop(_integers(offsets_K), num_frames, clip_length, stride)
 
 
 def dense_loop_endpoints(
     num_frames: int, clip_length: int, stride: int, num_clips: int, fps: float
 ) -> Indices:
-    """Strided clips from the first frame to the last, one in the middle; short videos loop.
+    """Strided clips from the first to the last start, a single one centered; short videos loop.
 
     Video Swin mmaction2.
     """
-    room = max(num_frames - ((clip_length - 1) * stride + 1), 0)
+    slack = max(num_frames - ((clip_length - 1) * stride + 1), 0)
     if num_clips == 1:
-        offsets_K = np.array([room // 2], dtype=np.int64)
+        offsets_K = np.array([slack // 2], dtype=np.int64)
     else:
-        offsets_K = _integers(np.round(np.arange(num_clips) * (room / (num_clips - 1))))
+        offsets_K = _integers(np.round(np.arange(num_clips) * (slack / (num_clips - 1))))
     return _strided_loop(offsets_K, num_frames, clip_length, stride)
 
 
@@ -82,30 +83,30 @@ def dense_loop_linspace(
 ) -> Indices:
     """`dense_loop_endpoints` for clips of L*stride frames, offsets truncated, not rounded.
 
-    ViViT scenic. TensorFlow's float32 linspace: each value a product, the last the end itself.
+    ViViT scenic. TensorFlow's float32 linspace: each value is a product, the last one the end.
     """
-    room = max(num_frames - clip_length * stride, 0)
+    slack = max(num_frames - clip_length * stride, 0)
     if num_clips == 1:
-        offsets_K = np.array([room // 2], dtype=np.int64)
+        offsets_K = np.array([slack // 2], dtype=np.int64)
     else:
-        step = np.float32(room) / np.float32(num_clips - 1)
+        step = np.float32(slack) / np.float32(num_clips - 1)
         offsets_K = _integers(step * np.arange(num_clips, dtype=np.float32))
-        offsets_K[-1] = room
+        offsets_K[-1] = slack
     return _strided_loop(offsets_K, num_frames, clip_length, stride)
 
 
 def dense_clamped(
     num_frames: int, clip_length: int, stride: int, num_clips: int, fps: float
 ) -> Indices:
-    """L frames spread over L*stride frames, clip k from k/K of the room; the last frame repeats.
+    """L frames spread over L*stride frames, clip k from k/K of the slack; the last frame repeats.
 
-    X-ViT on Kinetics: one clip starts at frame 0, the last of several does not reach the end.
+    X-ViT on Kinetics: a single clip starts at frame 0, the last of several does not reach the end.
     """
     span = clip_length * stride
-    room = max(num_frames - span, 0)
+    slack = max(num_frames - span, 0)
     clips = []
     for k in range(num_clips):
-        start = np.float32(room * k) / np.float32(num_clips)
+        start = np.float32(slack * k) / np.float32(num_clips)
         end = start + np.float32(span) - np.float32(1)
         clips.append(_linspace_float32(start, end, clip_length))
     return _integers(np.clip(np.stack(clips), 0, num_frames - 1))
@@ -114,10 +115,10 @@ def dense_clamped(
 def resampled_windows_looped(
     num_frames: int, clip_length: int, stride: int, num_clips: int, fps: float
 ) -> Indices:
-    """L consecutive frames of the video at 15 fps: K windows spread over all, one in the middle.
+    """L consecutive frames of the video at 15 fps: K windows spread evenly, a single one centered.
 
-    Video Swin torchvision. Upstream has no window in a video with fewer than L resampled frames and
-    skips it; here its one window repeats the resampled frames from the start, as mmaction2 does.
+    Video Swin torchvision. Upstream skips a video with fewer than L resampled frames; here its only
+    window repeats the resampled frames from the start, as mmaction2 does.
     Raises `InputError` where the frame rate is unknown.
     """
     resampled_N = _resample(num_frames, fps)
@@ -136,7 +137,7 @@ def uniform_linspace(
 ) -> Indices:
     """L frames evenly from the first to the last; one clip.
 
-    ViViT in the Hugging Face layout, whose processor leaves the choice of frames to its caller.
+    ViViT in the Hugging Face layout, whose processor does not sample frames.
     """
     _require_at_most(1, num_clips, "uniform_linspace")
     return _integers(np.round(np.linspace(0, num_frames - 1, clip_length))[None])
@@ -162,11 +163,11 @@ def _strided_loop(offsets_K: Indices, num_frames: int, clip_length: int, stride:
 
 
 def _resample(num_frames: int, fps: float) -> Indices:
-    """The frames torchvision keeps at 15 fps: every n-th of a multiple, else floor(i*fps/15)."""
+    """The frames torchvision selects at 15 fps: every n-th if n is whole, else floor(i*fps/15)."""
     if not 0 < fps < float("inf"):
         raise InputError(
-            f"the frame rate is {fps}, and the model's sampling ('resampled_windows_looped') goes "
-            "by time; take a file that states its rate or a model that counts frames"
+            f"the frame rate is {fps}, and the model's sampling ('resampled_windows_looped') needs "
+            "it; use a file that states its frame rate or another model"
         )
     ratio = fps / RESAMPLED_FPS
     if ratio.is_integer():
@@ -190,11 +191,11 @@ def _linspace_float32(start: np.float32, end: np.float32, count: int) -> npt.NDA
 def _require_at_most(most: int, num_clips: int, rule: str) -> None:
     if num_clips > most:
         raise UsageError(
-            f"{num_clips} clips were asked for, but the model's sampling ('{rule}') has at most "
-            f"{most} per video; ask for fewer views"
+            f"the model's sampling ('{rule}') has at most {most} clips per video, not {num_clips}; "
+            "use fewer views"
         )
 
 
 def _integers(values: npt.NDArray[np.floating]) -> Indices:
-    """Truncated towards zero, as every upstream does."""
+    """Truncated toward zero, as in every upstream."""
     return values.astype(np.int64)

@@ -1,7 +1,6 @@
-"""A video from its beginning to its end in one pass: when its frames are shown, and chosen frames
-one by one.
+"""Sequential decoding: the presentation times of a video's frames, and selected frames one by one.
 
-`read_frames` returns all frames it is asked for at once; here they come one after the other, so
+`read_frames` returns all requested frames at once; here they are yielded one after the other, so
 that a long video needs no more memory than a short one.
 
 Shape legend: F frames shown, H height, W width.
@@ -26,17 +25,17 @@ from vtcli.video.probe import VideoInfo, quarter_turns, time_of
 
 
 def frame_times(info: VideoInfo) -> NDArray[np.float64]:
-    """When each frame appears, in seconds after the first, and last the end of the video: [F+1].
+    """The start of each frame in seconds after the first, and the end of the video: [F+1].
 
-    By the timestamps, which need not be evenly spaced; by the average rate where there are none.
-    Raises VideoDecodeError `unsupported` where the file states no rate.
+    From the timestamps, which may be unevenly spaced; from the average rate where there are none.
+    Raises VideoDecodeError `unsupported` where the file states no frame rate.
     """
     assert info.index is not None
     if not 0 < info.fps < float("inf"):
         raise VideoDecodeError(
             info.path,
             "unsupported",
-            "states no frame rate, so that no time can be told; convert it to H.264 in MP4",
+            "states no frame rate, so that frames have no known time; convert it to H.264 in MP4",
         )
     pts_F = info.index.pts
     if len(pts_F) != info.frames:
@@ -52,45 +51,45 @@ def stream_frames(
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Frames `indices` with their numbers, in order: uint8 RGB [H, W, 3] each, upright.
 
-    The file is decoded once, up to the last frame asked for; only from a file in which one of them
-    does not come at once is it decoded again from the start, without shortcuts.
-    Raises VideoDecodeError `missing_frames` or `corrupt` where a frame cannot be had.
+    The file is decoded once, up to the last requested frame; only if one of them is missing then,
+    it is decoded again from the start, without skipping.
+    Raises VideoDecodeError `missing_frames` or `corrupt` where a frame cannot be decoded.
     """
-    left = sorted(set(indices), reverse=True)
+    remaining = sorted(set(indices), reverse=True)
     reformatter = VideoReformatter()
-    for decoded in (_in_passing(info, left[::-1], threads), decode_all(info)):
-        # Some files show frames in another order than their timestamps say.
+    for decoded in (_in_order(info, remaining[::-1], threads), decode_all(info)):
+        # In some files the order of frames differs from that of their timestamps.
         early: dict[int, NDArray[np.uint8]] = {}
-        wanted = set(left)
+        requested = set(remaining)
         for position, frame in decoded:
-            if position in wanted:
+            if position in requested:
                 early[position] = _upright_rgb(frame, info, reformatter)
-            while left and left[-1] in early:
-                yield left[-1], early.pop(left[-1])
-                left.pop()
-            if not left:
+            while remaining and remaining[-1] in early:
+                yield remaining[-1], early.pop(remaining[-1])
+                remaining.pop()
+            if not remaining:
                 return
 
 
-def _in_passing(
+def _in_order(
     info: VideoInfo, positions: list[int], threads: int
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """The frames at these sorted positions, up to the first that does not come as it should."""
+    """The frames at these sorted positions, up to the first that is missing or damaged."""
     index = info.index
     assert index is not None
     if not index.timed:
         return
     due = deque((int(index.pts[p]), p) for p in positions if p < len(index.pts))
-    wanted_pts = {pts for pts, _ in due}
+    requested_pts = {pts for pts, _ in due}
     try:
         with open_video(info.path, threads) as (container, stream):
             context = stream.codec_context
-            # H.264 marks the frames that no other refers to; those nobody asked for need no
-            # decoding. Only where a packet is a whole frame, not one field of it.
+            # H.264 marks non-reference frames, which need no decoding unless they are requested.
+            # Only where a packet is a whole frame, not one field of it.
             skips = index.seekable and context.name == "h264"
             for packet in chain(packets(container, stream), [None]):
                 if skips and packet is not None:
-                    context.skip_frame = "DEFAULT" if packet.pts in wanted_pts else "NONREF"
+                    context.skip_frame = "DEFAULT" if packet.pts in requested_pts else "NONREF"
                 for frame in stream.decode(packet):
                     pts = time_of(frame)
                     if not due or pts > due[0][0] or (pts == due[0][0] and frame.is_corrupt):

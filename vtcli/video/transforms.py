@@ -1,8 +1,10 @@
-"""Pixels: how each upstream resizes, crops and normalizes decoded frames, to its own rounding.
+"""Transforms: how each upstream resizes, crops and normalizes decoded frames, with its rounding.
 
 The rules differ in number format (float32, OpenCV's and Pillow's fixed point, TensorFlow's
 truncation) and in how the long side is rounded; test-time pipelines of the four specifications.
-Shapes: frames [T, H, W, 3] in, [T, h, w, 3] out, uint8 unless said otherwise; S is the crop size.
+
+Shape legend: T frames, H height, W width in, h height, w width out; uint8 unless stated otherwise;
+S crop size, C = 3 channels, R rows that are read.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ Pair: TypeAlias = tuple[Tensor, Tensor]
 
 BILINEAR = Image.Resampling.BILINEAR
 PILLOW_BYTES = 2**25
-"""Of frames that Pillow resizes at a time."""
+"""Bytes of frames that Pillow resizes at a time."""
 
-# --- sizes: the short side is given, rules differ in the long one ---------------------------------
+# --- sizes: the short side is given, the rules differ in the long one -----------------------------
 
 
 def long_side_of_float_ratio(height: int, width: int, short_side: int) -> Size:
     """The long side is the float ratio of the sides, times the short side, rounded down.
 
-    Frames that are as small already keep their size, which the float ratio may miss by one.
+    Frames that already have this short side keep their size, which the float ratio may miss by one.
     """
     if min(height, width) == short_side:
         return height, width
@@ -130,7 +132,7 @@ def pillow_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
     """PIL.Image.resize with BILINEAR on uint8: antialiased, each axis rounded to uint8.
 
     Columns first, as Pillow did when the models were released (newer ones begin with the rows of
-    very tall pictures).
+    very tall images).
     """
     together = max(1, PILLOW_BYTES // frames_THWC[0].numel())
     parts = [_pillow_resize(part.numpy(), height, width) for part in frames_THWC.split(together)]
@@ -138,18 +140,18 @@ def pillow_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
 
 
 def _pillow_resize(frames_THWC: npt.NDArray[np.uint8], h: int, w: int) -> npt.NDArray[np.uint8]:
-    """Frames below each other for the columns, beside each other for the rows: two calls for all,
-    and none of them has a choice which axis comes first.
+    """Frames are stacked vertically to resize columns and horizontally to resize rows: two calls
+    for all frames, in which Pillow cannot choose the order of the axes.
     """
     T, H, _, _ = frames_THWC.shape
-    column = Image.fromarray(frames_THWC.reshape(T * H, -1, 3))
-    across_THwC = np.asarray(column.resize((w, T * H), BILINEAR)).reshape(T, H, w, 3)
-    row = Image.fromarray(across_THwC.swapaxes(0, 1).reshape(H, T * w, 3))
-    return np.asarray(row.resize((T * w, h), BILINEAR)).reshape(h, T, w, 3).swapaxes(0, 1)
+    stacked = Image.fromarray(frames_THWC.reshape(T * H, -1, 3))
+    across_THwC = np.asarray(stacked.resize((w, T * H), BILINEAR)).reshape(T, H, w, 3)
+    in_row = Image.fromarray(across_THwC.swapaxes(0, 1).reshape(H, T * w, 3))
+    return np.asarray(in_row.resize((T * w, h), BILINEAR)).reshape(h, T, w, 3).swapaxes(0, 1)
 
 
 def _neighbors(first: npt.NDArray[np.floating[Any]], source: int) -> Pair:
-    """A tap and the one after it, the border pixels repeated."""
+    """The first tap and the next one, clamped to the border pixels."""
     return (
         torch.from_numpy(np.clip(first, 0, source - 1).astype(np.int64)),
         torch.from_numpy(np.clip(first + 1, 0, source - 1).astype(np.int64)),
@@ -159,21 +161,21 @@ def _neighbors(first: npt.NDArray[np.floating[Any]], source: int) -> Pair:
 def _rows_used(
     frames_THWC: Tensor, top_h: Tensor, bottom_h: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Only the rows that two-tap interpolation reads, and where its taps lie among them."""
-    rows_R, places = torch.unique(torch.cat([top_h, bottom_h]), return_inverse=True)
-    return frames_THWC.index_select(1, rows_R), places[: len(top_h)], places[len(top_h) :]
+    """Only the rows that two-tap interpolation reads, and the positions of its taps among them."""
+    rows_R, positions = torch.unique(torch.cat([top_h, bottom_h]), return_inverse=True)
+    return frames_THWC.index_select(1, rows_R), positions[: len(top_h)], positions[len(top_h) :]
 
 
 def _columns(frames_THWC: Tensor, columns_w: Tensor) -> Tensor:
-    """The named columns, rows flat [T, H, w*3]: arithmetic runs through long rows quickly."""
+    """The given columns, rows flattened to [T, H, w*3]: arithmetic on long rows is faster."""
     return frames_THWC.index_select(2, columns_w).flatten(2)
 
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """How frames are brought to size: (height, width, short side) to the new size, and the pixels.
+    """A resize rule: the new size from (height, width, short side), and the interpolation.
 
-    `normalized_first`: the frames are normalized before they are resized, else after the crop.
+    `normalized_first`: frames are normalized before they are resized, else after the crop.
     """
 
     size: Callable[[int, int, int], Size]
@@ -194,31 +196,31 @@ RESIZE_RULES: Mapping[str, ResizeRule] = {
 
 @dataclass(frozen=True)
 class CropRule:
-    """Where crops begin along an axis with `room` pixels to spare: a lone crop, and three."""
+    """Offsets of crops along an axis with `slack` pixels left: of a single crop, and of three."""
 
-    lone: Callable[[int], int]
+    single: Callable[[int], int]
     three: Callable[[int], tuple[int, int, int]]
 
 
-def _floor_half(room: int) -> int:
-    return room // 2
+def _floor_half(slack: int) -> int:
+    return slack // 2
 
 
-def _ceil_half(room: int) -> int:
-    return -(-room // 2)
+def _ceil_half(slack: int) -> int:
+    return -(-slack // 2)
 
 
-def _round_half(room: int) -> int:
-    return round(room / 2)
+def _round_half(slack: int) -> int:
+    return round(slack / 2)
 
 
 CROP_RULES: Mapping[str, CropRule] = {
-    "ceil": CropRule(_ceil_half, lambda room: (0, _ceil_half(room), room)),
-    # mmaction's last crop begins at twice the middle one's offset: odd room leaves a pixel over.
-    "floor": CropRule(_floor_half, lambda room: (0, _floor_half(room), 2 * _floor_half(room))),
-    "round": CropRule(_round_half, lambda room: (0, _round_half(room), room)),
-    # scenic rounds the middle one of three up and a lone center crop down.
-    "ceil_of_three": CropRule(_floor_half, lambda room: (0, _ceil_half(room), room)),
+    "ceil": CropRule(_ceil_half, lambda slack: (0, _ceil_half(slack), slack)),
+    # mmaction's last crop is at twice the offset of the middle one: an odd slack leaves one pixel.
+    "floor": CropRule(_floor_half, lambda slack: (0, _floor_half(slack), 2 * _floor_half(slack))),
+    "round": CropRule(_round_half, lambda slack: (0, _round_half(slack), slack)),
+    # scenic rounds the middle of three crops up and a single center crop down.
+    "ceil_of_three": CropRule(_floor_half, lambda slack: (0, _ceil_half(slack), slack)),
 }
 CROP_ORDERS: Mapping[str, tuple[int, int, int]] = {
     "first_middle_last": (0, 1, 2),
@@ -231,15 +233,15 @@ def crop_corners(
 ) -> list[tuple[int, int]]:
     """Top and left of each crop in the published order: one in the center, or three.
 
-    Three lie side by side in a landscape or square picture, one below the other in a portrait one.
+    Three are next to each other in a landscape or square frame, below each other in a portrait one.
     """
-    room_y, room_x = size[0] - crop_size, size[1] - crop_size
+    slack_y, slack_x = size[0] - crop_size, size[1] - crop_size
     if num_crops == 1:
-        return [(CROP_RULES[rule].lone(room_y), CROP_RULES[rule].lone(room_x))]
-    tops, lefts = CROP_RULES[rule].three(room_y), CROP_RULES[rule].three(room_x)
+        return [(CROP_RULES[rule].single(slack_y), CROP_RULES[rule].single(slack_x))]
+    tops, lefts = CROP_RULES[rule].three(slack_y), CROP_RULES[rule].three(slack_x)
     portrait = size[0] > size[1]
     corners = [(top, lefts[1]) for top in tops] if portrait else [(tops[1], left) for left in lefts]
-    return [corners[place] for place in CROP_ORDERS[order]]
+    return [corners[position] for position in CROP_ORDERS[order]]
 
 
 # --- normalization: float32, in each upstream's order of operations -------------------------------
@@ -264,7 +266,7 @@ def _signed(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 NORMALIZE_RULES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "scaled": _scaled,  # gray levels to 0..1, then mean and std
     "raw": _raw,  # mean and std of gray levels
-    "raw_reciprocal": _raw_reciprocal,  # the same as OpenCV does it: times 1/std in float64
+    "raw_reciprocal": _raw_reciprocal,  # the same as in OpenCV: times 1/std in float64
     "signed": _signed,  # gray levels to -1..1, then mean and std
 }
 
@@ -272,9 +274,9 @@ NORMALIZE_RULES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 def normalize_frames(
     frames_THWC: Tensor, rule: str, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """uint8 frames [T, H, W, 3] normalized to float32, the shape kept."""
+    """Normalize uint8 frames [T, H, W, 3] to float32 of the same shape."""
     width = frames_THWC.shape[2]
-    # Flat rows against a repeated mean: four times as fast as broadcasting over three channels.
+    # Flattened rows and a repeated mean: four times as fast as broadcasting over three channels.
     row_mean, row_std = (torch.tensor(list(values)).repeat(width) for values in (mean, std))
     flat = NORMALIZE_RULES[rule](frames_THWC.flatten(2).float(), row_mean, row_std)
     return flat.view(frames_THWC.shape)
@@ -283,7 +285,7 @@ def normalize_frames(
 def normalize_clip(
     clip_TSSC: Tensor, rule: str, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """A uint8 clip [T, S, S, 3] normalized to float32 [3, T, S, S]."""
+    """Normalize a uint8 clip [T, S, S, 3] to float32 [3, T, S, S]."""
     clip_CTSS = clip_TSSC.permute(3, 0, 1, 2).contiguous().float()
     mean_C111, std_C111 = (torch.tensor(list(values)).view(3, 1, 1, 1) for values in (mean, std))
     return NORMALIZE_RULES[rule](clip_CTSS, mean_C111, std_C111)

@@ -1,7 +1,8 @@
-"""From decoded frames to the clips a checkpoint was tested with, and from its logits to one score.
+"""From decoded frames to the views a checkpoint was tested with, and from their logits to scores.
 
-The functions here only obey a `Pipeline`; what its rules do is in `transforms.py`.
-Legend: V views, T frames of a clip, N decoded frames, S crop size, C = 3 channels, K classes.
+The functions here follow a `Pipeline`; its rules are in `transforms.py`.
+
+Shape legend: V views, T frames of a clip, N decoded frames, S crop size, C = 3 channels, K classes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vtcli.video.transforms import (
 )
 
 CHUNK_BYTES = 1 << 21
-"""Frames are resized this many bytes at a time, so that what lies between stays in the cache."""
+"""Bytes of frames that are resized at a time, so that intermediate results stay in the cache."""
 
 
 def clip_tensors(
@@ -31,9 +32,9 @@ def clip_tensors(
     crops: Sequence[int],
     num_crops: int | None = None,
 ) -> Tensor:
-    """The wanted crops of one clip of RGB frames: float32 [len(crops), 3, T, S, S].
+    """Crops of a clip of RGB frames: float32 [len(crops), 3, T, S, S].
 
-    `crops` count in the published order among `num_crops`, 1 or 3 (None: the pipeline's own).
+    `crops` are numbers in the published order of `num_crops`, 1 or 3 (None: the pipeline's own).
     """
     resized_THWC = resize_frames(frames_THWC, pipeline)
     corners = _corners(resized_THWC, pipeline, pipeline.crops if num_crops is None else num_crops)
@@ -48,20 +49,22 @@ def views_from_frames(
 ) -> Iterator[Tensor]:
     """The views one by one, in their order: float32 [3, T, S, S] each.
 
-    `frames_NHWC` are RGB frames in any order, `index_of` the row of each frame index. A frame is
-    resized once however many views show it, before this returns; the resized frames are all that is
-    held, and each view is cut out when its turn comes.
+    `frames_NHWC` are RGB frames in any order, `index_of` the row of each frame index. All frames
+    are resized before this returns, each once however many views show it; only the resized frames
+    are kept in memory, and each view is cropped when it is requested.
     """
     used = sorted({index for view in views for index in view.frame_indices})
     resized_NHWC = resize_frames(frames_NHWC, pipeline, [index_of[index] for index in used])
-    return _cut(resized_NHWC, {index: row for row, index in enumerate(used)}, pipeline, views)
+    return _crop_views(
+        resized_NHWC, {index: row for row, index in enumerate(used)}, pipeline, views
+    )
 
 
-def _cut(
-    resized_NHWC: Tensor, place: Mapping[int, int], pipeline: Pipeline, views: Sequence[View]
+def _crop_views(
+    resized_NHWC: Tensor, row_of: Mapping[int, int], pipeline: Pipeline, views: Sequence[View]
 ) -> Iterator[Tensor]:
     for view in views:
-        rows_T = torch.tensor([place[index] for index in view.frame_indices])
+        rows_T = torch.tensor([row_of[index] for index in view.frame_indices])
         corner = _corners(resized_NHWC, pipeline, view.num_crops)[view.crop]
         yield _crop(resized_NHWC, corner, pipeline, rows_T)
 
@@ -69,7 +72,7 @@ def _cut(
 def resize_frames(
     frames_NHWC: npt.NDArray[np.uint8], pipeline: Pipeline, rows: Sequence[int] | None = None
 ) -> Tensor:
-    """Frames (all, or `rows` of them) at the pipeline's size, in its channel order: [n, h, w, 3].
+    """Frames (all, or `rows`) resized to the pipeline's size, in its channel order: [n, h, w, 3].
 
     uint8, or normalized float32 where the resize rule takes normalized pixels.
     """
@@ -115,18 +118,18 @@ def _crop(
 
 
 def fuse_views(logits_VK: Tensor, rule: ViewFusion) -> Tensor:
-    """Upstream's number per class: mean or sum over views of probabilities or logits.
+    """Upstream's score per class: the mean or sum over views of probabilities or logits.
 
-    logits [V, K] to float64 [K] on the CPU.
+    Logits [V, K] to float64 [K] on the CPU.
     """
     scores_VK = _per_view(logits_VK, rule)
     return scores_VK.mean(0) if rule.startswith("mean") else scores_VK.sum(0)
 
 
 def probabilities(logits_VK: Tensor, rule: ViewFusion) -> Tensor:
-    """The answer in 0..1, ranked as `fuse_views` ranks: float64 [K] on the CPU.
+    """The probability per class, in the same order as `fuse_views`: float64 [K] on the CPU.
 
-    The mean of the views' probabilities, or the softmax of their mean logit.
+    The mean of the views' probabilities, or the softmax of their mean logits.
     """
     mean_K = _per_view(logits_VK, rule).mean(0)
     return mean_K if rule.endswith("prob") else mean_K.softmax(0)

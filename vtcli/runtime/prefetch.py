@@ -1,0 +1,66 @@
+"""Prefetching: threads compute the next results while the caller works on the current one.
+
+Decoding and resizing release the interpreter's lock, so threads share the cores.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prefetch(
+    function: Callable[[Item], Result],
+    groups: Iterable[Sequence[Item]],
+    workers: int,
+    ahead: int,
+) -> Generator[tuple[Sequence[Item], list[Result]], None, None]:
+    """Each group of items with the results of `function` for its items, in order.
+
+    `workers` threads begin at once. Groups are submitted until `ahead` items, and at least two
+    groups, are in progress or ready, the group that the caller has included: memory is bounded, and
+    the next group is computed while the caller works on one, however large they are.
+
+    An exception of `function` is raised in place of its group and ends the iteration. Closing the
+    generator (`contextlib.closing`) cancels what has not begun and waits for what has: no thread
+    outlives it.
+    """
+    results = _prefetch(function, groups, workers, ahead)
+    # The body of a generator, and with it the pool, only starts with the first `next`.
+    next(results)
+    return results
+
+
+def _prefetch(
+    function: Callable[[Item], Result],
+    groups: Iterable[Sequence[Item]],
+    workers: int,
+    ahead: int,
+) -> Generator[tuple[Sequence[Item], list[Result]], None, None]:
+    coming = iter(groups)
+    pending: deque[tuple[Sequence[Item], list[Future[Result]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
+
+    def submit() -> None:
+        while len(pending) < 2 or sum(len(futures) for _, futures in pending) < ahead:
+            group = next(coming, None)
+            if group is None:
+                return
+            pending.append((group, [pool.submit(function, item) for item in group]))
+
+    try:
+        submit()
+        yield (), []
+        while pending:
+            group, futures = pending.popleft()
+            results = [future.result() for future in futures]
+            futures.clear()  # only the caller decides how long the results stay in memory
+            yield group, results
+            submit()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
