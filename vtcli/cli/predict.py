@@ -31,6 +31,7 @@ from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, DataError, Us
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from vtcli.inference.predictor import PredictSettings
     from vtcli.inference.results import Failure, VideoPrediction
     from vtcli.inference.windows import Timeline
     from vtcli.runtime.progress import ProgressCallback
@@ -44,7 +45,7 @@ ONE_VIDEO = ("srt", "vtt")
 
 @dataclass(frozen=True)
 class _Request:
-    """A parsed command line: `timeline` is empty without --window; `settings` are Predictor's."""
+    """A parsed command line; `timeline` is empty without --window."""
 
     model: str
     paths: Sequence[str]
@@ -52,7 +53,7 @@ class _Request:
     output: Path | None
     annotate: Path | None
     timeline: Mapping[str, float]
-    settings: Mapping[str, Any]
+    settings: PredictSettings
 
 
 def predict(
@@ -117,22 +118,15 @@ def predict(
     activitynet.
     """
     from vtcli.inference.inputs import find_videos
+    from vtcli.inference.predictor import PredictSettings
 
     chosen = format or format_of(output, get_args(Format))
     paths = find_videos(sources)
     timeline = _timeline_settings(window, stride, min_score, chosen, len(paths))
     _check_outputs(output, annotate, paths)
-    settings = {
-        "topk": topk,
-        "views": views,
-        "device": device,
-        "precision": precision,
-        "batch_size": batch_size,
-        "workers": workers,
-        "decoder": decoder,
-        "label_set": label_set,
-        "pipeline": pipeline,
-    }
+    settings = PredictSettings(
+        topk, views, device, precision, batch_size, workers, decoder, label_set, pipeline
+    )
     predicted = _run(_Request(model, paths, chosen, output, annotate, timeline, settings))
     if predicted == len(paths):
         return EXIT_OK
@@ -235,7 +229,7 @@ def _start(
     from vtcli.inference.timeline import TimelinePredictor
 
     with fetch_progress() as on_download:
-        predictor = Predictor(request.model, **request.settings, on_download=on_download)
+        predictor = Predictor(request.model, request.settings, on_download=on_download)
         if request.timeline:
             timeliner = TimelinePredictor(predictor, **request.timeline, on_window=on_step)
             timelines = timeliner.predict(request.paths)
