@@ -15,6 +15,7 @@ from tests.evaluation.harness import ROOT, class_folders, environment, vt, wait_
 from tests.training.harness import model_file, same, weights
 from vtcli.cli import run
 from vtcli.cli.finetune import option_name
+from vtcli.training.checkpoint import find_state
 from vtcli.training.recipes import options
 
 TINY = ("--batch-size", "4", "--lr", "1e-3", "--device", "cpu", "-j", "1")
@@ -134,3 +135,28 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
         assert same(weights(whole / name), weights(broken / name))
     assert not [path for path in broken.iterdir() if path.name.startswith(".best")]
     assert os.access(broken / "history.csv", os.R_OK)
+
+
+def test_ctrl_c_in_an_epoch_saves_and_is_exit_code_130(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(run, data, model)
+    wait_for(run / "state.previous.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    saved = find_state(run)
+    assert saved
+    assert saved.position.steps_done > 1
+
+
+def test_under_nohup_ctrl_c_changes_nothing(data: Path, model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it, as from nohup
+    try:
+        process = start(run, data, model, "--epochs", "2")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    wait_for(run / "state.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0

@@ -103,7 +103,7 @@ MISMATCHED = replace(OUTSIDE, name="mismatched", title="Mismatched", build=Misma
 def install(
     folder: Path, name: str = "outside", value: str = "tests.models.outside:OUTSIDE"
 ) -> Path:
-    """What pip leaves of a package `vt-NAME` with this entry point; `folder` belongs on the path."""
+    """Metadata of an installed package `vt-NAME` with this entry point; returns `folder`."""
     package = folder / f"vt_{name}-1.0.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vt-{name}\nVersion: 1.0\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -34,11 +35,12 @@ from vtcli.data.train_loader import ClipRequest, TrainClip
 from vtcli.errors import DataError, LayoutError, ShapeError, UsageError
 from vtcli.models.recipe import Recipe
 from vtcli.runtime.distributed import Group
-from vtcli.training.checkpoint import FILE, CheckpointSlot, find_state
+from vtcli.training.artifacts import missing_packages
+from vtcli.training.checkpoint import FILE, FORMAT, KEY, CheckpointSlot, check_format, find_state
 from vtcli.training.plan import resolve_hflip
 from vtcli.training.recipes import find_recipe, list_recipes, override
 from vtcli.training.run_directory import open_run_directory
-from vtcli.weights.checkpoint import read_card
+from vtcli.weights.checkpoint import read_card, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,44 @@ def test_a_stop_saves_and_going_on_is_as_if_nothing_had_been(
     assert resumed.fit() == "done"
     ours, theirs = (weights(tmp_path / r / "last.safetensors") for r in ("whole", "stopped"))
     assert same(ours, theirs)
+
+
+def test_ctrl_c_saves_in_the_middle_of_an_epoch_as_sigterm_does(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    maker = trainer(tmp_path, plan_for(data, model, FULL))
+
+    def interrupt(progress: object) -> None:
+        if maker.position.steps_done == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    assert maker.fit(interrupt) == "interrupted"
+    saved = find_state(tmp_path)
+    assert saved
+    assert (saved.position.epoch, saved.position.step) == (1, 2)
+
+
+def test_a_second_ctrl_c_ends_at_once(data: Path, model: Path, tmp_path: Path) -> None:
+    maker = trainer(tmp_path, plan_for(data, model))
+
+    def interrupt(progress: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        maker.fit(interrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        maker = trainer(tmp_path, plan_for(data, model))
+        assert maker.fit(lambda progress: signal.raise_signal(signal.SIGINT)) == "done"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_number_of_threads_changes_nothing(data: Path, model: Path, tmp_path: Path) -> None:
@@ -493,6 +533,48 @@ def test_a_run_directory_of_another_recipe_is_refused(
         open_run_directory(tmp_path, other.fingerprint(), True),
     ):
         pass
+
+
+def test_a_training_of_an_older_version_is_refused_with_a_way_out(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(data, model)
+    trainer(tmp_path, replace(plan, recipe=replace(STEADY, epochs=1))).fit()
+    # The first format had `schema` instead of `format`, and other keys.
+    (tmp_path / "training.json").write_text(json.dumps({"schema": 1, "clips_per_update": 4}))
+    way_out = rf"older version of vt.*another folder with -o.*-m {tmp_path / 'best.safetensors'}"
+    with pytest.raises(DataError, match=way_out), open_run_directory(tmp_path, {}, True):
+        pass
+    with pytest.raises(DataError, match="newer version of vt; update vtcli"):
+        check_format(tmp_path, FORMAT + 1)
+    state = CheckpointSlot(tmp_path, FILE).path
+    table = {"position": {"epoch": 1, "update": 0, "done": 3}, "values": {}}
+    write_checkpoint(state, {"model.x": torch.zeros(1)}, {KEY: json.dumps(table)})
+    with pytest.raises(DataError, match=way_out):
+        trainer(tmp_path, plan, resume=True)
+    assert trainer(tmp_path / "new", plan_for(data, tmp_path / "best.safetensors")).fit() == "done"
+
+
+def test_a_missing_package_is_named_with_the_extra_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert missing_packages() == []
+    monkeypatch.setattr("vtcli.training.artifacts.find_spec", lambda name: None)
+    plot, board = missing_packages()
+    assert "matplotlib is not installed" in plot
+    assert "pip install 'vtcli[plot]'" in plot
+    assert "pip install 'vtcli[tensorboard]'" in board
+
+
+def test_epochs_are_logged_for_tensorboard(data: Path, model: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    maker = trainer(tmp_path, plan_for(data, model))
+    maker.fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("val_loss")
+    rows = maker.position.history
+    assert [event.step for event in events] == [row["step"] for row in rows]
+    assert [event.value for event in events] == pytest.approx([row["val_loss"] for row in rows])
 
 
 def test_what_a_killed_writer_left_is_removed(data: Path, model: Path, tmp_path: Path) -> None:

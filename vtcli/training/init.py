@@ -108,9 +108,9 @@ def _given_fields(
     for option, (_, value) in options.items():
         if value is not None and option not in existing:
             raise UsageError(
-                f"{architecture.title} has no {option} (set to {value}), only "
-                f"{' and '.join(existing) or 'fixed settings'}; leave {option} out, or choose "
-                "another --recipe"
+                f"{architecture.title} has no option {option} (set to {value}); of the options "
+                f"that change the network it has {' and '.join(existing) or 'none'}; leave "
+                f"{option} out, or choose another --recipe"
             )
     return {name: value for name, value in options.values() if value is not None}
 
