@@ -1,12 +1,12 @@
 """A step of `vt finetune` against the same step by transformers' Trainer: python
 benchmarks/training.py
 
-One process holds ViViT-B and transformers' ViViT with the same random weights, each in its own
+One process runs ViViT-B and transformers' ViViT with the same random weights, each in its own
 training loop, with the vivit recipe's optimizer (SGD with momentum, gradients clipped) and the same
 clips, already decoded and in memory. The loops take turns, some steps each; in the first turn,
-which is not timed, their losses must agree. A step is all from one batch to the next, putting it
-together included. Neither recomputes activations, and the Trainer logs and saves nothing. Printed
-are medians of the turns' seconds per step and of their ratios, with the range.
+which is not timed, their losses must agree. A step lasts from one batch to the next, collating
+included. Neither uses gradient checkpointing, and the Trainer logs and saves nothing. Prints the
+medians of the turns' seconds per step and of their ratios, with the range.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from vtcli.data.train_loader import ClipRequest, TrainClip, epoch_order
 from vtcli.runtime.distributed import Group
 from vtcli.training.init import SCRATCH, plan_init
 from vtcli.training.plan import TrainPlan, TrainSettings
-from vtcli.training.recipes import RECIPES
+from vtcli.training.recipes import find_recipe
 from vtcli.training.results import TrainProgress
 from vtcli.training.trainer import Trainer
 
 MODEL = "vivit-b"
 CLASSES = 400
 CLIPS = 8
-# Largest difference of a turn's mean loss, as a share of it, that is still the same training.
+# Largest relative difference of a turn's mean loss that is still the same training.
 TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}
 
 
@@ -50,7 +50,7 @@ class EnoughError(Exception):
 
 
 class Memory:
-    """Clips that need no reading: takes the place of the loop's reader."""
+    """Clips that are decoded already: replaces the loop's reader."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.clips = [torch.randn(shape) for _ in range(CLIPS)]
@@ -58,15 +58,15 @@ class Memory:
     def __getitem__(self, number: int) -> Tensor:
         return self.clips[number % CLIPS]
 
-    def read(self, draw: ClipRequest) -> TrainClip:
-        return TrainClip(self[draw.number], padded=False)
+    def read(self, request: ClipRequest) -> TrainClip:
+        return TrainClip(self[request.number], padded=False)
 
 
 class InOrder(IterableDataset):
-    """The clips as the Trainer wants them, in the order in which ours sees them, from `first`."""
+    """The clips in the Trainer's format and in the order of our loop, from `first`."""
 
     def __init__(self, memory: Memory, plan: TrainPlan) -> None:
-        self.memory, self.samples = memory, plan.division.train.samples
+        self.memory, self.samples = memory, plan.split.train.samples
         self.order = epoch_order(len(self.samples), 0, plan.seed)
         self.first = 0
 
@@ -77,7 +77,7 @@ class InOrder(IterableDataset):
 
 
 class StepTimes(transformers.TrainerCallback):
-    """Seconds from the first batch's reading to the last step's end."""
+    """Measures the seconds from reading the first batch to the end of the last step."""
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.start = time.perf_counter()
@@ -90,7 +90,7 @@ class StepTimes(transformers.TrainerCallback):
 
 
 class Peer:
-    """transformers' Trainer with our recipe's optimizer, steps of it at a time."""
+    """transformers' Trainer with our recipe's optimizer, a few steps at a time."""
 
     def __init__(
         self, net: nn.Module, plan: TrainPlan, data: InOrder, steps: int, folder: str
@@ -133,65 +133,65 @@ class Peer:
 
 
 class Contest:
-    """Hears of each of our updates; when ours had its turn, the peer has the same one."""
+    """Called after each of our optimizer steps; after our turn, the peer has the same one."""
 
     def __init__(self, peer: Peer, args: argparse.Namespace) -> None:
         self.peer, self.precision = peer, args.precision
         self.steps, self.turns = args.steps, args.rounds + 1
         self.ours: list[float] = []
-        self.theirs: list[float] = []
+        self.peers: list[float] = []
         self.loss_before = self.seconds = 0.0
         self.start = time.perf_counter()
 
-    def on_step(self, pace: TrainProgress) -> None:
+    def on_step(self, progress: TrainProgress) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self.start
-        if pace.update % self.steps == 0:
-            number = pace.update // self.steps - 1
-            theirs, their_loss = self.peer.turn(number)
-            total = pace.loss * pace.update
-            self._compare(number, (total - self.loss_before) / self.steps, their_loss)
+        if progress.step % self.steps == 0:
+            number = progress.step // self.steps - 1
+            peer_seconds, peer_loss = self.peer.turn(number)
+            total = progress.loss * progress.step
+            self._compare(number, (total - self.loss_before) / self.steps, peer_loss)
             if number > 0:
                 self.ours.append(self.seconds / self.steps)
-                self.theirs.append(theirs)
+                self.peers.append(peer_seconds)
             self.loss_before, self.seconds = total, 0.0
             if number + 1 == self.turns:
                 raise EnoughError
         self.start = time.perf_counter()
 
-    def _compare(self, number: int, ours: float, theirs: float) -> None:
-        """Print both losses of a turn; stop where the first ones are not the same network's."""
-        print(f"turn {number}: mean loss {ours:.5f}, the peer's {theirs:.5f}", flush=True)
-        if number == 0 and not abs(ours - theirs) <= TOLERANCE[self.precision] * abs(theirs):
+    def _compare(self, number: int, ours: float, peers: float) -> None:
+        """Print both losses of a turn; exit where those of the first turn disagree."""
+        print(f"turn {number}: mean loss {ours:.5f}, the peer's {peers:.5f}", flush=True)
+        if number == 0 and not abs(ours - peers) <= TOLERANCE[self.precision] * abs(peers):
             raise SystemExit("ours and the peer's are not the same training")
 
     def print_result(self) -> None:
-        ratios = [t / o for t, o in zip(self.theirs, self.ours, strict=True)]
+        ratios = [p / o for p, o in zip(self.peers, self.ours, strict=True)]
         print(
             f"{MODEL} {self.precision}: {spread(self.ours)} s per step, the Trainer's "
-            f"{spread(self.theirs)} s; ours is {spread(ratios)} x as fast"
+            f"{spread(self.peers)} s; ours is {spread(ratios)} x as fast"
         )
 
 
 def plan_of(args: argparse.Namespace) -> TrainPlan:
-    """The vivit recipe at a constant rate, one epoch with as many samples as all turns take."""
-    usual = RECIPES["vivit"]
+    """The vivit recipe at a constant learning rate, one epoch with the samples of all turns."""
+    _, published = find_recipe("vivit", flip_sensitive=False)
     recipe = replace(
-        usual,
+        published,
         epochs=1,
         batch_size=args.batch_size,
         warmup_epochs=0.0,
-        min_lr=usual.lr,
+        min_lr=published.lr,
         amp_dtype="bf16" if args.precision == "bf16" else "off",
     )
     names = tuple(f"class {number}" for number in range(CLASSES))
     count = (args.rounds + 1) * args.steps * args.batch_size
     samples = tuple(Sample(str(n), Path(str(n)), (37 * n % CLASSES,)) for n in range(count))
     data = Dataset("memory", samples, {"action": names}, "", Path())
-    start = plan_init(MODEL, SCRATCH, {"action": CLASSES}, recipe)
+    model_init = plan_init(MODEL, SCRATCH, {"action": CLASSES}, recipe)
     settings = TrainSettings(device=args.device, workers=1)
-    return TrainPlan(TrainValSplit(data, data, ()), start, "vivit", recipe, settings=settings)
+    return TrainPlan(TrainValSplit(data, data, ()), model_init, "vivit", recipe, settings=settings)
 
 
 def main() -> None:
@@ -215,12 +215,12 @@ def main() -> None:
         ours = Trainer(plan, Path(folder), Group())
         with torch.no_grad():
             for parameter in ours.model.parameters():
-                # Nothing may stay zero, or an error in it would not show.
+                # No parameter may stay zero: an error in it would not show.
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
-        p = plan.start.pipeline
+        p = plan.model_init.pipeline
         memory = Memory((3, p.frames, p.crop_size, p.crop_size))
-        ours.drawer = memory  # type: ignore[assignment]
-        net = TransformersViViT(ours.model.state_dict(), plan.start.config).model
+        ours.reader = memory  # type: ignore[assignment]
+        net = TransformersViViT(ours.model.state_dict(), plan.model_init.config).model
         print(f"the peer's attention: {net.config._attn_implementation}", flush=True)
         contest = Contest(Peer(net, plan, InOrder(memory, plan), args.steps, folder), args)
         with suppress(EnoughError):

@@ -1,11 +1,11 @@
-"""The four small models of this package: training one, and checking that it sees motion.
+"""The four nano models of this package: train one, and check that it recognizes motion.
 
-    python tools/nano.py train vivit-nano MOTION8 -o RUNS     vt finetune on a made Motion-8
-    python tools/nano.py check vivit-nano TEST                vt eval on a made test part, as it is,
-                                                              played backwards, and standing still
+    python tools/nano.py train vivit-nano MOTION8 -o RUNS     vt finetune on a generated Motion-8
+    python tools/nano.py check vivit-nano TEST                accuracy on a generated test split: as
+                                                              it is, reversed, and frozen
 
-A trained file goes to vtcli/weights/bundled with the command and the seed on its card; what
-`train` prints belongs into weights_registry.toml.
+The trained file is written to vtcli/weights/bundled, with the command and the seed in its model
+card; copy the size and digest that `train` prints to weights_registry.toml.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from vtcli.weights.checkpoint import CARD_KEY, open_tensors, read_card, write_ch
 from vtcli.weights.registry import bundled_path, load_registry
 
 MADE_BY = "vt datasets make motion8 MOTION8 --train 8000 --val 400 --seed 0"
-# What a model is trained by beyond the recipe `nano`.
+# Options of a model in addition to the recipe `nano`.
 OPTIONS = {
     "uniformerv2-nano": ["--epochs", "12"],
     "videoswin-nano": ["--epochs", "12", "--lr", "1e-3"],
@@ -49,17 +49,17 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def train(
     model: str,
-    dataset: Annotated[Path, typer.Argument(help=f"Made by: {MADE_BY}")],
+    dataset: Annotated[Path, typer.Argument(help=f"Written by: {MADE_BY}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the run.")],
     seed: int = 0,
 ) -> None:
-    """Train a model and put it into the package."""
+    """Train a model and write it into the package."""
     checkpoint = load_registry(extra=()).find(model)
     path = bundled_path(checkpoint)
     if path is None:
-        raise typer.BadParameter(f"{checkpoint.id} does not come with this package")
+        raise typer.BadParameter(f"{checkpoint.id} is not bundled with this package")
     run = output / model
-    options = ["--init", "scratch", "--recipe", "nano", "--seed", str(seed), "--cache-gb", "4"]
+    options = ["--init", "scratch", "--recipe", "nano", "--seed", str(seed), "--ram-cache-gb", "4"]
     options += OPTIONS.get(model, [])
 
     def words(dataset: Path | str, run: Path | str) -> list[str]:
@@ -69,14 +69,14 @@ def train(
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "vtcli", *words(dataset, run)], check=True)
     minutes = (time.perf_counter() - start) / 60
-    said = shlex.join(["vt", *words("MOTION8", "RUN")])
+    command = shlex.join(["vt", *words("MOTION8", "RUN")])
     card = replace(
         read_card(run / "best.safetensors"),
         id=checkpoint.id,
         model=checkpoint.model,
         pretrain=checkpoint.pretrain,
         license=checkpoint.license,
-        notes=f"{MADE_BY}; {said}; {minutes:.0f} minutes on {os.cpu_count()} cores",
+        notes=f"{MADE_BY}; {command}; {minutes:.0f} minutes on {os.cpu_count()} cores",
         source={},
     )
     tensors = {name: t.clone() for name, t in open_tensors(run / "best.safetensors").items()}
@@ -87,50 +87,50 @@ def train(
 @app.command()
 def check(
     model: str,
-    dataset: Annotated[Path, typer.Argument(help="Made by: vt datasets make motion8")],
+    dataset: Annotated[Path, typer.Argument(help="Written by: vt datasets make motion8")],
 ) -> None:
-    """Say how many clips of a test part are answered rightly; of the clips played backwards, how
-    many as the partner class; of a single frame repeated, how many rightly.
+    """Print the accuracy on a test split, on the reversed clips (whose label is the partner class),
+    and on the middle frame of each clip repeated.
     """
     test = open_dataset("motion8", dataset, "test")
     with TemporaryDirectory() as folder:
         clips = {
-            "right": {str(sample.path): motion for sample, motion in labeled(test)},
-            "partner class, played backwards": backwards(test, Path(folder, "backwards")),
-            "right, one frame repeated": standing_still(test, Path(folder, "still")),
+            "of the clips": {str(sample.path): motion for sample, motion in labeled(test)},
+            "of the reversed clips (partner class)": reversed_clips(test, Path(folder, "reversed")),
+            "of one frame repeated": frozen_clips(test, Path(folder, "frozen")),
         }
-        for words, wanted in clips.items():
-            share = 100 * share_answered(model, wanted)
-            typer.echo(f"{model}: {share:.1f} % {words}, of {len(wanted)} clips")
+        for which, labels in clips.items():
+            accuracy = 100 * accuracy_on(model, labels)
+            typer.echo(f"{model}: {accuracy:.1f} % {which}, {len(labels)} in all")
 
 
-def share_answered(model: str, wanted: Mapping[str, str]) -> float:
-    """How many clips are answered as wanted."""
-    outcomes = Predictor(model, topk=1, precision="fp32").predict(list(wanted))
-    right = [
+def accuracy_on(model: str, labels: Mapping[str, str]) -> float:
+    """Top-1 accuracy on clips, path -> label, as a fraction."""
+    outcomes = Predictor(model, topk=1, precision="fp32").predict(list(labels))
+    correct = [
         isinstance(outcome, VideoPrediction)
-        and outcome.predictions[0].label == wanted[outcome.path]
+        and outcome.predictions[0].label == labels[outcome.path]
         for outcome in outcomes
     ]
-    return sum(right) / len(right)
+    return sum(correct) / len(correct)
 
 
-def backwards(test: Dataset, folder: Path) -> dict[str, str]:
-    """The clips played backwards, coded anew, and the partner of each one's class."""
+def reversed_clips(test: Dataset, folder: Path) -> dict[str, str]:
+    """The reversed clips, encoded again, with the partner of each one's class."""
     return {
         _written(folder / f"{number}.mp4", frames_of(sample)[::-1]): PARTNERS[motion]
         for number, (sample, motion) in enumerate(labeled(test))
     }
 
 
-def standing_still(test: Dataset, folder: Path) -> dict[str, str]:
-    """The middle frame of each clip repeated, coded anew, and the clip's class."""
-    made = {}
+def frozen_clips(test: Dataset, folder: Path) -> dict[str, str]:
+    """The middle frame of each clip repeated, encoded again, with the clip's class."""
+    labels = {}
     for number, (sample, motion) in enumerate(labeled(test)):
         frames = frames_of(sample)
         middle = frames[len(frames) // 2]
-        made[_written(folder / f"{number}.mp4", np.stack([middle] * len(frames)))] = motion
-    return made
+        labels[_written(folder / f"{number}.mp4", np.stack([middle] * len(frames)))] = motion
+    return labels
 
 
 def labeled(test: Dataset) -> Iterator[tuple[Sample, str]]:

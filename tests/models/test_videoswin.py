@@ -227,7 +227,7 @@ def test_cost_is_as_measured_upstream(model: str, giga_macs: float) -> None:
 
 
 def _saved_in_time(config: VideoSwinConfig) -> float:
-    """Products of token pairs that a shift in time joins but that must not attend to each other.
+    """Products for pairs of tokens that only a shift in time joins, so that they must be masked.
 
     They are half the pairs in the last windows in time of every second block.
     """

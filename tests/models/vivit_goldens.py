@@ -1,4 +1,4 @@
-"""ViViT's goldens: their configurations as vt, their clips, and models with their weights."""
+"""ViViT's goldens: our configurations for them, their clips, and models with their weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ATTENTION = {
 
 
 def config_of(manifest: Mapping[str, Any]) -> ViViTConfig:
-    """Upstream's configuration as vt."""
+    """Our configuration for upstream's."""
     upstream = manifest["config"]
     if manifest["layout"] == "hf":
         return ViViTConfig(

@@ -129,7 +129,7 @@ def test_what_is_no_image_model_is_refused(data: Path, tmp_path: Path) -> None:
     model = file_of(tmp_path / "model.safetensors", "uniformerv2", config)
     recipe = recipe_of("uniformerv2")
     plan = plan_for(data, model, recipe, init=str(tmp_path / "other.safetensors"))
-    with pytest.raises(LayoutError, match="no CLIP image transformer"):
+    with pytest.raises(LayoutError, match="not a CLIP image transformer"):
         build_model(plan.model_init, plan.labels)
     plan = plan_for(data, model, recipe, init="openai/clip")
     with pytest.raises(UnknownModelError, match="write hf://openai/clip"):
