@@ -154,7 +154,6 @@ def _join(request: BulkRequest, group: Group) -> tuple[Predictor, RunStore, dict
     row_format = request.row_format or earlier.get("row_format") or _default_format()
     writer_of(row_format)  # raises before anything is computed where a library is missing
     asked = request.settings
-    automatic = asked.precision == "auto"
     settings = replace(
         asked,
         device=group.device(asked.device),
