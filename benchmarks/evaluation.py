@@ -1,9 +1,9 @@
-"""An evaluation's pace against its parts alone: python benchmarks/evaluation.py MODEL CLIP
+"""Throughput of an evaluation against its parts: python benchmarks/evaluation.py MODEL CLIP
 
-In one process and in turn, round by round: all copies of the clip decoded and cut into views with
-nothing else running; as many forward passes alone; and the evaluation of all copies, both
-together. Decoding and network share the cores, so the best that can be is 1/(1/decode +
-1/forward). Printed are medians of videos per second and the share of that, with its range.
+In one process and alternating: decode all copies of the clip and cut them into views; run the same
+number of forward passes; evaluate all copies, which does both at once. Decoding and the network
+share the cores, so the upper bound is 1/(1/decode + 1/forward). Prints median videos per second,
+and the fraction of the upper bound with its range.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ import torch
 
 from vtcli.data.clip_loader import Loader, Request
 from vtcli.data.open import open_dataset
+from vtcli.evaluation import EvalSettings, Evaluator, plan_evaluation
 from vtcli.evaluation.batching import slots_per_batch
-from vtcli.evaluation.evaluator import Evaluator
-from vtcli.evaluation.plan import EvalSettings, plan_evaluation
 from vtcli.inference.scoring import default_batch_size, forward
 from vtcli.models.build import clip_shape
-from vtcli.runtime.distributed import Group
 from vtcli.weights.load import load_model
 
 
@@ -55,11 +53,11 @@ def main() -> None:
         plan = plan_evaluation(open_dataset(videos.parent), args.model, settings)
         net = load_model(args.model, precision=args.precision)
         requests = [[Request(s, tuple(range(plan.protocol.views)))] for s in plan.dataset.samples]
-        places = slots_per_batch(
+        slots = slots_per_batch(
             plan.protocol.views, default_batch_size(net, clip_shape(net.config))
         )
-        batch = torch.randn(places, *clip_shape(net.config))
-        passes = -(-args.copies * plan.protocol.views // places)
+        batch = torch.randn(slots, *clip_shape(net.config))
+        passes = -(-args.copies * plan.protocol.views // slots)
 
         def decode() -> None:
             for _, loaded in Loader(plan.reader, requests, os.cpu_count() or 1):
@@ -71,12 +69,12 @@ def main() -> None:
                 forward(net, batch)
 
         def evaluate(number: int) -> None:
-            evaluator = Evaluator(plan, Path(folder, f"run{number}"), Group())
+            evaluator = Evaluator(plan, Path(folder, f"run{number}"))
             start = time.perf_counter()
             evaluator.run()
-            whole.append(time.perf_counter() - start)
+            evaluated.append(time.perf_counter() - start)
 
-        whole: list[float] = []
+        evaluated: list[float] = []
         forward(net, batch)
         alone = []
         for number in range(args.rounds):
@@ -86,12 +84,12 @@ def main() -> None:
     for name, times in (
         ("decode alone", [d for d, _ in alone]),
         ("forward alone", [c for _, c in alone]),
-        ("evaluation", whole),
+        ("evaluation", evaluated),
     ):
         print(f"{name:14} {n / statistics.median(times):7.2f} videos/s")
-    shares = [(d + c) / w for (d, c), w in zip(alone, whole, strict=True)]
-    spread = f"{min(shares):.2f}-{max(shares):.2f}"
-    print(f"share of the possible: {statistics.median(shares):.2f} ({spread})")
+    fractions = [(d + c) / e for (d, c), e in zip(alone, evaluated, strict=True)]
+    spread = f"{min(fractions):.2f}-{max(fractions):.2f}"
+    print(f"fraction of the upper bound: {statistics.median(fractions):.2f} ({spread})")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from vtcli.models import get_architecture
 from vtcli.models.build import clip_shape, prepare_for_inference
 from vtcli.models.layouts import from_vt
-from vtcli.profiling.benchmark import RATE_SIZE, peak_matmul_macs_per_s, seconds_of
+from vtcli.profiling.benchmark import MATMUL_SIZE, peak_matmul_macs_per_s, seconds_of
 from vtcli.profiling.flops import count
 from vtcli.runtime.device import cpu_features, resolve_device, resolve_dtype
 from vtcli.weights.load import create_model
@@ -139,8 +139,8 @@ class Contest:
 
     def time(self, rounds: int) -> None:
         """Print shares of the matrix rate and ratios of times, ours and the peer's in turn."""
-        rows, inner, columns = self.cost.product
-        products = [(RATE_SIZE,) * 3, (rows * self.batch_size, inner, columns)]
+        rows, inner, columns = self.cost.largest_matmul
+        products = [(MATMUL_SIZE,) * 3, (rows * self.batch_size, inner, columns)]
         rates: dict[str, list[float]] = {precision: [] for precision in self.precisions}
         times: dict[tuple[str, str], list[float]] = {key: [] for key in self.runs}
         for run in self.runs.values():
@@ -158,7 +158,7 @@ class Contest:
     def _print_shares(
         self, precision: str, rates: list[float], times: Mapping[tuple[str, str], list[float]]
     ) -> None:
-        macs = (self.cost.published_macs or self.cost.executed_macs) * self.batch_size
+        macs = (self.cost.macs_paper or self.cost.macs_executed) * self.batch_size
         for who in ("ours", "peer"):
             if (took := times.get((who, precision))) is not None:
                 shares = [macs / t / rate for t, rate in zip(took, rates, strict=True)]

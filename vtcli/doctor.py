@@ -1,5 +1,6 @@
-"""Facts for `vt doctor`: versions, processor, decoders (probed in a process of their own), cache,
-Hub.
+"""Facts for `vt doctor`: versions, processor, decoders, cache and Hub.
+
+Decoders are tested in a process of their own, so that a crash in one of them is reported, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vtcli._version import __version__
+from vtcli.runtime.words import plural
 from vtcli.weights.cache import cache_dir
 from vtcli.weights.registry import load_registry, registry_path
 
@@ -27,6 +29,10 @@ PACKAGES = (
     "numpy",
     "typer",
     "rich",
+    "jinja2",
+    "matplotlib",
+    "tensorboard",
+    "onnxruntime",
 )
 DECODER_TIMEOUT = 60  # seconds
 HUB_TIMEOUT = 5  # seconds
@@ -74,15 +80,15 @@ def _machine() -> dict[str, str]:
 
 
 def _decoders() -> dict[str, str]:
-    """Each codec written and read back by each decoder; a crash there is a finding, not our end."""
+    """Each codec, encoded and read back by each decoder in a process of their own."""
     command = [sys.executable, "-m", "vtcli.video.decoder_check"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DECODER_TIMEOUT)
     except subprocess.TimeoutExpired:
-        return {"self-test": f"did not end within {DECODER_TIMEOUT} s"}
+        return {"self-test": f"timed out after {DECODER_TIMEOUT} s"}
     if done.returncode != 0:
         return {
-            "self-test": f"ended with exit code {done.returncode}: {done.stderr.strip()[-200:]}"
+            "self-test": f"failed with exit code {done.returncode}: {done.stderr.strip()[-200:]}"
         }
     rows = json.loads(done.stdout)
     return {row["codec"]: f"{row['status']} {row['detail']}".strip() for row in rows}
@@ -95,10 +101,10 @@ def _weights() -> dict[str, str]:
     rows = load_registry().checkpoints.values()
     available = sum(row.available for row in rows)
     return {
-        "registry": f"{registry_path()}: {len(rows)} checkpoints, {available} may be had",
-        "own registry": os.environ.get("VT_REGISTRY", "") or "none ($VT_REGISTRY)",
+        "registry": f"{registry_path()}: {plural(len(rows), 'checkpoint')}, {available} available",
+        "extra registry": os.environ.get("VT_REGISTRY", "") or "none ($VT_REGISTRY)",
         "local files": os.environ.get("VT_WEIGHTS", "") or "none ($VT_WEIGHTS)",
-        "cache": f"{folder}: {len(files)} files, {megabytes:.0f} MB",
+        "cache": f"{folder}: {plural(len(files), 'file')}, {megabytes:.0f} MB",
     }
 
 
@@ -111,11 +117,11 @@ def _hub() -> dict[str, str]:
         "token": "set" if get_token() else "none",
     }
     if constants.HF_HUB_OFFLINE:
-        return facts | {"reachable": "not tried: offline mode (HF_HUB_OFFLINE)"}
-    return facts | {"reachable": _reach(constants.ENDPOINT)}
+        return facts | {"reachable": "not tested: offline mode (HF_HUB_OFFLINE)"}
+    return facts | {"reachable": _reachable(constants.ENDPOINT)}
 
 
-def _reach(endpoint: str) -> str:
+def _reachable(endpoint: str) -> str:
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
@@ -123,6 +129,6 @@ def _reach(endpoint: str) -> str:
         with urlopen(f"{endpoint}/api/models?limit=1", timeout=HUB_TIMEOUT):
             return "yes"
     except HTTPError as error:
-        return f"yes (it answered {error.code})"
+        return f"yes (HTTP status {error.code})"
     except (URLError, OSError, ValueError) as error:
         return f"no ({getattr(error, 'reason', error)})"

@@ -51,6 +51,7 @@ VideoReason = Literal[
     "unsupported",
     "corrupt",
     "missing_frames",
+    "io_error",
     "limit",
     "timeout",
     "crashed",

@@ -185,7 +185,7 @@ def test_converting_reports_every_tensor(src: Path, tmp_path: Path, capsys: Stre
     words = ["convert", str(src), "-m", "tiny.k400-8f", "-o", str(out), "--verify", "--tensors"]
     assert run(words) == 0
     text = capsys.readouterr().out
-    assert "come back bit for bit" in text
+    assert "bit-identical after a round trip" in text
     assert "backbone.ln_pre.weight -> norm_pre.weight" in text
     assert run(["predict", "-m", str(out), str(tiny.video(tmp_path / "v.mp4"))]) == 0
 

@@ -49,7 +49,7 @@ def test_a_card_shows_layout_protocol_and_published_results(capsys: Streams) -> 
     assert run(["datasets", "show", "something-something-v2"]) == 0
     out = capsys.readouterr().out
     assert "20bn-something-something-v2/{id}.webm" in out
-    assert "never: classes name a direction" in out
+    assert "never: class names include directions" in out
     assert "uniformerv2-b-local.ssv2-16f" in out
     assert "69.5" in out
     assert run(["datasets", "show", "epic100"]) == 0
@@ -69,7 +69,7 @@ def test_a_card_with_a_data_root_shows_what_is_stored_there(
     assert run(["datasets", "show", "ssv2", "--data-root", root]) == 0
     out = capsys.readouterr().out
     assert "validation.json: Something-Something v2 json" in out
-    assert "1 of them not there" in out
+    assert "1 missing" in out
     args = ["datasets", "show", "ssv2", "--data-root", root, "--split", "train"]
     assert run([*args, "--format", "json"]) == 0
     dataset = json.loads(capsys.readouterr().out)["dataset"]
@@ -112,11 +112,11 @@ def test_segments_and_heads_are_shown(tmp_path: Path, capsys: Streams) -> None:
         (["./nope.csv"], 4, "check the path"),
         (["k400", "--split", "val"], 7, "the variable VT_DATA is not set"),
         (["{list}"], 7, "mmaction2 and pyslowfast"),
-        (["{list}", "--annotations", "yaml"], 2, "there is no annotation format 'yaml'"),
+        (["{list}", "--annotations", "yaml"], 2, "unknown annotation format 'yaml'"),
         (["{list}", "--split", "val", "--annotations", "mmaction2"], 7, "names no splits"),
     ],
 )
-def test_what_cannot_be_shown_is_one_sentence_and_its_exit_code(
+def test_errors_are_one_sentence_with_an_exit_code(
     tmp_path: Path, capsys: Streams, arguments: list[str], code: int, says: str
 ) -> None:
     listed = layouts.text(tmp_path / "list.txt", "a.mp4 12 0", "b.mp4 3 1")
@@ -128,7 +128,7 @@ def test_what_cannot_be_shown_is_one_sentence_and_its_exit_code(
     assert len(err.splitlines()) == 1
 
 
-def test_a_format_can_be_forced(tmp_path: Path, capsys: Streams) -> None:
+def test_the_format_can_be_given(tmp_path: Path, capsys: Streams) -> None:
     listed = layouts.text(tmp_path / "list.txt", "a.mp4 12 0", "b.mp4 3 1")
     args = ["datasets", "show", str(listed), "--annotations", "pyslowfast"]
     assert run(args) == 0

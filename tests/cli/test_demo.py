@@ -32,7 +32,7 @@ def test_it_predicts_with_all_models_for_all_motions(shown: tuple[Path, str]) ->
     folder, text = shown
     table = json.loads(text)
     assert [clip["target"] for clip in table["clips"]] == list(MOTIONS)
-    assert all(clip["answers"].keys() == MODELS for clip in table["clips"])
+    assert all(clip["predictions"].keys() == MODELS for clip in table["clips"])
     assert {cost["id"] for cost in table["costs"]} == MODELS
     assert all(cost["timings"] for cost in table["costs"])
     assert {e["model"] for e in table["evaluations"]} == MODELS

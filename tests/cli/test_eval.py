@@ -86,7 +86,7 @@ def test_rescoring_averages_the_stored_views(
         right += int(values.mean(0).argmax() in sample.target[0])
     assert shown["heads"][0]["top1_read"]["value"] == pytest.approx(right / 16)
     assert "stored views" in shown["protocol"]
-    assert "not of a protocol of its own" in shown["differs"]
+    assert "not of a published protocol" in shown["differs"]
 
 
 def test_more_views_than_are_stored_are_refused(
@@ -101,10 +101,10 @@ def test_two_runs_are_compared_sample_by_sample(
 ) -> None:
     assert run(["eval", "compare", str(made["a"]), str(made["b"]), "--format", "json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    a, b = (load_run_scores(RunDirectory(made[name])).right() for name in "ab")
+    a, b = (load_run_scores(RunDirectory(made[name])).correct() for name in "ab")
     assert shown["n"] == 16
-    assert shown["only_a"] == sum(a[i] and not b[i] for i in a)
-    assert shown["only_b"] == sum(b[i] and not a[i] for i in a)
+    assert shown["correct_only_a"] == sum(a[i] and not b[i] for i in a)
+    assert shown["correct_only_b"] == sum(b[i] and not a[i] for i in a)
     assert run(["eval", "compare", str(made["a"]), str(made["a"])]) == 0
     assert "p = 1.0" in capsys.readouterr().out
 
@@ -126,7 +126,19 @@ def test_a_run_that_was_stopped_before_it_began_is_reported(
 ) -> None:
     (tmp_path / "run.json").write_bytes((made["a"] / "run.json").read_bytes())
     assert run(["eval", "rescore", str(tmp_path)]) == 7
-    assert "was stopped before it began" in capsys.readouterr().err
+    assert "was interrupted before anything was scored" in capsys.readouterr().err
+
+
+def test_failed_videos_are_tried_again_on_request(tmp_path: Path) -> None:
+    videos = class_folders(tmp_path / "videos", 1)
+    next(videos.rglob("*.mp4")).write_text("not a video")
+    model = model_file(tmp_path / "m.safetensors", views=(1, 1))
+    words = ("eval", "--dataset", videos, "-m", model, "-o", tmp_path / "run")
+    assert vt_here(*words).returncode == 3
+    assert vt_here(*words).returncode == 3
+    assert len(list((tmp_path / "run" / "scores").iterdir())) == 1
+    assert vt_here(*words, "--retry-failures").returncode == 3
+    assert len(list((tmp_path / "run" / "scores").iterdir())) == 2
 
 
 @pytest.mark.parametrize("words", [["rescore"], ["compare", "."]])
@@ -135,7 +147,7 @@ def test_a_folder_without_a_run_is_named(
 ) -> None:
     folders = [str(tmp_path)] * (1 if words[0] == "rescore" else 2)
     assert run(["eval", words[0], *folders]) == 7
-    assert "holds no evaluation" in capsys.readouterr().err
+    assert "does not contain an evaluation" in capsys.readouterr().err
 
 
 def test_usage_errors_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

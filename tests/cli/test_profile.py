@@ -1,4 +1,4 @@
-"""`vt profile`: counts for all that is asked, times for what is named, and the right exit codes."""
+"""`vt profile`: counts for every selected model, times for named ones, and the exit codes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VT_REGISTRY", str(own))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(benchmark, "RUN_SECONDS", 0.0)
-    monkeypatch.setattr(benchmark, "RATE_SECONDS", 0.0)
-    monkeypatch.setattr(benchmark, "RATE_SIZE", 64)
+    monkeypatch.setattr(benchmark, "MATMUL_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "MATMUL_SIZE", 64)
 
 
 def sentence(streams: Streams) -> str:
@@ -44,7 +44,7 @@ def rows(streams: Streams) -> list[dict[str, str]]:
 def test_a_named_model_is_timed_and_patterns_are_only_counted(capsys: Streams) -> None:
     assert run([*TINY, "--format", "json"]) == 0
     table = json.loads(capsys.readouterr().out)
-    assert table["schema"] == 1
+    assert table["format"] == 2
     assert table["machine"]["device"] == "cpu"
     assert len(table["models"][0]["timings"]) == 1
     assert run(["profile", "tiny*", "--format", "json"]) == 0
@@ -53,15 +53,17 @@ def test_a_named_model_is_timed_and_patterns_are_only_counted(capsys: Streams) -
     assert json.loads(capsys.readouterr().out)["models"][0]["timings"] == []
 
 
-def test_bare_it_counts_the_default_model_of_each_architecture(capsys: Streams) -> None:
+def test_without_arguments_each_architectures_default_is_counted(
+    capsys: Streams,
+) -> None:
     assert run(["profile", "--format", "csv"]) == 0
     table = {row["arch"]: row for row in rows(capsys)}
     assert set(table) == {"uniformerv2", "videoswin", "vivit", "xvit"}
     assert table["videoswin"]["params"] == "88048984"
-    assert table["xvit"]["printed_gmacs_per_view"] == "283.3"
+    assert table["xvit"]["reported_gmacs_per_view"] == "283.3"
 
 
-def test_the_table_keeps_published_and_executed_apart_and_notes_wrong_figures(
+def test_the_table_has_paper_and_executed_counts_and_notes_on_wrong_reports(
     capsys: Streams,
 ) -> None:
     assert run(["profile", "uniformerv2-b.k400-8f", "xvit-b.k600-16f"]) == 0
@@ -70,12 +72,14 @@ def test_the_table_keeps_published_and_executed_apart_and_notes_wrong_figures(
         assert words in out
 
 
-def test_the_table_tells_speed_memory_and_the_limit(tmp_path: Path, capsys: Streams) -> None:
+def test_the_table_has_latency_memory_and_utilization(tmp_path: Path, capsys: Streams) -> None:
     clip = str(tiny.video(tmp_path / "clip.mp4"))
     words = ["--precision", "fp32", "-b", "1", "-b", "2", "--layers", "--clip", clip]
     assert run([*TINY, *words]) == 0
     out = capsys.readouterr().out
-    for word in ("median", "p95", "videos/s", "peak memory", "matrix rate", "bound by", "blocks.1"):
+    for word in ("median", "p95", "videos/s", "peak memory", "peak matmul", "MFU of peak"):
+        assert word in out
+    for word in ("HFU of peak", "bound by", "blocks.1"):
         assert word in out
 
 
@@ -89,7 +93,7 @@ def test_csv_has_a_row_per_precision_and_batch_size(capsys: Streams) -> None:
         ("bf16", "1"),
         ("bf16", "2"),
     ]
-    assert all(float(r["median"]) > 0 for r in table)
+    assert all(float(r["latency_median"]) > 0 for r in table)
 
 
 def test_csv_with_layers_has_a_row_per_block(capsys: Streams) -> None:
@@ -97,7 +101,7 @@ def test_csv_with_layers_has_a_row_per_block(capsys: Streams) -> None:
     assert "blocks.0" in [row["block"] for row in rows(capsys)]
 
 
-def test_an_output_file_takes_its_format_from_its_ending(tmp_path: Path, capsys: Streams) -> None:
+def test_the_output_format_is_that_of_the_extension(tmp_path: Path, capsys: Streams) -> None:
     out = tmp_path / "o.csv"
     assert run(["profile", "tiny*", "-o", str(out)]) == 0
     assert out.read_text().startswith("id,")
@@ -124,10 +128,10 @@ def test_a_batch_beyond_memory_ends_with_6_and_the_rest_is_printed(
         (["-m", "tiny.k400-8f", "--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
         (["-m", "tiny.k400-8f", "--precision", "int3"], "unknown precision"),
         (["-m", "tiny.k400-8f", "--device", "cuda:99"], "no device"),
-        (["tiny*", "--plot", "picture.bmp"], "no picture's name"),
+        (["tiny*", "--plot", "plot.bmp"], "is not a plot file"),
     ],
 )
-def test_what_cannot_be_ends_with_2(words: list[str], says: str, capsys: Streams) -> None:
+def test_an_impossible_request_ends_with_2(words: list[str], says: str, capsys: Streams) -> None:
     assert run(["profile", *words]) == 2
     assert says in sentence(capsys)
 
@@ -139,7 +143,7 @@ def test_a_missing_clip_or_file_ends_with_4(tmp_path: Path, capsys: Streams) -> 
     assert "none.safetensors" in sentence(capsys)
 
 
-def test_a_picture_shows_accuracy_against_cost(tmp_path: Path, capsys: Streams) -> None:
+def test_a_plot_shows_accuracy_against_cost(tmp_path: Path, capsys: Streams) -> None:
     pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
     path = tmp_path / "cost.svg"
     assert run(["profile", "videoswin-?.k400*32f", "xvit-b.k600-16f", "--plot", str(path)]) == 0
@@ -149,9 +153,9 @@ def test_a_picture_shows_accuracy_against_cost(tmp_path: Path, capsys: Streams) 
     assert "no" in sentence(capsys)
 
 
-def test_a_picture_without_matplotlib_says_how_to_get_it(
+def test_a_missing_matplotlib_is_reported_once_with_the_extra_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Streams
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run(["profile", "tiny*", "--plot", str(tmp_path / "a.png")]) == 2
-    assert "vtcli[plot]" in sentence(capsys)
+    assert sentence(capsys).endswith("pip install 'vtcli[plot]'")

@@ -1,4 +1,4 @@
-"""What people see on a terminal and in a pipe: nothing is cut, interpreted or drawn over."""
+"""Output on a terminal and in a pipe: nothing is cut, read as markup or overwritten."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _streams(monkeypatch: pytest.MonkeyPatch, out: bool, err: bool) -> tuple[Str
 
 
 @pytest.mark.parametrize("width", [80, 120, 160])
-def test_the_list_fits_a_terminal_with_nothing_cut(
+def test_the_list_fits_a_terminal_without_cut_cells(
     monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     out, _ = _streams(monkeypatch, out=True, err=True)
@@ -68,7 +68,9 @@ def test_a_piped_list_has_every_column_and_one_line_per_row(
     assert all(len(line) < 400 for line in lines)
 
 
-def test_text_of_registry_and_paths_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_and_paths_are_printed_without_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     print_card(replace(ROWS[0], notes=BRACKETS), Path(BRACKETS), "table")
     assert capsys.readouterr().out.count(BRACKETS) == 2
     report = SimpleNamespace(
@@ -100,7 +102,7 @@ def test_text_of_registry_and_paths_is_printed_as_it_is(capsys: pytest.CaptureFi
         (False, False, True, False),
     ],
 )
-def test_the_bar_never_shares_a_terminal_with_the_answers(
+def test_the_progress_bar_never_shares_a_terminal_with_results(
     monkeypatch: pytest.MonkeyPatch, out: bool, err: bool, to_file: bool, shown: bool
 ) -> None:
     stdout, stderr = _streams(monkeypatch, out, err)
@@ -111,11 +113,11 @@ def test_the_bar_never_shares_a_terminal_with_the_answers(
     assert stdout.getvalue() == ""
 
 
-def test_redirected_answers_stay_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirected_results_stay_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     stdout, stderr = _streams(monkeypatch, out=False, err=True)
     monkeypatch.setenv("COLUMNS", "200")
     with fetch_progress() as progress:
         progress(BRACKETS, 1, 2)
-        print("answer")
-    assert stdout.getvalue() == "answer\n"
+        print("result")
+    assert stdout.getvalue() == "result\n"
     assert BRACKETS in stderr.getvalue()

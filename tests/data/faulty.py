@@ -1,4 +1,4 @@
-"""What worker processes do in tests, by the name of the item: some of it ends badly."""
+"""Functions that worker processes run in tests; the name of an item says how it fails."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vtcli.runtime.worker_pool import Heartbeat
 
 
 def work(item: str, heartbeat: Heartbeat) -> str:
-    """`hang`, `segfault`, `exit`, `raise` do so; `slow` takes a second and says so; `pid PATH`
-    writes down its process and hangs.
+    """`hang`, `segfault`, `exit` and `raise` do so; `slow` takes a second with heartbeats;
+    `pid PATH` writes its process id to PATH and hangs.
     """
     kind, _, argument = item.partition(" ")
     if kind == "pid":
@@ -35,13 +35,13 @@ def work(item: str, heartbeat: Heartbeat) -> str:
 
 
 def faulty_inspect(path: Path, heartbeat: Heartbeat) -> VideoFingerprint | Unreadable:
-    """Decodes as usual what is not called after a fault."""
+    """Decodes normally unless the file is named after a fault."""
     work(path.stem, heartbeat)
     return inspect(path, heartbeat)
 
 
 def pretend(path: Path, heartbeat: Heartbeat) -> VideoFingerprint | Unreadable:
-    """Takes a file's text for a video of 100 frames, 10 a second, that shows it."""
+    """Treats a file's text as the content of a video of 100 frames at 10 fps."""
     text = path.read_bytes()
-    shades = b"".join(hashlib.sha256(text + bytes([part])).digest() for part in range(8))
-    return VideoFingerprint(100, 10.0, len(text), shades)
+    thumbnails = b"".join(hashlib.sha256(text + bytes([part])).digest() for part in range(8))
+    return VideoFingerprint(100, 10.0, len(text), thumbnails)

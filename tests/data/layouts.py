@@ -1,4 +1,4 @@
-"""Small datasets laid out exactly as their official downloads: real annotation files, real videos.
+"""Small datasets with the layout of their official downloads: real annotation files, real videos.
 
 Each function writes below a folder and returns it. Videos are copies of one encoded clip.
 """
@@ -38,7 +38,7 @@ EPIC_HEADER = (
 
 @cache
 def _encoded(suffix: str) -> bytes:
-    """A clip of 8 frames, 32x32 pixels, in the codec that videos with this ending usually have."""
+    """A clip of 8 frames, 32x32 pixels, in the usual codec of its file extension."""
     codec = {".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(suffix, "libx264")
     noise = np.random.RandomState(0).randint(0, 255, (8, 32, 32, 3), np.uint8)
     buffer = BytesIO()
@@ -46,14 +46,14 @@ def _encoded(suffix: str) -> bytes:
     with av.open(buffer, "w", format=formats.get(suffix, "mp4")) as container:
         stream = container.add_stream(codec, rate=12)
         stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        for picture in noise:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for frame in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
 
 
 def video(path: Path) -> Path:
-    """A real video file at a path, whose folders are made."""
+    """A real video file; its parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_encoded(path.suffix.lower()))
     return path
@@ -106,46 +106,46 @@ def ssv2(root: Path) -> Path:
 
 
 def kinetics(root: Path, folders: str = "flat") -> Path:
-    """annotations/val.csv and val/; `folders` is flat, blanks or underscores."""
+    """annotations/val.csv and val/; `folders` is flat, spaces or underscores."""
     rows: list[Sequence[object]] = [("label", "youtube_id", "time_start", "time_end", "split")]
     for label, id_, start, end in KINETICS:
         rows.append((label, id_, start, end, "validate"))
-        below = {"flat": "", "blanks": label, "underscores": label.replace(" ", "_")}[folders]
+        below = {"flat": "", "spaces": label, "underscores": label.replace(" ", "_")}[folders]
         video(root / "val" / below / f"{id_}_{start:06d}_{end:06d}.mp4")
     table(root / "annotations" / "val.csv", rows)
     return root
 
 
 def ucf101(root: Path) -> Path:
-    """ucfTrainTestlist/ and UCF-101/; the folder HandstandPushups holds v_HandStandPushups_*."""
+    """ucfTrainTestlist/ and UCF-101/; the folder HandstandPushups contains v_HandStandPushups_*."""
     from vtcli.labels import load_labels
 
     lists = root / "ucfTrainTestlist"
     names = load_labels("ucf101")
     text(lists / "classInd.txt", *(f"{n} {name}" for n, name in enumerate(names, 1)))
-    for division in (1, 2, 3):
+    for split in (1, 2, 3):
         train, test = [], []
         for name in UCF101:
             stem = name.replace("Handstand", "HandStand")
-            train.append(f"{name}/v_{stem}_g08_c0{division}.avi {names.index(name) + 1}")
-            test.append(f"{name}/v_{stem}_g01_c0{division}.avi")
-        text(lists / f"trainlist0{division}.txt", *train)
-        text(lists / f"testlist0{division}.txt", *test)
+            train.append(f"{name}/v_{stem}_g08_c0{split}.avi {names.index(name) + 1}")
+            test.append(f"{name}/v_{stem}_g01_c0{split}.avi")
+        text(lists / f"trainlist0{split}.txt", *train)
+        text(lists / f"testlist0{split}.txt", *test)
         for line in (*train, *test):
             video(root / "UCF-101" / line.split(" ")[0])
     return root
 
 
 def hmdb51(root: Path) -> Path:
-    """testTrainMulti_7030_splits/ and hmdb51_org/, with the names that break shells."""
+    """testTrainMulti_7030_splits/ and hmdb51_org/, with names that break shells."""
     for name in HMDB51:
         files = [f"{name}_#{n}&(a)!_{name}_u_nm_np1_ba_goo_0.avi" for n in range(3)]
         for file in files:
             video(root / "hmdb51_org" / name / file)
-        for division in (1, 2, 3):
-            uses = [(n + division) % 3 for n in range(3)]
+        for split in (1, 2, 3):
+            uses = [(n + split) % 3 for n in range(3)]
             lines = [f"{file} {use} " for file, use in zip(files, uses, strict=True)]
-            text(root / f"testTrainMulti_7030_splits/{name}_test_split{division}.txt", *lines)
+            text(root / f"testTrainMulti_7030_splits/{name}_test_split{split}.txt", *lines)
     return root
 
 
@@ -189,7 +189,7 @@ def activitynet(root: Path) -> Path:
 
 
 def hacs(root: Path) -> Path:
-    """HACS_segments_v1.1.1.json and CLASS/v_ID.mp4; a video of two classes lies in both folders."""
+    """HACS_segments_v1.1.1.json and CLASS/v_ID.mp4; a video of two classes is in both folders."""
     one = {"label": "Cheese rolling", "segment": [1.0, 2.0]}
     two = {"label": "Zumba of another kind", "segment": [3.0, 4.0]}
     database = {

@@ -1,4 +1,4 @@
-"""Every annotation format is read as its users write it, and what does not fit is named by line."""
+"""Every annotation format is read as it is found in practice, and errors name the line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.data import layouts
-from vtcli.data.annotations.detect import sniff_file
+from vtcli.data.annotations.detect import detect_file_format
 from vtcli.data.open import list_splits, open_dataset
 from vtcli.errors import DataError
 
-AWKWARD = (
-    "with blanks/two  of them.mp4",
+UNUSUAL_NAMES = (
+    "with spaces/two  of them.mp4",
     "hash#1&2!(x).avi",
     "größe/日本語.mp4",
     'it\'s "quoted".mp4',
@@ -60,7 +60,7 @@ def read(path: Path, **options) -> list[tuple[str, tuple[int, ...]]]:
 )  # fmt: skip
 def test_a_list_is_recognized_and_read(tmp_path: Path, name, content, format, labels) -> None:
     path = lines(tmp_path / name, *content)
-    assert sniff_file(path) == format
+    assert detect_file_format(path) == format
     assert [found for _, found in read(path)] == labels
     assert [found for _, found in read(path, format=format)] == labels
 
@@ -68,29 +68,29 @@ def test_a_list_is_recognized_and_read(tmp_path: Path, name, content, format, la
 @pytest.mark.parametrize("separator", [" ", ",", "\t", ";", "|"])
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_awkward_file_names_survive_a_list(tmp_path: Path, separator, ends, mark) -> None:
+def test_unusual_file_names_survive_a_list(tmp_path: Path, separator, ends, mark) -> None:
     path = tmp_path / "list.csv"
-    text = mark + ends.join(f"{name}{separator}{n}" for n, name in enumerate(AWKWARD)) + ends
+    text = mark + ends.join(f"{name}{separator}{n}" for n, name in enumerate(UNUSUAL_NAMES)) + ends
     path.write_bytes(text.encode())
-    for name in AWKWARD:
+    for name in UNUSUAL_NAMES:
         layouts.video(tmp_path / name)
     dataset = open_dataset(path)
-    assert [s.path for s in dataset.samples] == [tmp_path / name for name in AWKWARD]
-    assert [s.labels for s in dataset.samples] == [(n,) for n in range(len(AWKWARD))]
+    assert [s.path for s in dataset.samples] == [tmp_path / name for name in UNUSUAL_NAMES]
+    assert [s.labels for s in dataset.samples] == [(n,) for n in range(len(UNUSUAL_NAMES))]
 
 
-def test_awkward_file_names_survive_quoted_csv_and_folders(tmp_path: Path) -> None:
-    rows = [(name, n) for n, name in enumerate(AWKWARD)]
+def test_unusual_file_names_survive_quoted_csv_and_folders(tmp_path: Path) -> None:
+    rows = [(name, n) for n, name in enumerate(UNUSUAL_NAMES)]
     path = layouts.table(tmp_path / "list.csv", rows)
-    assert [id_ for id_, _ in read(path)] == list(AWKWARD)
-    for number, name in enumerate(AWKWARD):
+    assert [id_ for id_, _ in read(path)] == list(UNUSUAL_NAMES)
+    for number, name in enumerate(UNUSUAL_NAMES):
         layouts.video(tmp_path / "classes" / f"ü #{number}" / name)
     assert {s.id.split("/", 1)[1] for s in open_dataset(tmp_path / "classes").samples} == set(
-        AWKWARD
+        UNUSUAL_NAMES
     )
 
 
-def test_a_path_without_an_ending_may_hold_blanks_and_end_in_a_number(tmp_path: Path) -> None:
+def test_a_path_without_an_extension_may_contain_spaces_and_end_in_a_number(tmp_path: Path) -> None:
     path = lines(tmp_path / "list.txt", "my clip 12 0", "other one 1")
     assert read(path) == [("my clip 12", (0,)), ("other one", (1,))]
 
@@ -106,7 +106,7 @@ def test_a_list_that_fits_two_formats_is_refused_with_both_names(tmp_path: Path)
         open_dataset(path)
 
 
-def test_segments_of_a_uniformerv2_list_make_up_whole_videos(tmp_path: Path) -> None:
+def test_segments_of_a_uniformerv2_list_are_merged_into_whole_videos(tmp_path: Path) -> None:
     content = ("v.mp4,90.5,0.0,9.5,3", "v.mp4,90.5,20.0,29.5,3", "w.mp4,50.0,0.0,1.0,0")
     path = lines(tmp_path / "list.csv", *content)
     dataset = open_dataset(path)
@@ -136,7 +136,7 @@ def test_a_frame_list_gives_one_folder_per_video(tmp_path: Path) -> None:
         open_dataset(path)
 
 
-def test_absolute_paths_give_ids_that_hold_on_other_machines(tmp_path: Path) -> None:
+def test_absolute_paths_give_ids_that_do_not_depend_on_the_machine(tmp_path: Path) -> None:
     inside = layouts.video(tmp_path / "videos" / "a.mp4")
     path = lines(tmp_path / "list.txt", f"{inside} 0", "/elsewhere/b.mp4 1")
     assert [s.path for s in open_dataset(path).samples] == [inside, Path("/elsewhere/b.mp4")]
@@ -187,7 +187,7 @@ def test_a_manifest_may_use_another_separator(tmp_path: Path, separator: str) ->
     assert read(path) == [("a, b.mp4", (0,)), ("c.mp4", (1,))]
 
 
-def test_splits_without_one_for_testing_must_be_named(tmp_path: Path) -> None:
+def test_one_of_several_unusual_splits_must_be_named(tmp_path: Path) -> None:
     path = lines(tmp_path / "m.csv", "path,label,split", "a.mp4,x,day", "b.mp4,y,night")
     with pytest.raises(DataError, match="has the splits day, night; name one"):
         open_dataset(path)
@@ -199,7 +199,7 @@ def test_a_hugging_face_metadata_file_is_read_by_itself(tmp_path: Path) -> None:
     assert read(path) == [("a.mp4", (0,))]
 
 
-# --- what does not fit --------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -209,37 +209,37 @@ def test_a_hugging_face_metadata_file_is_read_by_itself(tmp_path: Path) -> None:
         ("l.csv", ["a.mp4,5,0", "b.mp4,1", "c.mp4,7,1"], "line 2: has 1 numbers"),
         ("l.txt", ["a 5 0", "b 1", "c 7 1"], "line 2: has 1 numbers"),
         ("l.txt", ["a.mp4 0", "b.mp4 -1"], "line 2: label -1 is outside"),
-        ("l.txt", ["a.mp4 0", "b.mp4 1.5"], "line 2: '1.5' is no class number"),
-        ("l.txt", ["a.mp4 0", "b.mp4 1", "a.mp4 1"], "line 3: 'a.mp4' comes twice, .*line 1"),
+        ("l.txt", ["a.mp4 0", "b.mp4 1.5"], "line 2: '1.5' is not a class number"),
+        ("l.txt", ["a.mp4 0", "b.mp4 1", "a.mp4 1"], "line 3: 'a.mp4' is listed twice, .*line 1"),
         ("l.txt", ["a.mp4 1", "b.mp4 2"], "labels run from 1 to 2.*count from 1"),
         ("l.txt", [], "is empty"),
-        ("l.txt", ["a.mp4 jumping"], "line 1: 'a.mp4 jumping' is in no known format"),
-        ("l.txt", ["\0\0"], "zero bytes"),
+        ("l.txt", ["a.mp4 jumping"], "line 1: 'a.mp4 jumping' is not in a known format"),
+        ("l.txt", ["\0\0"], "null bytes"),
         ("l.csv", ["path label", "a.mp4 0", "b.mp4 1"], "line 1: has 0 numbers"),
         ("l.csv", ["video,name", "a.mp4,x", "b.mp4,y"], "line 1: is not 'video,class name'"),
         ("m.csv", ["path,label"], "is empty"),
-        ("m.csv", ["path,label", "a.mp4,x", "b.mp4"], "line 3: has 1 fields where .* has 2"),
+        ("m.csv", ["path,label", "a.mp4,x", "b.mp4"], "line 3: has 1 fields, but .* has 2"),
         ("m.csv", ["path,label", "a.mp4,x", "b.mp4,"], "line 3: has no label"),
         ("m.csv", ["path,label", ",x"], "line 2: has no 'path'"),
-        ("m.csv", ["path,label,start", "a.mp4,x,soon"], "line 2: 'soon' is no time"),
+        ("m.csv", ["path,label,start", "a.mp4,x,soon"], "line 2: 'soon' is not a time"),
         ("m.csv", ["path,label,start,end", "a.mp4,x,5,4"], "line 2: ends before it begins"),
         ("m.csv", ["path,label,split", "a.mp4,x,val", "b.mp4,y,"], "line 3: names no split"),
-        ("m.csv", ["path,label,id", "a.mp4,x,1", "b.mp4,x,1"], "line 3: '1' comes twice"),
+        ("m.csv", ["path,label,id", "a.mp4,x,1", "b.mp4,x,1"], "line 3: '1' is listed twice"),
         ("m.jsonl", ['{"path": "a.mp4", "label": "x"}', "{"], "line 2: is not valid JSON"),
-        ("m.jsonl", ['{"path": "a.mp4", "label": [1]}'], r"line 1: \[1\] is no label"),
-        ("k.csv", [KINETICS, "x,id,a,b"], "line 2: has a time that is no number"),
+        ("m.jsonl", ['{"path": "a.mp4", "label": [1]}'], r"line 1: \[1\] is not a label"),
+        ("k.csv", [KINETICS, "x,id,a,b"], "line 2: has a time that is not a number"),
         ("k.csv", [KINETICS, "x,i,1,2", ",j,1,2"], "line 3: has no label"),
         ("j.csv", ["1;Swiping", "2;"], "line 2: is not 'id;class name'"),
-        ("e.csv", [layouts.EPIC_HEADER, EPIC_ROW], "line 2: 'soon' is no time"),
+        ("e.csv", [layouts.EPIC_HEADER, EPIC_ROW], "line 2: 'soon' is not a time"),
         ("a.json", ['{"database": {}}'], "no 'database'"),
         ("a.json", ['{"database": {"x": {"duration": 3}}}'], "record 1: video x has no"),
         ("a.json", ["[", "{"], "line 3: is not valid JSON"),
         ("s.json", [SSV2], "record 2: video 2 has no template"),
-        ("d.json", ['[{"vid_name": "x", "label": "y"}]'], "record 1: 'y' is no class number"),
-        ("c.json", ['{"Holding something": "0"}'], "holds only the class names"),
+        ("d.json", ['[{"vid_name": "x", "label": "y"}]'], "record 1: 'y' is not a class number"),
+        ("c.json", ['{"Holding something": "0"}'], "lists only the class names"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_named_by_file_and_line(tmp_path: Path, name, content, says) -> None:
+def test_errors_name_the_file_and_the_line(tmp_path: Path, name, content, says) -> None:
     path = lines(tmp_path / name, *content)
     with pytest.raises(DataError, match=says) as caught:
         open_dataset(path)
@@ -247,14 +247,14 @@ def test_what_does_not_fit_is_named_by_file_and_line(tmp_path: Path, name, conte
     assert "\n" not in str(caught.value)
 
 
-def test_text_in_another_encoding_is_named_by_line(tmp_path: Path) -> None:
+def test_text_in_another_encoding_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes(b"a.mp4 0\n" + "größe.mp4 1\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"list.txt, line 2: is not text in UTF-8"):
+    with pytest.raises(DataError, match=r"list.txt, line 2: is not UTF-8 text"):
         open_dataset(path)
 
 
-def test_an_unknown_class_is_refused_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_class_is_refused_with_a_similar_one(tmp_path: Path) -> None:
     root = layouts.kinetics(tmp_path)
     listed = root / "annotations" / "val.csv"
     listed.write_text(listed.read_text().replace("testifying", "testifyin"))
@@ -272,19 +272,19 @@ def test_a_number_that_contradicts_its_folder_is_refused(tmp_path: Path) -> None
         open_dataset("ucf101", tmp_path, "train1", format="ucf101")
 
 
-def test_class_lists_with_gaps_or_doubles_are_refused(tmp_path: Path) -> None:
+def test_class_lists_with_gaps_or_duplicates_are_refused(tmp_path: Path) -> None:
     lists = layouts.ucf101(tmp_path) / "ucfTrainTestlist"
     for content, says in (
-        (("1 ApplyEyeMakeup", "3 Archery"), "names no class 2"),
-        (("1 ApplyEyeMakeup", "1 Archery"), "line 2: class number 1 comes twice"),
-        (("1 ApplyEyeMakeup", "Archery 2"), "line 2: 'Archery' is no class number"),
+        (("1 ApplyEyeMakeup", "3 Archery"), "does not list class 2"),
+        (("1 ApplyEyeMakeup", "1 Archery"), "line 2: class number 1 is used twice"),
+        (("1 ApplyEyeMakeup", "Archery 2"), "line 2: 'Archery' is not a class number"),
     ):
         lines(lists / "classInd.txt", *content)
         with pytest.raises(DataError, match=says):
             open_dataset("ucf101", tmp_path)
 
 
-def test_a_label_that_epics_class_files_do_not_hold_is_refused(tmp_path: Path) -> None:
+def test_a_label_outside_the_class_files_of_epic_is_refused(tmp_path: Path) -> None:
     root = layouts.epic100(tmp_path)
     listed = root / "epic-kitchens-100-annotations" / "EPIC_100_validation.csv"
     listed.write_text(listed.read_text().replace("plate,2,", "plate,300,"))
@@ -292,7 +292,7 @@ def test_a_label_that_epics_class_files_do_not_hold_is_refused(tmp_path: Path) -
         open_dataset("epic100", root)
 
 
-def test_a_folder_format_is_not_read_from_a_file_nor_the_other_way_round(tmp_path: Path) -> None:
+def test_a_folder_format_does_not_read_a_file(tmp_path: Path) -> None:
     path = lines(tmp_path / "list.txt", "a.mp4 0")
-    with pytest.raises(DataError, match="is a file, which format 'class-folders' does not read"):
+    with pytest.raises(DataError, match="is a file, but format 'class-folders' reads a folder"):
         open_dataset(path, format="class-folders")

@@ -1,4 +1,4 @@
-"""The catalog says the target about itself: lists, splits and names that fit each other."""
+"""The class lists, splits and names in the catalog are consistent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENTRIES = load_catalog().values()
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
-def test_a_class_list_has_as_many_names_as_the_dataset_classes(entry) -> None:
+def test_every_class_list_has_as_many_names_as_its_dataset_has_classes(entry) -> None:
     for head in entry.heads:
         names = head.class_names()
         assert len(names) == (head.size if head.labels else 0)
@@ -21,7 +21,7 @@ def test_a_class_list_has_as_many_names_as_the_dataset_classes(entry) -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
-def test_an_entry_names_its_splits_and_a_format_that_is_read(entry) -> None:
+def test_every_entry_has_its_default_split_and_a_supported_format(entry) -> None:
     assert entry.default_split in entry.splits
     assert entry.format in (*FORMATS, "")
     assert all(split.files for split in entry.splits.values())
@@ -31,7 +31,7 @@ def test_an_entry_names_its_splits_and_a_format_that_is_read(entry) -> None:
     assert (entry.frame_rate is None) == (entry.frame_names == "")
 
 
-def test_every_dataset_of_a_checkpoint_is_known_with_as_many_classes() -> None:
+def test_every_checkpoint_has_the_classes_of_its_dataset() -> None:
     catalog = load_catalog()
     for row in load_registry().checkpoints.values():
         sizes = {head.name: head.size for head in catalog[row.dataset].heads}
@@ -50,7 +50,7 @@ def test_every_dataset_of_a_checkpoint_is_known_with_as_many_classes() -> None:
         ("ActivityNet-1.3", "activitynet"),
     ],
 )
-def test_other_spellings_mean_the_same_dataset(spelling: str, name: str) -> None:
+def test_other_spellings_find_the_same_dataset(spelling: str, name: str) -> None:
     assert find_entry(spelling).name == name
 
 
@@ -61,7 +61,7 @@ def test_no_two_datasets_share_a_spelling() -> None:
         assert find_entry(word) is owner
 
 
-def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+def test_an_unknown_name_is_refused_with_a_similar_one() -> None:
     with pytest.raises(UsageError, match="did you mean k400") as caught:
         find_entry("k4000")
     assert caught.value.exit_code == 2
@@ -69,7 +69,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         find_entry("charades")
 
 
-def test_datasets_whose_labels_name_a_direction_are_marked() -> None:
+def test_datasets_with_directions_in_class_names_are_flip_sensitive() -> None:
     assert {e.name for e in ENTRIES if e.flip_sensitive} == {"ssv1", "ssv2", "jester", "motion8"}
 
 
@@ -87,5 +87,5 @@ def test_datasets_whose_labels_name_a_direction_are_marked() -> None:
         ("fold-a", "fold-a"),
     ],
 )
-def test_splits_have_one_word_each(word: str, split: str) -> None:
+def test_every_split_has_one_canonical_name(word: str, split: str) -> None:
     assert canonical_split(word) == split

@@ -1,4 +1,4 @@
-"""`vt datasets check`: every defect is named, nothing sound is, and what is left is a dataset."""
+"""`vt datasets check` reports every defect and nothing else, and writes the rest as a manifest."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from vtcli.data.fingerprint import (
     DUPLICATE_RMSE,
     Unreadable,
     VideoFingerprint,
-    difference,
     inspect,
     near_duplicate_pairs,
+    thumbnail_rmse,
 )
 from vtcli.data.open import open_dataset
 from vtcli.data.samples import Dataset, Sample
@@ -55,28 +55,28 @@ from vtcli.synthetic.motion8 import draw_scene, encode, render
 HEADER = ("path", "label", "split", "start", "end", "id")
 
 
-def pictures(number: int, frames: int = 24) -> NDArray[np.uint8]:
+def scene_frames(number: int, frames: int = 24) -> NDArray[np.uint8]:
     """A moving scene of its own for each number [T, 80, 80, 3]; 15 frames a second when encoded."""
     return render(draw_scene("train", "right", number, frames=frames))
 
 
 def recode(path: Path, frames_THWC: NDArray[np.uint8], codec: str, size: tuple[int, int]) -> Path:
-    """The same pictures by another codec, in another size (width, height)."""
+    """The same frames with another codec and size (width, height)."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.bit_rate = 1_000_000
-        for place, picture in enumerate(frames_THWC):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, frame_HWC in enumerate(frames_THWC):
+            frame = av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")
             frame = frame.reformat(*size, "yuv420p", interpolation="AREA")
-            frame.pts, frame.time_base = place, Fraction(1, 30)
+            frame.pts, frame.time_base = number, Fraction(1, 30)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
 def heartbeat() -> None:
-    """What `inspect` calls when nobody listens."""
+    """A heartbeat that nothing listens to."""
 
 
 # File, label, split, start, end; and what is wrong with it.
@@ -105,24 +105,24 @@ def defects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of videos with one defect each, whose rows are `DEFECTS` with the id `r<row>`."""
     folder = tmp_path_factory.mktemp("defects")
     for number, name in enumerate(("sound.mp4", "with space #1 & ümlaut.mp4", "sound 2.mp4")):
-        (folder / name).write_bytes(encode(pictures(number)))
-    (folder / "long.mp4").write_bytes(encode(pictures(3)))
+        (folder / name).write_bytes(encode(scene_frames(number)))
+    (folder / "long.mp4").write_bytes(encode(scene_frames(3)))
     (folder / "copy.mp4").write_bytes((folder / "sound.mp4").read_bytes())
     (folder / "leak.mp4").write_bytes((folder / "sound 2.mp4").read_bytes())
-    recode(folder / "coded again.avi", pictures(1), "mpeg4", (120, 64))
+    recode(folder / "coded again.avi", scene_frames(1), "mpeg4", (120, 64))
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("<html>404 not found</html>")
-    (folder / "half.mp4").write_bytes(encode(pictures(4))[:3000])
+    (folder / "half.mp4").write_bytes(encode(scene_frames(4))[:3000])
     whole = write_clip(folder / "cut.mp4", container_options={"movflags": "faststart"}).read_bytes()
     (folder / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
-    (folder / "short.mp4").write_bytes(encode(pictures(5)[:1]))
+    (folder / "short.mp4").write_bytes(encode(scene_frames(5)[:1]))
     rows = [(*row, f"r{number}") for number, (row, _) in enumerate(DEFECTS)]
     with (folder / "list.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([HEADER, *rows])
     return folder / "list.csv"
 
 
-def test_every_defect_is_found_and_a_clean_manifest_written(
+def test_every_defect_is_reported_and_a_clean_manifest_is_written(
     defects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clean = defects.with_name("clean.csv")
@@ -130,8 +130,8 @@ def test_every_defect_is_found_and_a_clean_manifest_written(
     assert run([*words, "-o", str(clean)]) == EXIT_SOME_FAILED
     table = json.loads(capsys.readouterr().out)
     wrong = {f"r{number}": problem for number, (_, problem) in enumerate(DEFECTS) if problem}
-    assert {line["id"]: line["problem"] for line in table["findings"]} == wrong
-    others = {line["id"]: line["other"] for line in table["findings"] if line["other"]}
+    assert {line["id"]: line["problem"] for line in table["issues"]} == wrong
+    others = {line["id"]: line["other"] for line in table["issues"] if line["other"]}
     assert others == {"r13": "r0", "r14": "r1", "r15": "r2"}
     assert (table["samples"], table["splits"]) == (len(DEFECTS), ["train", "validation"])
 
@@ -150,25 +150,25 @@ def samples_of(dataset: Dataset) -> list[tuple[Sample, str]]:
 
 def test_one_split_is_checked_by_itself(defects: Path) -> None:
     dataset = open_dataset(defects, split="train")
-    problems = {finding.problem for finding in check_datasets([dataset]).findings}
+    problems = {issue.problem for issue in check_datasets([dataset]).issues}
     assert "leakage" not in problems
 
 
-def test_a_decoder_that_hangs_or_crashes_is_a_finding(tmp_path: Path) -> None:
+def test_a_decoder_that_hangs_or_crashes_is_an_issue(tmp_path: Path) -> None:
     names = ("a", "hang", "b", "segfault", "c")
     for number, name in enumerate(names):
-        (tmp_path / f"{name}.mp4").write_bytes(encode(pictures(number, frames=4)))
+        (tmp_path / f"{name}.mp4").write_bytes(encode(scene_frames(number, frames=4)))
     result = check_datasets(
         [made([Sample(name, tmp_path / f"{name}.mp4", (0,)) for name in names])],
         inspect=faulty_inspect,
         timeout=1.0,
         workers=2,
     )
-    assert {f.sample.id: f.problem for f in result.findings} == {
+    assert {f.sample.id: f.problem for f in result.issues} == {
         "hang": "timeout",
         "segfault": "crashed",
     }
-    assert sorted(path.stem for path in result.contents) == ["a", "b", "c"]
+    assert sorted(path.stem for path in result.fingerprints) == ["a", "b", "c"]
 
 
 def made(samples: Sequence[Sample], split: str = "", **changes: object) -> Dataset:
@@ -178,18 +178,18 @@ def made(samples: Sequence[Sample], split: str = "", **changes: object) -> Datas
 
 
 def pretended(folder: Path, *datasets: Dataset) -> tuple[Issue, ...]:
-    """All findings where a video shows its name, without what follows a '."""
+    """All issues if a video shows its own name, up to a '."""
     for sample in (sample for dataset in datasets for sample in dataset.samples):
         sample.path.write_text(sample.path.stem.partition("'")[0])
-    return check_datasets(datasets, inspect=pretend).findings
+    return check_datasets(datasets, inspect=pretend).issues
 
 
-def in_short(findings: Sequence[Issue]) -> list[tuple[str, str, str]]:
-    """(id, problem, id of the equal) of each."""
-    return [(f.sample.id, f.problem, f.other.id if f.other else "") for f in findings]
+def in_short(issues: Sequence[Issue]) -> list[tuple[str, str, str]]:
+    """(id, problem, id of the duplicate) of each."""
+    return [(f.sample.id, f.problem, f.other.id if f.other else "") for f in issues]
 
 
-def test_segments_of_one_video_are_no_duplicates_but_the_same_segment_is(tmp_path: Path) -> None:
+def test_only_equal_segments_of_one_video_are_duplicates(tmp_path: Path) -> None:
     long = tmp_path / "long"
     train = [
         Sample("1", long, (0,), 0.0, 2.0, split="train"),
@@ -198,15 +198,15 @@ def test_segments_of_one_video_are_no_duplicates_but_the_same_segment_is(tmp_pat
         Sample("4", tmp_path / "long'", (0,), 1.0, 3.0, split="train"),
         Sample("5", tmp_path / "other", (0,), split="train"),
     ]
-    findings = pretended(tmp_path, made(train, "train"))
-    assert in_short(findings) == [("3", "duplicate", "2"), ("4", "duplicate", "2")]
-    assert [f.detail.endswith("labels differ") for f in findings] == [True, False]
+    issues = pretended(tmp_path, made(train, "train"))
+    assert in_short(issues) == [("3", "duplicate", "2"), ("4", "duplicate", "2")]
+    assert [f.detail.endswith("labels differ") for f in issues] == [True, False]
     test = [Sample("6", long, (0,), 8.0, 9.0, split="test")]
-    findings = pretended(tmp_path, made(train, "train"), made(test, "test"))
-    assert in_short(findings) == [(number, "leakage", "6") for number in "1234"]
+    issues = pretended(tmp_path, made(train, "train"), made(test, "test"))
+    assert in_short(issues) == [(number, "leakage", "6") for number in "1234"]
 
 
-def test_divisions_of_one_dataset_do_not_leak_into_each_other(tmp_path: Path) -> None:
+def test_official_splits_of_one_dataset_do_not_leak_into_each_other(tmp_path: Path) -> None:
     def part(split: str, *names: str) -> Dataset:
         samples = [Sample(f"{split}/{n}", tmp_path / n, (0,), split=split) for n in names]
         return made(samples, split)
@@ -217,19 +217,19 @@ def test_divisions_of_one_dataset_do_not_leak_into_each_other(tmp_path: Path) ->
         part("train1", "c", "d"),
         part("train2", "a", "b", "d'"),
     ]
-    findings = pretended(tmp_path, *divided)
-    assert in_short(findings) == [("train2/d'", "leakage", "2/d")]
+    issues = pretended(tmp_path, *divided)
+    assert in_short(issues) == [("train2/d'", "leakage", "2/d")]
 
 
-def test_frame_numbers_are_checked_and_written_as_seconds(tmp_path: Path) -> None:
+def test_frame_ranges_are_checked_and_written_as_seconds(tmp_path: Path) -> None:
     video = tmp_path / "v.mp4"
-    video.write_bytes(encode(pictures(0)))
+    video.write_bytes(encode(scene_frames(0)))
     numbers = {"in": (3, 9), "beyond": (30, 60), "rounded up": (10, 30), "one": (4, 4)}
     samples = [
         Sample(name, video, (0,), first_frame=a, last_frame=b) for name, (a, b) in numbers.items()
     ]
     result = check_datasets([made(samples)])
-    assert {f.sample.id: f.problem for f in result.findings} == {
+    assert {f.sample.id: f.problem for f in result.issues} == {
         "beyond": "segment",
         "one": "short",
     }
@@ -250,8 +250,8 @@ def manifest_rows(result: CheckResult, path: Path) -> list[dict[str, str]]:
 def write_images(folder: Path, numbers: Sequence[int], first: int = 0) -> Path:
     """`frame_NNN.png` for each number, showing a scene."""
     folder.mkdir()
-    for place, number in enumerate(numbers):
-        Image.fromarray(pictures(first)[place]).save(folder / f"frame_{number:03d}.png")
+    for index, number in enumerate(numbers):
+        Image.fromarray(scene_frames(first)[index]).save(folder / f"frame_{number:03d}.png")
     return folder
 
 
@@ -263,9 +263,9 @@ def test_folders_of_frames_are_checked_image_by_image(tmp_path: Path) -> None:
     assert gap == Unreadable("missing_frames", "has image 2 followed by image 5; extract it again")
     mixed = write_images(tmp_path / "mixed", range(4))
     Image.new("RGB", (40, 30)).save(mixed / "frame_002.png")
-    torn = write_images(tmp_path / "torn", range(4))
-    (torn / "frame_003.png").write_bytes((torn / "frame_001.png").read_bytes()[:500])
-    for folder, name in ((mixed, "frame_002.png"), (torn, "frame_003.png")):
+    truncated = write_images(tmp_path / "truncated", range(4))
+    (truncated / "frame_003.png").write_bytes((truncated / "frame_001.png").read_bytes()[:500])
+    for folder, name in ((mixed, "frame_002.png"), (truncated, "frame_003.png")):
         found = inspect(folder, heartbeat)
         assert isinstance(found, Unreadable)
         assert found.reason == "corrupt"
@@ -276,16 +276,16 @@ def test_folders_of_frames_are_checked_image_by_image(tmp_path: Path) -> None:
     assert nothing.reason == "not_video"
 
 
-def test_equal_folders_of_frames_are_duplicates_and_rates_come_from_the_dataset(
+def test_equal_folders_of_frames_are_duplicates_and_take_the_frame_rate_of_the_dataset(
     tmp_path: Path,
 ) -> None:
     folders = [
         write_images(tmp_path / name, range(8), n) for name, n in zip("abc", (0, 1, 0), strict=True)
     ]
     samples = [Sample(folder.name, folder, (0,), 0.0, 2.0) for folder in folders]
-    found = check_datasets([made(samples, frame_rate=4.0)]).findings
+    found = check_datasets([made(samples, frame_rate=4.0)]).issues
     assert [(f.sample.id, f.problem) for f in found] == [("c", "duplicate")]
-    found = check_datasets([made(samples, frame_rate=24.0)]).findings
+    found = check_datasets([made(samples, frame_rate=24.0)]).issues
     assert [f.problem for f in found] == ["segment"] * 3
 
 
@@ -297,18 +297,18 @@ def test_equal_folders_of_frames_are_duplicates_and_rates_come_from_the_dataset(
         ("libvpx-vp9", "a.webm", (64, 48)),
     ],
 )
-def test_pictures_coded_in_another_way_are_alike(
+def test_transcoded_videos_are_near_duplicates(
     tmp_path: Path, codec: str, name: str, size: tuple[int, int]
 ) -> None:
     first = tmp_path / "first.mp4"
-    first.write_bytes(encode(pictures(0)))
-    again = recode(tmp_path / name, pictures(0), codec, size)
+    first.write_bytes(encode(scene_frames(0)))
+    again = recode(tmp_path / name, scene_frames(0), codec, size)
     found = [inspect(path, heartbeat) for path in (first, again)]
-    contents = [content for content in found if isinstance(content, VideoFingerprint)]
-    assert difference(*(content.fingerprint for content in contents)) < DUPLICATE_RMSE
+    fingerprints = [f for f in found if isinstance(f, VideoFingerprint)]
+    assert thumbnail_rmse(*(found.thumbnails for found in fingerprints)) < DUPLICATE_RMSE
 
 
-def test_alike_are_exactly_the_pairs_within_the_bound() -> None:
+def test_near_duplicates_are_exactly_the_pairs_within_the_bound() -> None:
     rng = np.random.default_rng(0)
     count = 1300  # more than one block
     videos = rng.integers(100, 120, (count, 1)) + rng.integers(0, 12, (count, 256))
@@ -322,7 +322,7 @@ def test_alike_are_exactly_the_pairs_within_the_bound() -> None:
     assert 0 < len(found & {(100 + n, 700 + n) for n in range(20)}) < 20
 
 
-def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
     fast = {"preset": "ultrafast", "x264-params": "log=-1"}
     lengths = {"short": 20, "long": 900}
     clips = [
@@ -347,9 +347,9 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see processes")
-def test_interrupted_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_check_leaves_no_files_and_no_processes(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "0.mp4").write_bytes(encode(pictures(0)))
+    (tmp_path / "run" / "0.mp4").write_bytes(encode(scene_frames(0)))
     for number in range(1, 3000):
         (tmp_path / "run" / f"{number}.mp4").symlink_to("0.mp4")
     words = [sys.executable, "-m", "vtcli", "datasets", "check", str(tmp_path), "-j", "2"]
@@ -361,7 +361,7 @@ def test_interrupted_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
         start_new_session=True,
     ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        # The third is the one that counts what the others share.
+        # The third is multiprocessing's resource tracker.
         wait_until(lambda: len(children.read_text().split()) == 3)
         workers = [int(word) for word in children.read_text().split()]
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -387,7 +387,7 @@ def test_exit_codes(defects: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert all(line.startswith("vt: error: ") for line in errors)
 
 
-def test_what_a_manifest_cannot_hold_is_refused_before_work_begins(tmp_path: Path) -> None:
+def test_what_a_manifest_cannot_hold_is_refused_before_decoding(tmp_path: Path) -> None:
     sample = Sample("a", tmp_path / "a.mp4", (0, 1))
     two_heads = made([sample], classes={"verb": ("cut",), "noun": ("an onion", "bread")})
     with pytest.raises(DataError, match="one label"):
@@ -403,23 +403,25 @@ def test_a_dataset_without_samples_is_an_error() -> None:
         check_datasets([made([])])
 
 
-def test_a_class_that_loses_all_its_samples_is_named(
+def test_a_class_without_remaining_samples_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, label in enumerate(("run", "jump")):
         (tmp_path / "in" / label).mkdir(parents=True)
-        (tmp_path / "in" / label / "0.mp4").write_bytes(encode(pictures(number, frames=1 + number)))
+        (tmp_path / "in" / label / "0.mp4").write_bytes(
+            encode(scene_frames(number, frames=1 + number))
+        )
     words = ["datasets", "check", str(tmp_path / "in"), "-o", str(tmp_path / "clean.csv")]
     assert run(words) == EXIT_SOME_FAILED
     assert "no sample of class 'run' is left" in capsys.readouterr().err
 
 
-def test_reports_show_the_first_of_many_and_names_as_they_are(
+def test_reports_list_the_first_of_many_and_do_not_interpret_names(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     samples = [Sample(f"{n}", Path(f"[red]{n}[/red] :smile:.mp4"), (0,)) for n in range(25)]
-    findings = tuple(Issue("not_found", sample, "is not there") for sample in samples)
-    result = CheckResult((made(samples),), 25, {}, findings)
+    issues = tuple(Issue("not_found", sample, "is not there") for sample in samples)
+    result = CheckResult((made(samples),), 25, {}, issues)
     print_check(result, "table")
     out = capsys.readouterr().out
     assert out.count("[/red] :smile:") == SHOWN

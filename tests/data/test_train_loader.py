@@ -16,8 +16,8 @@ from tests.evaluation.harness import class_folders
 from vtcli.data.augment import Augmentation, sample_crop
 from vtcli.data.clip_loader import open_sample
 from vtcli.data.frame_cache import FrameCache
-from vtcli.data.samples import Dataset, Sample
-from vtcli.data.splits import _hold_out, split_train_val
+from vtcli.data.samples import Sample
+from vtcli.data.splits import split_train_val
 from vtcli.data.train_loader import (
     ClipRequest,
     TrainClip,
@@ -26,7 +26,7 @@ from vtcli.data.train_loader import (
     prefetch_batches,
 )
 from vtcli.data.train_sampling import TRAINING_SAMPLERS
-from vtcli.errors import DataError, UsageError, VideoDecodeError
+from vtcli.errors import UsageError, VideoDecodeError
 from vtcli.video.pipeline import Pipeline
 from vtcli.video.sampling import SAMPLERS
 from vtcli.weights.registry import load_registry
@@ -205,96 +205,6 @@ def test_every_epoch_has_its_own_order_of_all_samples() -> None:
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
     assert epoch_order(20, 1, seed=0) == orders[1] != epoch_order(20, 1, seed=1)
-
-
-# --- the two parts of a dataset -------------------------------------------------------------------
-
-
-def test_videos_are_held_out_of_every_class_and_always_the_same(tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "data", 5, ["a", "b", "c"])
-    first, again = split_train_val(root), split_train_val(root)
-    assert first == again
-    kept, held = first.train.samples, first.validation.samples
-    assert len(kept) == 12
-    assert [sum(s.labels == (c,) for s in held) for c in range(3)] == [1, 1, 1]
-    assert not {s.path for s in kept} & {s.path for s in held}
-
-
-def test_no_class_loses_its_only_video(tmp_path: Path) -> None:
-    # Class b is seen in one video only, which shows class a as well.
-    rows = ["path,label,start,end", *(f"{n}.mp4,a,0,1" for n in range(5)), "0.mp4,b,1,2"]
-    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
-    # Two nouns are seen in one video only.
-    heads = {"verb": ("a", "b"), "noun": ("x", "y", "z")}
-    samples = [Sample(str(n), tmp_path / f"{n}.mp4", (n % 2, max(n - 6, 0))) for n in range(9)]
-    dataset = Dataset("made", tuple(samples), heads, "", tmp_path)
-    for seed in range(20):
-        for division in (
-            split_train_val(tmp_path / "list.csv", seed=seed),
-            _hold_out(dataset, 0.2, seed),
-        ):
-            kept, held = (
-                {s.path for s in part.samples} for part in (division.train, division.validation)
-            )
-            assert held
-            assert not kept & held
-
-
-def test_parts_are_taken_as_they_are_named_and_numbered_by_name(tmp_path: Path) -> None:
-    class_folders(tmp_path / "data" / "train", 2, ["a", "b", "c"])
-    class_folders(tmp_path / "data" / "val", 1, ["b", "c"])
-    division = split_train_val(tmp_path / "data")
-    assert division.train.classes == {"action": ("a", "b", "c")}
-    assert [s.labels for s in division.validation.samples] == [(1,), (2,)]
-
-
-@pytest.mark.parametrize(
-    ("names", "turned"),
-    [
-        (["left", "right"], True),
-        (["Pushing_something_from_left_to_right", "b"], True),
-        (["clockwise", "counter-clockwise"], True),
-        (["leftovers", "bright"], False),
-    ],
-)
-def test_labels_that_name_a_side_are_found(tmp_path: Path, names: list[str], turned: bool) -> None:
-    assert split_train_val(class_folders(tmp_path / "data", 2, names)).flip_sensitive is turned
-
-
-def test_one_class_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"only one class \(a\)"):
-        split_train_val(class_folders(tmp_path / "data", 3, ["a"]))
-
-
-def test_a_class_folder_without_videos_is_refused(tmp_path: Path) -> None:
-    root = class_folders(tmp_path / "data", 3, ["a", "b"])
-    (root / "c").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*/c holds no videos"):
-        split_train_val(root)
-
-
-def test_classes_without_training_videos_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("path,label\nx.mp4,0\ny.mp4,2\n")
-    with pytest.raises(DataError, match=r"1 of the 3 classes .* no training videos \('class 1'"):
-        split_train_val(tmp_path / "list.csv", val_fraction=0.5)
-
-
-def test_a_validation_class_that_is_not_trained_is_refused(tmp_path: Path) -> None:
-    class_folders(tmp_path / "data" / "train", 2, ["a", "b"])
-    class_folders(tmp_path / "data" / "val", 1, ["b", "d"])
-    with pytest.raises(DataError, match=r"no training videos \('d'\)"):
-        split_train_val(tmp_path / "data")
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    (lists / "train.csv").write_text("path,label\nx.mp4,a\ny.mp4,b\n")
-    (lists / "val.csv").write_text("path,label\nz.mp4,b\nw.mp4,d\n")
-    with pytest.raises(DataError, match="labeled 'd', which no training video is"):
-        split_train_val(lists)
-
-
-def test_single_videos_leave_nothing_to_validate_on(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no class of data has a second video"):
-        split_train_val(class_folders(tmp_path / "data", 1, ["a", "b"]))
 
 
 def test_cached_frames_give_the_same_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def model_file(
     views: tuple[int, int] = (2, 1),
     seed: int = 0,
 ) -> Path:
-    """One of our files: a random tiny network with these classes and a pipeline of 32 pixels."""
+    """A checkpoint of a random tiny network with these classes and a pipeline of 32 pixels."""
     heads = heads or {"action": CLASSES}
     count = sum(map(len, heads.values()))
     arch, fields = "uniformerv2", {**tiny.OVERRIDES, "num_classes": count}
@@ -62,7 +62,7 @@ def model_file(
         name: torch.randn(shape, generator=generator) * 0.2 + (len(shape) == 1)
         for name, shape in shapes.items()
     }
-    usual = load_registry().pipelines["uniformerv2-kinetics"].to_dict()
+    preset = load_registry().pipelines["uniformerv2-kinetics"].to_dict()
     changes = {"short_side": 32, "crop_size": 32, "clips": views[0], "crops": views[1]}
     card = ModelCard(
         id="",
@@ -70,7 +70,7 @@ def model_file(
         model=base,
         config=asdict(config),
         heads=tuple(HeadSpec(n, len(labels), tuple(labels)) for n, labels in heads.items()),
-        pipeline=Pipeline.from_dict({**usual, **changes, "frames": config.num_frames}),
+        pipeline=Pipeline.from_dict({**preset, **changes, "frames": config.num_frames}),
         dataset=dataset,
     )
     write_checkpoint(path, tensors, {CARD_KEY: card.to_json()})
@@ -78,7 +78,7 @@ def model_file(
 
 
 def class_folders(root: Path, per_class: int = 3, classes: Sequence[str] = CLASSES) -> Path:
-    """A folder of class folders with real clips, all of them different."""
+    """A folder of class folders with real videos, all of them different."""
     for label, name in enumerate(classes):
         folder = root / name.replace(" ", "_")
         folder.mkdir(parents=True)
@@ -89,7 +89,7 @@ def class_folders(root: Path, per_class: int = 3, classes: Sequence[str] = CLASS
 
 
 def vt(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `vt` as a process of its own, one thread to each."""
+    """Run `vt` in a process of its own, with one thread."""
     return subprocess.run(
         [sys.executable, "-m", "vtcli", *map(str, words)],
         capture_output=True,
@@ -101,7 +101,7 @@ def vt(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]
 
 
 def vt_here(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `vt` in this process with one thread, which saves the seconds that a start takes."""
+    """Run `vt` in this process with one thread, which saves the startup time."""
     out, err = io.StringIO(), io.StringIO()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -116,19 +116,19 @@ def vt_here(*words: str | Path, **variables: str) -> subprocess.CompletedProcess
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's, with one thread for every computation."""
+    """The environment of this process, limited to one thread."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "100", **variables}
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Return once a file is there, or the process that should write it has ended."""
+    """Return once a file exists, or the process that should write it has ended."""
     limit = time.monotonic() + 120
     while not path.exists() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.01)
 
 
 def scores_of(run: Path) -> dict[tuple[str, int], dict[str, str]]:
-    """Every stored view's logits as they are written, by sample and view."""
+    """The logits of every stored view as they are written, by sample and view."""
     import json
 
     found = {}

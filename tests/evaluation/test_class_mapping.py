@@ -1,4 +1,4 @@
-"""A dataset's classes are found among a model's by name, never by position alone."""
+"""The classes of a dataset are mapped to those of a model by name, never by index alone."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def head(*names: str, name: str = "action") -> HeadSpec:
     return HeadSpec(name, len(names), names)
 
 
-def test_names_decide_whatever_the_order() -> None:
-    (match,) = match_heads(dataset({"action": ("run", "sit")}), [head("eat", "sit", "run")])
-    assert match.model_class == (2, 1)
-    assert match.warnings == ()
+def test_names_decide_in_any_order() -> None:
+    (mapping,) = match_heads(dataset({"action": ("run", "sit")}), [head("eat", "sit", "run")])
+    assert mapping.model_class == (2, 1)
+    assert mapping.warnings == ()
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("name", "model_name"),
     [
         ("Riding_a_bike", "riding a bike"),
         ("Holding [something]", "Holding something"),
@@ -37,47 +37,47 @@ def test_names_decide_whatever_the_order() -> None:
         ("ApplyEyeMakeup", "applyeyemakeup"),
     ],
 )
-def test_spellings_of_one_name_fit(ours: str, theirs: str) -> None:
-    (match,) = match_heads(dataset({"action": (ours,)}), [head("other", theirs)])
-    assert match.model_class == (1,)
+def test_spellings_of_one_name_match(name: str, model_name: str) -> None:
+    (mapping,) = match_heads(dataset({"action": (name,)}), [head("other", model_name)])
+    assert mapping.model_class == (1,)
 
 
-def test_an_exact_name_wins_over_a_similar_one() -> None:
-    (match,) = match_heads(dataset({"action": ("a_b",)}), [head("a b", "a_b")])
-    assert match.model_class == (1,)
+def test_an_exact_name_is_preferred_to_a_similar_one() -> None:
+    (mapping,) = match_heads(dataset({"action": ("a_b",)}), [head("a b", "a_b")])
+    assert mapping.model_class == (1,)
 
 
-def test_no_two_classes_of_a_known_list_are_spelled_alike() -> None:
+def test_no_two_classes_of_a_known_list_are_equal_when_simplified() -> None:
     for stem in ("k400", "k600", "k700", "ssv2", "ucf101", "hmdb51", "epic100_noun"):
         names = load_labels(stem)
         assert len({simplify(name) for name in names}) == len(names)
 
 
-def test_both_orders_of_kinetics_find_each_other() -> None:
-    theirs = load_labels("k400.uniformerv2")
-    (match,) = match_heads(dataset({"action": load_labels("k400")}), [head(*theirs)])
-    assert [theirs[i] for i in match.model_class] == list(load_labels("k400"))
+def test_both_orders_of_kinetics_are_mapped() -> None:
+    upstream = load_labels("k400.uniformerv2")
+    (mapping,) = match_heads(dataset({"action": load_labels("k400")}), [head(*upstream)])
+    assert [upstream[i] for i in mapping.model_class] == list(load_labels("k400"))
 
 
-def test_missing_names_are_listed_and_stop() -> None:
+def test_missing_names_are_an_error_that_lists_them() -> None:
     with pytest.raises(DataError, match=r"2 of the 3 classes of mine .*'fly', 'swim'"):
         match_heads(dataset({"action": ("run", "fly", "swim")}), [head("run", "sit")])
 
 
-def test_numbers_without_names_are_taken_in_the_models_order_and_said() -> None:
-    (match,) = match_heads(dataset({"action": ()}, (0,), (2,)), [head("a", "b", "c")])
-    assert match.classes == ("a", "b", "c")
-    assert "class numbers are taken to mean the same" in match.warnings[0]
+def test_class_numbers_without_names_use_the_models_order_with_a_warning() -> None:
+    (mapping,) = match_heads(dataset({"action": ()}, (0,), (2,)), [head("a", "b", "c")])
+    assert mapping.classes == ("a", "b", "c")
+    assert "class numbers are assumed to mean the same" in mapping.warnings[0]
     with pytest.raises(DataError, match="has 4 classes and the model 3"):
         match_heads(dataset({"action": ()}, (3,)), [head("a", "b", "c")])
 
 
-def test_a_model_with_an_unverified_order_needs_as_many_classes() -> None:
-    nameless = head(*unverified_labels(2))
-    (match,) = match_heads(dataset({"action": ("x", "y")}), [nameless])
-    assert "not verified" in match.warnings[0]
+def test_a_model_with_an_unverified_order_needs_the_same_number_of_classes() -> None:
+    unnamed = head(*unverified_labels(2))
+    (mapping,) = match_heads(dataset({"action": ("x", "y")}), [unnamed])
+    assert "not verified" in mapping.warnings[0]
     with pytest.raises(DataError, match="vt convert --labels"):
-        match_heads(dataset({"action": ("x", "y", "z")}), [nameless])
+        match_heads(dataset({"action": ("x", "y", "z")}), [unnamed])
 
 
 def test_heads_are_matched_by_name() -> None:

@@ -1,8 +1,11 @@
-"""An evaluation is honest, goes on after a kill with the same numbers, and needs no neighbors."""
+"""An evaluation counts every failure, resumes after a kill with equal scores, and no score depends
+on its neighbors in the batch.
+"""
 
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import random
@@ -14,10 +17,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import av
+import av.error
 import numpy as np
 import pytest
 import torch
@@ -38,12 +44,9 @@ from vtcli.data.clip_loader import Loader, Request
 from vtcli.data.open import open_dataset
 from vtcli.data.samples import Sample
 from vtcli.errors import DataError, OutOfMemoryError, UsageError, VideoDecodeError
+from vtcli.evaluation import EvalSettings, EvaluationReport, Evaluator, plan_evaluation
 from vtcli.evaluation.aggregate import load_run_scores
 from vtcli.evaluation.batching import make_units, slots_per_batch
-from vtcli.evaluation.conclude import conclude
-from vtcli.evaluation.evaluator import Evaluator
-from vtcli.evaluation.plan import EvalSettings, plan_evaluation
-from vtcli.evaluation.results import EvaluationReport
 from vtcli.evaluation.run_directory import RunDirectory, sample_key
 from vtcli.inference.predictor import predict
 from vtcli.labels import load_labels
@@ -65,9 +68,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, model: Path, videos: Path) -> Path:
-    """A run that nothing happened to, a video to each batch."""
-    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, model: Path, videos: Path) -> Path:
+    """A run without interruption, one video per batch."""
+    folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
     done = vt_here("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -77,32 +80,32 @@ def evaluate(dataset: Path | str, model: Path, run: Path, **options: object) -> 
     root = options.pop("root", None)
     found = open_dataset(dataset, root)  # type: ignore[arg-type]
     plan = plan_evaluation(found, model, EvalSettings(**{"device": "cpu", **options}))  # type: ignore[arg-type]
-    evaluator = Evaluator(plan, run, Group())
+    evaluator = Evaluator(plan, run)
     evaluator.run()
-    return conclude(evaluator)
+    return evaluator.conclude()
 
 
-def test_scores_are_those_of_vt_predict(model: Path, videos: Path, unbroken: Path) -> None:
-    found = load_run_scores(RunDirectory(unbroken))
-    for row, sample in list(enumerate(found.read))[::7]:
-        answer = predict(sample.path, model=model, views="paper", topk=8, precision="fp32")
-        expected = {a.index: a.upstream_score for a in answer.predictions}
+def test_scores_are_those_of_vt_predict(model: Path, videos: Path, uninterrupted: Path) -> None:
+    stored = load_run_scores(RunDirectory(uninterrupted))
+    for row, sample in list(enumerate(stored.read))[::7]:
+        prediction = predict(sample.path, model=model, views="paper", topk=8, precision="fp32")
+        expected = {a.index: a.upstream_score for a in prediction.predictions}
         for index, raw in expected.items():
-            assert found.scores["action"][row, index] == pytest.approx(raw, abs=1e-5)
+            assert stored.scores["action"][row, index] == pytest.approx(raw, abs=1e-5)
 
 
-def test_accuracy_is_what_the_stored_scores_say(unbroken: Path, videos: Path) -> None:
-    found = load_run_scores(RunDirectory(unbroken))
-    names = [sample.id.split("/")[0].replace("_", " ") for sample in found.read]
-    answers = [CLASSES[i] for i in found.scores["action"].argmax(1)]
-    summary = json.loads((unbroken / "summary.json").read_text())
-    right = sum(a == b for a, b in zip(names, answers, strict=True))
-    assert summary["heads"][0]["top1_read"]["value"] == pytest.approx(right / len(names))
+def test_accuracy_is_what_the_stored_scores_say(uninterrupted: Path, videos: Path) -> None:
+    stored = load_run_scores(RunDirectory(uninterrupted))
+    names = [sample.id.split("/")[0].replace("_", " ") for sample in stored.read]
+    predicted = [CLASSES[i] for i in stored.scores["action"].argmax(1)]
+    summary = json.loads((uninterrupted / "summary.json").read_text())
+    correct = sum(a == b for a, b in zip(names, predicted, strict=True))
+    assert summary["heads"][0]["top1_read"]["value"] == pytest.approx(correct / len(names))
     assert (summary["expected"], summary["read"], summary["failed"]) == (24, 24, 0)
 
 
 def kill_at(count: int, run: Path, command: list[str]) -> None:
-    """Start the command and kill it as soon as so many views have been written down."""
+    """Start the command and kill it as soon as this many views have been written."""
     process = subprocess.Popen(
         command,
         env=environment(),
@@ -147,7 +150,7 @@ def test_no_view_is_scored_twice(model: Path, videos: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_stopped_says_how_to_go_on(
+def test_a_stopped_run_says_how_to_resume(
     sent: signal.Signals, code: int, model: Path, videos: Path, tmp_path: Path
 ) -> None:
     words = ["eval", "--dataset", str(videos), "-m", str(model), "-b", "1", "-o", str(tmp_path)]
@@ -177,15 +180,15 @@ def whole_lines(file: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_work_and_give_the_same_scores(
-    processes: int, model: Path, videos: Path, unbroken: Path, tmp_path: Path
+    processes: int, model: Path, videos: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     words = ("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", tmp_path / "run")
     done = torchrun(processes, *words)
     assert done.returncode == 0, done.stderr
-    assert scores_of(tmp_path / "run") == scores_of(unbroken)
+    assert scores_of(tmp_path / "run") == scores_of(uninterrupted)
     assert len(list((tmp_path / "run" / "scores").iterdir())) == processes
     predictions = (tmp_path / "run" / "predictions.csv").read_bytes()
-    assert predictions == (unbroken / "predictions.csv").read_bytes()
+    assert predictions == (uninterrupted / "predictions.csv").read_bytes()
 
 
 def torchrun(processes: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -205,9 +208,9 @@ def torchrun_command(processes: int, *words: str | Path) -> list[str]:
 
 
 def test_a_process_that_dies_loses_nothing(
-    model: Path, videos: Path, unbroken: Path, tmp_path: Path
+    model: Path, videos: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """Rank 0 is killed; another number of processes goes on."""
+    """Rank 0 is killed; the run is resumed by a single process."""
     run = tmp_path / "run"
     words = ("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", run)
     process = subprocess.Popen(
@@ -224,17 +227,17 @@ def test_a_process_that_dies_loses_nothing(
         time.sleep(0.005)
     os.kill(int(started[0].name.split("-")[2]), signal.SIGKILL)
     assert process.wait(timeout=60) != 0
-    kept = scores_of(run)
+    before = scores_of(run)
     assert vt_here(*words).returncode == 0
     after = scores_of(run)
-    assert kept.items() <= after.items()
-    assert after == scores_of(unbroken)
+    assert before.items() <= after.items()
+    assert after == scores_of(uninterrupted)
 
 
 def test_corrupt_videos_are_counted_and_never_replaced(
     model: Path, videos: Path, tmp_path: Path
 ) -> None:
-    """Ten per cent of a dataset: cut off, empty, text, missing."""
+    """Ten percent of a dataset: truncated, empty, text."""
     data = tmp_path / "videos"
     shutil.copytree(videos, data)
     files = sorted(p for p in data.rglob("*.mp4"))
@@ -249,8 +252,8 @@ def test_corrupt_videos_are_counted_and_never_replaced(
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["expected"], summary["read"], summary["failed"]) == (25, 22, 3)
     head = summary["heads"][0]
-    right = head["top1_read"]["value"] * 22
-    assert head["top1_all"]["value"] == pytest.approx(right / 25)
+    correct = head["top1_read"]["value"] * 22
+    assert head["top1_all"]["value"] == pytest.approx(correct / 25)
     failed = {row["id"]: row["reason"] for row in summary["failures"]}
     assert len(failed) == 3
     assert all(files[n].name in {Path(i).name for i in failed} for n in (3, 11, 17))
@@ -260,7 +263,7 @@ def test_corrupt_videos_are_counted_and_never_replaced(
     assert len(list((run / "scores").iterdir())) == 1  # nothing was done twice
 
 
-def test_a_mended_file_is_read_when_the_run_goes_on(
+def test_a_repaired_file_is_read_when_the_run_is_resumed(
     model: Path, videos: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "videos"
@@ -274,7 +277,73 @@ def test_a_mended_file_is_read_when_the_run_goes_on(
     assert (report.read, report.failed) == (24, 0)
 
 
-def test_a_file_that_may_be_read_again_is_read_when_the_run_goes_on(
+@contextmanager
+def unreadable(video: Path, error: Exception) -> Iterator[None]:
+    """Let PyAV fail to open one file."""
+    open_container = av.open
+
+    def fail(name: str, **options: object) -> object:
+        if name == str(video):
+            raise error
+        return open_container(name, **options)  # type: ignore[call-overload]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(av, "open", fail)
+        yield
+
+
+def test_an_io_error_is_tried_again_when_the_run_is_resumed(
+    model: Path, videos: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    video = sorted(videos.rglob("*.mp4"))[5]
+    with unreadable(video, av.error.OSError(errno.EIO, "Input/output error", str(video))):
+        failed = evaluate(videos, model, tmp_path / "run", batch_size=2)
+    assert [failure.reason for failure in failed.failures] == ["io_error"]
+    report = evaluate(videos, model, tmp_path / "run", batch_size=2)
+    assert (report.read, report.failed) == (24, 0)
+    assert scores_of(tmp_path / "run") == scores_of(uninterrupted)
+
+
+def test_retry_failures_tries_every_failure_again(
+    model: Path, videos: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    video = sorted(videos.rglob("*.mp4"))[5]
+    with unreadable(video, av.error.InvalidDataError(0, "Invalid data", str(video))):
+        failed = evaluate(videos, model, tmp_path / "run", batch_size=2)
+    assert [failure.reason for failure in failed.failures] == ["corrupt"]
+    assert evaluate(videos, model, tmp_path / "run", batch_size=2).failed == 1
+    report = evaluate(videos, model, tmp_path / "run", batch_size=2, retry_failures=True)
+    assert (report.read, report.failed) == (24, 0)
+    assert scores_of(tmp_path / "run") == scores_of(uninterrupted)
+
+
+def test_an_image_repaired_in_place_is_read_when_the_run_is_resumed(tmp_path: Path) -> None:
+    """Its folder keeps its modification time."""
+    layouts.jester(tmp_path / "jester")
+    model = model_file(tmp_path / "m.safetensors", {"action": load_labels("jester")}, "jester")
+    image = sorted((tmp_path / "jester").rglob("*.jpg"))[0]
+    whole = image.read_bytes()
+    image.write_bytes(b"not an image")
+    assert evaluate("jester", model, tmp_path / "run", root=tmp_path / "jester").failed == 1
+    image.write_bytes(whole)
+    report = evaluate("jester", model, tmp_path / "run", root=tmp_path / "jester")
+    assert (report.read, report.failed) == (3, 0)
+
+
+def test_a_run_directory_of_an_older_version_is_refused(
+    model: Path, videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "dataset": "videos"}))
+    with pytest.raises(DataError, match=r"older version .* another folder with vt eval -o"):
+        evaluate(videos, model, tmp_path)
+    with pytest.raises(DataError, match="older version"):
+        load_run_scores(RunDirectory(tmp_path))
+    (tmp_path / "run.json").write_text(json.dumps({"format": 99, "dataset": "videos"}))
+    with pytest.raises(DataError, match="newer version"):
+        evaluate(videos, model, tmp_path)
+
+
+def test_the_key_of_a_sample_depends_on_its_permissions(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = open_dataset(videos).samples[0]
@@ -285,7 +354,7 @@ def test_a_file_that_may_be_read_again_is_read_when_the_run_goes_on(
     assert sample_key(sample) == readable
 
 
-def test_names_of_any_bytes_are_evaluated_and_written_down(tmp_path: Path) -> None:
+def test_file_names_of_any_bytes_are_evaluated_and_written(tmp_path: Path) -> None:
     names = ["line\u2028separator", "next\x85line", "new\nline", "latin\udce9", "<b>&#\"';,"]
     for label in "ab":
         (tmp_path / "videos" / label).mkdir(parents=True)
@@ -310,7 +379,9 @@ def test_names_of_any_bytes_are_evaluated_and_written_down(tmp_path: Path) -> No
         }
 
 
-def test_videos_behind_links_to_folders_count(model: Path, videos: Path, tmp_path: Path) -> None:
+def test_videos_behind_links_to_folders_are_evaluated(
+    model: Path, videos: Path, tmp_path: Path
+) -> None:
     (tmp_path / "videos" / "abseiling").mkdir(parents=True)
     (tmp_path / "videos" / "abseiling" / "more").symlink_to(videos / "abseiling")
     (tmp_path / "videos" / "abseiling" / "back").symlink_to(tmp_path / "videos")
@@ -350,7 +421,7 @@ def test_a_folder_of_frames_that_cannot_be_opened_is_a_failure_like_any_other(
     assert report.failures[0].reason == "not_found"
 
 
-def test_a_segment_in_seconds_of_a_video_without_a_rate_is_not_made_up(
+def test_a_segment_in_seconds_of_a_video_without_a_frame_rate_is_an_error(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = next(videos.rglob("*.mp4"))
@@ -361,7 +432,7 @@ def test_a_segment_in_seconds_of_a_video_without_a_rate_is_not_made_up(
         frame_source.open_frame_source(clip, seconds=(0.0, 0.5))
 
 
-def test_the_next_group_is_read_while_the_model_works_on_a_large_one(videos: Path) -> None:
+def test_the_next_group_is_decoded_while_the_model_scores_a_large_one(videos: Path) -> None:
     samples = open_dataset(videos).samples
     begun = threading.Event()
 
@@ -400,7 +471,7 @@ SETS: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_an_official_download_is_evaluated_as_it_lies(name: str, tmp_path: Path) -> None:
+def test_an_official_download_is_evaluated_as_it_is(name: str, tmp_path: Path) -> None:
     write, stem = SETS[name]
     root = write(tmp_path / name)
     model = model_file(tmp_path / "m.safetensors", {"action": load_labels(stem)}, name, (1, 1))
@@ -410,7 +481,7 @@ def test_an_official_download_is_evaluated_as_it_lies(name: str, tmp_path: Path)
     assert report.dataset == name
 
 
-def test_two_heads_are_scored_apart_and_in_pairs(tmp_path: Path) -> None:
+def test_two_heads_are_scored_separately_and_as_pairs(tmp_path: Path) -> None:
     root = layouts.epic100(tmp_path / "epic")
     (video,) = root.rglob("P01_11.MP4")
     video.unlink()
@@ -446,31 +517,31 @@ def test_a_score_does_not_depend_on_its_neighbors(arch: str, tmp_path: Path) -> 
     alone = torch.zeros(6, 3, frames, 32, 32)
     alone[3] = clips[3]
     with torch.inference_mode():
-        answers = [net(batch) for batch in (clips, others, alone)]
-    for answer in answers[1:]:
-        for head, logits in by_head(answer).items():
-            assert torch.equal(logits[3], by_head(answers[0])[head][3])
+        outputs = [net(batch) for batch in (clips, others, alone)]
+    for output in outputs[1:]:
+        for head, logits in by_head(output).items():
+            assert torch.equal(logits[3], by_head(outputs[0])[head][3])
 
 
 def by_head(logits: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return logits if isinstance(logits, dict) else {"action": logits}
 
 
-def test_shuffled_class_names_are_caught(tmp_path: Path) -> None:
-    """A model that is right by number on classes whose names stand in another order."""
+def test_shuffled_class_names_are_detected(tmp_path: Path) -> None:
+    """A model whose class numbers are correct but whose class names are in another order."""
     data = class_folders(tmp_path / "videos", per_class=4)
     shuffled = [*CLASSES[3:], *CLASSES[:3]]
     model = model_file(tmp_path / "m.safetensors", {"action": shuffled})
     plan = plan_evaluation(open_dataset(data), model, EvalSettings(device="cpu"))
-    evaluator = Evaluator(plan, tmp_path / "run", Group())
+    evaluator = Evaluator(plan, tmp_path / "run")
     evaluator.run()
-    _answer_as_if(tmp_path / "run", {name: n for n, name in enumerate(sorted(CLASSES))})
-    report = conclude(evaluator)
+    _overwrite_scores(tmp_path / "run", {name: n for n, name in enumerate(sorted(CLASSES))})
+    report = evaluator.conclude()
     assert any("permuted class order" in warning for warning in report.warnings)
 
 
-def _answer_as_if(run: Path, row_of: dict[str, int]) -> None:
-    """Overwrite a run's scores: the row of each sample's folder gets the highest one."""
+def _overwrite_scores(run: Path, row_of: dict[str, int]) -> None:
+    """Overwrite the scores of a run: the class of each sample's folder gets the highest one."""
     import base64
 
     file = next((run / "scores").iterdir())
@@ -506,17 +577,17 @@ def test_a_label_outside_the_classes_is_refused(tmp_path: Path, model: Path) -> 
 
 
 def test_a_run_of_another_model_or_protocol_is_refused(
-    model: Path, videos: Path, unbroken: Path, tmp_path: Path
+    model: Path, videos: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     other = model_file(tmp_path / "other.safetensors", seed=1)
-    with pytest.raises(DataError, match="a run of another model"):
-        evaluate(videos, other, unbroken)
+    with pytest.raises(DataError, match="a run with another model"):
+        evaluate(videos, other, uninterrupted)
     with pytest.raises(DataError, match=r"another protocol \(clips\): '2', not '1'"):
-        evaluate(videos, model, unbroken, views="1x1")
+        evaluate(videos, model, uninterrupted, views="1x1")
     with pytest.raises(DataError, match="another decoder: 'pyav', not 'decord'"):
-        evaluate(videos, model, unbroken, decoder="decord")
-    with pytest.raises(DataError, match="holds a run already"):
-        evaluate(videos, model, unbroken, resume=False)
+        evaluate(videos, model, uninterrupted, decoder="decord")
+    with pytest.raises(DataError, match="already holds a run"):
+        evaluate(videos, model, uninterrupted, resume=False)
 
 
 def test_a_run_of_other_videos_under_the_same_name_is_refused(
@@ -525,7 +596,7 @@ def test_a_run_of_other_videos_under_the_same_name_is_refused(
     evaluate(videos, model, tmp_path / "run")
     summary = (tmp_path / "run" / "summary.json").read_bytes()
     other = class_folders(tmp_path / "videos", 1)
-    with pytest.raises(DataError, match="other videos"):
+    with pytest.raises(DataError, match="on other videos"):
         evaluate(other, model, tmp_path / "run")
     assert (tmp_path / "run" / "summary.json").read_bytes() == summary
     shutil.copytree(videos / "archery", other / "archery", dirs_exist_ok=True)  # with its times
@@ -537,10 +608,10 @@ def test_processes_that_see_different_videos_are_refused(
 ) -> None:
     class Two(Group):
         def all_gather(self, value: T) -> list[T]:
-            told.append(value)
-            return told[-2:]  # type: ignore[return-value]
+            gathered.append(value)
+            return gathered[-2:]  # type: ignore[return-value]
 
-    told: list[object] = []
+    gathered: list[object] = []
     data = shutil.copytree(videos, tmp_path / "videos")
     plan = plan_evaluation(open_dataset(data), model, EvalSettings())
     Evaluator(plan, tmp_path / "run", Two())
@@ -553,21 +624,21 @@ def test_processes_that_see_different_videos_are_refused(
 
 def test_two_runs_do_not_write_into_one_folder(model: Path, videos: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    with run.claimed({}, {}, True):
+    with run.locked({}, {}, True):
         done = vt("eval", "--dataset", videos, "-m", model, "-o", tmp_path / "run")
     assert done.returncode == 7
     assert "is being written by another run" in done.stderr
 
 
-def test_a_batch_too_large_for_memory_says_what_to_try(
+def test_running_out_of_memory_suggests_a_smaller_batch(
     model: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import vtcli.evaluation.evaluator as evaluator
+    from vtcli.evaluation import scorer
 
     def too_large(net: object, batch: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(evaluator, "forward", too_large)
+    monkeypatch.setattr(scorer, "forward", too_large)
     with pytest.raises(OutOfMemoryError, match="-b 4"):
         evaluate(videos, model, tmp_path / "run", batch_size=8)
 
@@ -580,7 +651,7 @@ def test_wrong_settings_are_usage_errors(model: Path, videos: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs to fill")
 def test_a_full_disk_stops_with_a_sentence_and_keeps_what_was_scored(
-    model: Path, videos: Path, unbroken: Path, tmp_path: Path
+    model: Path, videos: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -594,10 +665,10 @@ def test_a_full_disk_stops_with_a_sentence_and_keeps_what_was_scored(
         done = vt(*words)
         assert done.returncode == 7, done.stderr
         assert "the disk is full" in done.stderr
-        kept = scores_of(small / "run")
-        assert kept.items() <= scores_of(unbroken).items()
+        before = scores_of(small / "run")
+        assert before.items() <= scores_of(uninterrupted).items()
         subprocess.run(["mount", "-o", "remount,size=20m", str(small)], check=True)
         assert vt(*words).returncode == 0
-        assert scores_of(small / "run") == scores_of(unbroken)
+        assert scores_of(small / "run") == scores_of(uninterrupted)
     finally:
         subprocess.run(["umount", str(small)], check=False)

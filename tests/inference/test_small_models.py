@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new test split."""
     folder = tmp_path_factory.mktemp("made") / "motion8"
-    return make_motion8(folder, seed=4, train=0, val=0, test=160, workers=2)
+    return make_motion8(folder, clips={"test": 160}, seed=4, workers=2)
 
 
 @pytest.fixture(scope="module")

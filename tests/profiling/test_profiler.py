@@ -1,4 +1,4 @@
-"""Counts agree with the figures measured on upstream's networks; times and memory are honest.
+"""Counts agree with those measured on the upstream networks; times and memory are plausible.
 
 Expected counts are those of the four specifications, written out here.
 """
@@ -18,15 +18,16 @@ from vtcli import models
 from vtcli.errors import OutOfMemoryError, UnknownModelError, UsageError, VideoDecodeError
 from vtcli.profiling import benchmark, profiler
 from vtcli.profiling.flops import BETWEEN, count
-from vtcli.profiling.profiler import ClipTime, Options, choose, find, profile
+from vtcli.profiling.profiler import find_model, profile, select_models
+from vtcli.profiling.results import ProfileSettings, VideoTiming
 from vtcli.weights.convert import convert
 from vtcli.weights.model_config import model_config
 from vtcli.weights.registry import Checkpoint, load_registry
 
-# Those with an upstream, which measured them.
+# Those with an upstream network, on which they were measured.
 ROWS = [r for r in load_registry(extra=()).checkpoints.values() if r.dataset != "motion8"]
 
-# Parameters by model and classes: a whole number, or millions to three digits.
+# Parameters by model and classes: exact, or in millions with three decimals.
 PARAMS: dict[tuple[str, int], int | float] = {
     ("uniformerv2-b", 400): 114.552,
     ("uniformerv2-b", 600): 114.706,
@@ -56,11 +57,11 @@ PARAMS: dict[tuple[str, int], int | float] = {
     ("xvit-b", 600): 93_944_664,
     ("xvit-b", 174): 93_617_070,
 }
-# Classes that were not measured, by the width of the classifier that makes the difference.
+# For numbers of classes that were not measured: the input width of the classifier.
 FEATURES = {"uniformerv2-l": 1024, "uniformerv2-l336": 1024, "videoswin-b-w16": 1024}
 FEATURES["uniformerv2-l336-frozen"] = 1024
 
-# GMACs of one view by model and frames, in published form.
+# GMACs of one view by model and frames, as papers count them.
 GMACS = {
     ("uniformerv2-b", 8): 148.1,
     ("uniformerv2-l", 8): 665.6,
@@ -99,7 +100,7 @@ def expected_params(row: Checkpoint) -> int | float:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_counts_are_those_of_upstreams_networks(row: Checkpoint) -> None:
+def test_counts_equal_those_of_the_upstream_networks(row: Checkpoint) -> None:
     architecture, config = model_config(row.id)
     cost = count(architecture.name, config)
     params = expected_params(row)
@@ -107,52 +108,52 @@ def test_counts_are_those_of_upstreams_networks(row: Checkpoint) -> None:
         assert cost.params == params
     else:
         assert cost.params / 1e6 == pytest.approx(params, abs=6e-4)
-    assert cost.published_macs is not None
+    assert cost.macs_paper is not None
     gmacs = GMACS_OF_ID.get(row.id) or GMACS[row.model, row.frames]
-    assert cost.published_macs / 1e9 == pytest.approx(gmacs, rel=1e-3)
-    # What runs leaves work out and never adds any beyond a few index sums.
-    assert 0.9 < cost.executed_macs / cost.published_macs < 1.0001
-    assert sum(block.macs for block in cost.blocks) == pytest.approx(cost.executed_macs, rel=1e-9)
+    assert cost.macs_paper / 1e9 == pytest.approx(gmacs, rel=1e-3)
+    # The implementation skips work and adds none but a few index sums.
+    assert 0.9 < cost.macs_executed / cost.macs_paper < 1.0001
+    assert sum(block.macs for block in cost.blocks) == pytest.approx(cost.macs_executed, rel=1e-9)
     assert sum(block.params for block in cost.blocks) == cost.params
 
 
-def test_the_printed_figure_stands_beside_ours_with_what_is_wrong_about_it() -> None:
-    subjects = choose(["videoswin-b", "videoswin-s.k710-in1k-32f-mm", "xvit-b.k600-16f"])
-    swin_b, swin_s, xvit = (p.to_dict() for p in profile(subjects, Options()).profiles)
-    assert swin_b["printed"]["gmacs_per_view"] == 281.6
+def test_the_reported_cost_is_shown_with_its_difference_and_known_errors() -> None:
+    names = ["videoswin-b", "videoswin-s.k710-in1k-32f-mm", "xvit-b.k600-16f"]
+    swin_b, swin_s, xvit = (p.to_dict() for p in profile(names).profiles)
+    assert swin_b["reported"]["gmacs_per_view"] == 281.6
     difference = 100 * (281.33 / 281.6 - 1)
-    assert swin_b["printed"]["difference_percent"] == pytest.approx(difference, abs=0.01)
-    assert swin_s["printed"]["difference_percent"] is None
-    assert "copied from Swin-L" in swin_s["printed"]["note"]
+    assert swin_b["reported"]["difference_percent"] == pytest.approx(difference, abs=0.01)
+    assert swin_s["reported"]["difference_percent"] is None
+    assert "copied from Swin-L" in swin_s["reported"]["note"]
     assert xvit["views"] == "1x3"
     # Measured upstream, all three views.
-    assert xvit["published_form"]["macs_per_video"] == pytest.approx(843.4e9, rel=1e-3)
+    assert xvit["macs_paper"]["per_video"] == pytest.approx(843.4e9, rel=1e-3)
 
 
-def test_flops_are_twice_the_macs_in_both_forms() -> None:
-    report = profile(choose(["vivit-b"]), Options())
+def test_flops_are_twice_the_macs_in_both_counts() -> None:
+    report = profile(["vivit-b"])
     table = report.profiles[0].to_dict()
-    for form in ("published_form", "as_executed"):
-        for scope in ("view", "video"):
-            assert table[form][f"flops_per_{scope}"] == 2 * table[form][f"macs_per_{scope}"]
-    assert table["as_executed"]["macs_per_view"] < table["published_form"]["macs_per_view"]
+    for form in ("paper", "executed"):
+        for scope in ("per_view", "per_video"):
+            assert table[f"flops_{form}"][scope] == 2 * table[f"macs_{form}"][scope]
+    assert table["macs_executed"]["per_view"] < table["macs_paper"]["per_view"]
 
 
 def test_a_published_size_without_a_checkpoint_is_counted_too() -> None:
-    result = profile([find("videoswin-l384")], Options()).profiles[0]
+    result = profile(["videoswin-l384"]).profiles[0]
     assert result.cost.params == 199_999_516
-    assert result.cost.published_macs == pytest.approx(2106.4e9, rel=1e-3)
-    assert result.to_dict()["printed"]["gmacs_per_view"] is None
+    assert result.cost.macs_paper == pytest.approx(2106.4e9, rel=1e-3)
+    assert result.to_dict()["reported"]["gmacs_per_view"] is None
 
 
-def test_names_patterns_and_defaults_each_mean_a_model_once() -> None:
-    assert [s.id for s in choose(["xvit"], ["xvit-b.k600*"])] == ["xvit-b.k600-16f"]
-    assert {s.arch for s in choose()} == {"uniformerv2", "videoswin", "vivit", "xvit"}
-    assert len(choose(everything=True)) == len(load_registry(extra=()).checkpoints)
+def test_names_patterns_and_defaults_select_each_model_once() -> None:
+    assert [s.id for s in select_models(["xvit"], ["xvit-b.k600*"])] == ["xvit-b.k600-16f"]
+    assert {s.arch for s in select_models()} == {"uniformerv2", "videoswin", "vivit", "xvit"}
+    assert len(select_models(everything=True)) == len(load_registry(extra=()).checkpoints)
     with pytest.raises(UnknownModelError, match="videoswin-t"):
-        choose(["videoswin-tt"])
+        select_models(["videoswin-tt"])
     with pytest.raises(UnknownModelError):
-        choose(patterns=["nothing*"])
+        select_models(patterns=["nothing*"])
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Strange(nn.Module):
 
 @pytest.fixture
 def strange(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A model of an architecture from outside that states no published form."""
+    """A model of an outside architecture that does not state how papers count its MACs."""
     monkeypatch.setattr(models, "_registered", {})
     architecture = models.Architecture(
         name="strange",
@@ -201,20 +202,20 @@ def strange(monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "RUN_SECONDS", 0.0)
-    monkeypatch.setattr(benchmark, "RATE_SECONDS", 0.0)
-    monkeypatch.setattr(benchmark, "RATE_SIZE", 64)
+    monkeypatch.setattr(benchmark, "MATMUL_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "MATMUL_SIZE", 64)
 
 
-def on_cpu(*precisions: str, **changes: Any) -> Options:
-    """Options that time on the CPU."""
-    return Options(device="cpu", precisions=precisions, timed=True, **changes)
+def on_cpu(*precisions: str, **changes: Any) -> ProfileSettings:
+    """Settings that time on the CPU."""
+    return ProfileSettings(device="cpu", precisions=precisions, timed=True, **changes)
 
 
-def test_an_architecture_without_a_published_form_is_counted_as_executed(strange: str) -> None:
-    result = profile([find(strange)], on_cpu("fp32")).profiles[0]
-    assert result.cost.published_macs is None
-    assert result.cost.executed_macs == 96 * 5 + 5 * 7
-    assert result.cost.product == (1, 96, 5)
+def test_an_architecture_without_a_published_count_is_counted_as_executed(strange: str) -> None:
+    result = profile([find_model(strange)], on_cpu("fp32")).profiles[0]
+    assert result.cost.macs_paper is None
+    assert result.cost.macs_executed == 96 * 5 + 5 * 7
+    assert result.cost.largest_matmul == (1, 96, 5)
     assert result.timings[0].mfu is None
     assert [(b.name, b.params, b.macs) for b in result.cost.blocks] == [
         ("layers.0", 96 * 5 + 5, 96 * 5),
@@ -225,30 +226,30 @@ def test_an_architecture_without_a_published_form_is_counted_as_executed(strange
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a tiny checkpoint whose weights are nowhere."""
+    """The id of a tiny checkpoint whose weights do not exist."""
     path = tiny.registry_file(tmp_path / "own.toml", tiny.local_source(tmp_path / "none.pth"))
     monkeypatch.setenv("VT_REGISTRY", str(path))
     return "tiny.k400-8f"
 
 
-def test_times_are_told_per_precision_and_batch_size_without_weights(model: str) -> None:
+def test_each_precision_and_batch_size_is_timed_without_weights(model: str) -> None:
     options = on_cpu("fp32", "bf16", batch_sizes=(1, 3), blocks=True)
-    timings = profile([find(model)], options).profiles[0].timings
+    timings = profile([find_model(model)], options).profiles[0].timings
     tried = [(t.precision, t.batch_size) for t in timings]
     assert tried == [("fp32", 1), ("fp32", 3), ("bf16", 1), ("bf16", 3)]
-    cost = count(find(model).arch, find(model).config)
+    cost = count(find_model(model).arch, find_model(model).config)
     for t in timings:
         assert t.runs >= 5
-        assert 0 < t.median <= t.p95
+        assert 0 < t.latency_median <= t.latency_p95
         speed = t.to_dict(views=12)
-        assert speed["clips_per_second"] == pytest.approx(t.batch_size / t.median)
-        assert speed["videos_per_second"] == pytest.approx(t.batch_size / t.median / 12)
+        assert speed["clips_per_second"] == pytest.approx(t.batch_size / t.latency_median)
+        assert speed["videos_per_second"] == pytest.approx(t.batch_size / t.latency_median / 12)
         assert set(t.block_seconds) == {block.name for block in cost.blocks}
-        done = cost.executed_macs * t.batch_size / t.median
+        done = cost.macs_executed * t.batch_size / t.latency_median
         assert t.hfu == pytest.approx(done / t.peak_matmul_macs_per_s)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
 def test_peak_memory_is_what_a_forward_pass_takes() -> None:
     memory = benchmark.PeakMemory(torch.device("cpu"))
     memory.reset()
@@ -261,13 +262,13 @@ def test_peak_memory_is_what_a_forward_pass_takes() -> None:
 def test_a_converted_file_is_profiled_with_its_own_weights(model: str, tmp_path: Path) -> None:
     src, dst = tiny.official_file(tmp_path / "a.pyth"), tmp_path / "a.safetensors"
     convert(src, dst, model=model)
-    result = profile([find(str(dst))], on_cpu("fp32")).profiles[0]
-    assert result.subject.found is not None
+    result = profile([find_model(str(dst))], on_cpu("fp32")).profiles[0]
+    assert result.model.file is not None
     assert result.cost.params == sum(t.numel() for t in tiny.tensors().values())
     assert len(result.timings) == 1
 
 
-def test_a_batch_beyond_memory_names_the_largest_that_fits_and_the_rest_go_on(
+def test_a_batch_beyond_memory_names_the_largest_that_fits_and_the_rest_is_measured(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "available_bytes", lambda: 350)
@@ -279,7 +280,7 @@ def test_a_batch_beyond_memory_names_the_largest_that_fits_and_the_rest_go_on(
 
     monkeypatch.setattr(benchmark.Benchmark, "__init__", with_known_need)
     options = on_cpu("fp32", batch_sizes=(8, 2))
-    result = profile([find(model)], options).profiles[0]
+    result = profile([find_model(model)], options).profiles[0]
     assert [t.batch_size for t in result.timings] == [2]
     assert [str(failure) for failure in result.failures] == [
         "tiny.k400-8f: a batch of 8 in fp32 does not fit into the memory of cpu; "
@@ -287,7 +288,7 @@ def test_a_batch_beyond_memory_names_the_largest_that_fits_and_the_rest_go_on(
     ]
 
 
-@pytest.mark.parametrize(("limit", "words"), [(3, "is -b 2"), (0, "no smaller one does")])
+@pytest.mark.parametrize(("limit", "words"), [(3, "is -b 2"), (0, "nor does a smaller one")])
 def test_a_failed_allocation_is_halved_until_it_fits(
     strange: str, limit: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,50 +300,50 @@ def test_a_failed_allocation_is_halved_until_it_fits(
         return forward(self, clip)
 
     monkeypatch.setattr(Strange, "forward", small_memory)
-    monkeypatch.setattr(benchmark.Benchmark, "_check_room", lambda self, batch_size: None)
+    monkeypatch.setattr(benchmark.Benchmark, "_check_memory", lambda self, batch_size: None)
     options = on_cpu("fp32", batch_sizes=(8,))
-    (failure,) = profile([find(strange)], options).profiles[0].failures
+    (failure,) = profile([find_model(strange)], options).profiles[0].failures
     assert isinstance(failure, OutOfMemoryError)
     assert words in str(failure)
 
 
-def test_a_precision_that_the_device_lacks_is_refused_before_anything_runs(model: str) -> None:
+def test_an_unsupported_precision_is_refused_before_anything_runs(model: str) -> None:
     with pytest.raises(UsageError, match="fp16 needs a GPU"):
-        profile([find(model)], on_cpu("fp32", "fp16"))
+        profile([find_model(model)], on_cpu("fp32", "fp16"))
 
 
-def test_a_clip_tells_what_prediction_waits_for(model: str, tmp_path: Path) -> None:
+def test_a_video_is_timed_from_file_to_prediction(model: str, tmp_path: Path) -> None:
     clip = tiny.video(tmp_path / "clip.mp4", frames=50)
-    options = on_cpu("fp32", clip=clip)
-    report = profile([find(model)], options)
+    options = on_cpu("fp32", video=clip)
+    report = profile([find_model(model)], options)
     assert report.decoding is not None
     assert report.decoding.decoded_fps > 0
-    (time,) = report.profiles[0].clip_times
+    (time,) = report.profiles[0].video_timings
     (timed,) = report.profiles[0].timings
     assert time.compute_seconds == pytest.approx(12 / timed.clips_per_second)
-    assert time.realtime_factor == pytest.approx(2.0 / (time.read_seconds + time.compute_seconds))
+    assert time.realtime_factor == pytest.approx(2.0 / (time.decode_seconds + time.compute_seconds))
     with pytest.raises(VideoDecodeError):
-        profile([find(model)], Options(clip=tmp_path / "none.mp4"))
+        profile([find_model(model)], ProfileSettings(video=tmp_path / "none.mp4"))
 
 
-def test_the_longer_of_reading_and_computing_is_the_bound() -> None:
-    assert ClipTime("fp32", 1, 2.0, 1.0, 1.0).bound == "decode"
-    assert ClipTime("fp32", 1, 1.0, 2.0, 1.0).bound == "compute"
+def test_the_longer_of_decoding_and_computing_is_the_bound() -> None:
+    assert VideoTiming("fp32", 1, 2.0, 1.0, 1.0).bound == "decode"
+    assert VideoTiming("fp32", 1, 1.0, 2.0, 1.0).bound == "compute"
 
 
 @pytest.mark.slow
 def test_a_compiled_model_is_timed(model: str) -> None:
     options = on_cpu("fp32", compiled=True)
-    (timed,) = profile([find(model)], options).profiles[0].timings
+    (timed,) = profile([find_model(model)], options).profiles[0].timings
     assert timed.compiled
 
 
 @pytest.mark.gpu
-def test_a_gpu_tells_its_peak_and_its_limit(model: str) -> None:
+def test_a_gpu_reports_peak_memory(model: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
-    options = Options(device="cuda", precisions=("bf16",), timed=True)
-    (timed,) = profile([find(model)], options).profiles[0].timings
+    options = ProfileSettings(device="cuda", precisions=("bf16",), timed=True)
+    (timed,) = profile([find_model(model)], options).profiles[0].timings
     assert timed.peak_bytes is not None
     assert timed.peak_bytes > 0
     assert profiler.resolve_device("auto").type == "cuda"

@@ -1,4 +1,4 @@
-"""Made-up evaluations: figures computed from made-up scores, pictures that are real files."""
+"""Synthetic evaluations: metrics of random scores, and frames that are real image files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vtcli.evaluation.results import (
     FailureRow,
     HeadResult,
     Misclassification,
-    Published,
+    ReportedMetrics,
 )
 
 MOTIONS = (
@@ -29,7 +29,7 @@ MOTIONS = (
 )
 
 
-def picture(seed: int, size: tuple[int, int] = (112, 112), codec: str = "mjpeg") -> bytes:
+def image(seed: int, size: tuple[int, int] = (112, 112), codec: str = "mjpeg") -> bytes:
     """A small JPEG (or PNG) file of colored bars."""
     width, height = size
     ramp = np.linspace(0, 6, width)[None, :] + np.linspace(0, 3, height)[:, None]
@@ -45,17 +45,17 @@ def picture(seed: int, size: tuple[int, int] = (112, 112), codec: str = "mjpeg")
 def scores_of(
     classes: int, each: int, accuracy: float, seed: int = 0
 ) -> tuple[np.ndarray, list[int]]:
-    """Probabilities [N, K] that are right about this often, oftener for some classes, and target."""
+    """Probabilities [N, K] of about this accuracy, which varies between classes, and targets."""
     rng = np.random.default_rng(seed)
     target = np.repeat(np.arange(classes), each)
-    share = np.clip(rng.normal(accuracy, 0.12, classes), 0.05, 0.98)[target]
+    accuracy_N = np.clip(rng.normal(accuracy, 0.12, classes), 0.05, 0.98)[target]
     near = (target + rng.choice([1, 1, 1, 2, 5, classes // 2], len(target))) % classes
     logits = rng.normal(0, 1, (len(target), classes))
-    best = np.where(rng.random(len(target)) < share, target, near)
+    best = np.where(rng.random(len(target)) < accuracy_N, target, near)
     logits[np.arange(len(target)), best] += 6
     logits[np.arange(len(target)), target] += 2
-    shares = np.exp(logits)
-    return shares / shares.sum(1, keepdims=True), target.tolist()
+    weights = np.exp(logits)
+    return weights / weights.sum(1, keepdims=True), target.tolist()
 
 
 def head(
@@ -65,18 +65,18 @@ def head(
     name: str = "action",
     failed: int = 0,
 ) -> HeadResult:
-    """A classifier's figures with this many samples per class."""
+    """The metrics of a classifier with this many samples per class."""
     scores, target = scores_of(len(names), each, accuracy, seed=len(names))
     return head_metrics(name, names, scores, target, len(target) + failed)
 
 
 def nothing(names: tuple[str, ...], expected: int) -> HeadResult:
-    """A classifier's figures where no sample was read."""
+    """The metrics of a classifier of which no sample was read."""
     return head_metrics("action", names, np.zeros((0, len(names))), [], expected)
 
 
 def failures(count: int, reason: str = "corrupt", folder: str = "/data/val") -> list[FailureRow]:
-    """Failures whose errors read as the decoder's do."""
+    """Failures with error messages like those of the decoder."""
     return [
         FailureRow(
             f"{reason}/{i}.mp4",
@@ -88,8 +88,8 @@ def failures(count: int, reason: str = "corrupt", folder: str = "/data/val") -> 
     ]
 
 
-def mistake(number: int = 0, **changes: Any) -> Misclassification:
-    """A wrong answer with eight frames, half a second apart."""
+def misclassification(number: int = 0, **changes: Any) -> Misclassification:
+    """A wrong prediction with eight frames, half a second apart."""
     fields: dict[str, Any] = {
         "id": f"val/{number}",
         "path": f"/data/val/clip {number}.mp4",
@@ -97,14 +97,14 @@ def mistake(number: int = 0, **changes: Any) -> Misclassification:
         "predicted": "right",
         "score": 0.98 - 0.01 * number,
         "target_score": 0.01,
-        "frames": tuple(picture(number * 8 + i) for i in range(8)),
+        "frames": tuple(image(number * 8 + i) for i in range(8)),
         "times": tuple(f"{0.5 * i:.1f} s" for i in range(8)),
     }
     return Misclassification(**(fields | changes))
 
 
 def report(*heads: HeadResult, **changes: Any) -> EvaluationReport:
-    """A run with these heads; by default eight motions, all read, none published."""
+    """A run with these heads; by default eight motions, all read, without reported metrics."""
     heads = heads or (head(MOTIONS),)
     fields: dict[str, Any] = {
         "title": "uniformerv2-nano.motion8 on motion8 test",
@@ -113,7 +113,7 @@ def report(*heads: HeadResult, **changes: Any) -> EvaluationReport:
         "split": "test",
         "protocol": "8 frames, 1 clip x 1 crop of 64 x 64, mean of probabilities, fp32",
         "differs": "",
-        "published": None,
+        "reported": None,
         "expected": heads[0].n_expected,
         "read": heads[0].n_read,
         "failed": heads[0].n_expected - heads[0].n_read,
@@ -125,22 +125,22 @@ def report(*heads: HeadResult, **changes: Any) -> EvaluationReport:
 
 
 def kinetics(classes: int = 400, each: int = 6) -> EvaluationReport:
-    """Many classes, two kinds of failures, a published figure, another protocol."""
+    """Many classes, two reasons of failures, reported metrics, another protocol."""
     names = tuple(f"{verb} {i:03d}" for i, verb in zip(range(classes), _verbs(), strict=False))
-    regressed = [*failures(23), *failures(4, "timeout")]
+    failed = [*failures(23), *failures(4, "timeout")]
     return report(
-        head(names, each, 0.82, failed=len(regressed)),
+        head(names, each, 0.82, failed=len(failed)),
         title="uniformerv2-b.k400-k710-8f on k400 val",
         model="uniformerv2-b.k400-k710-8f",
         dataset="k400",
         split="val",
         protocol="8 frames spread over the video, 1 clip x 1 crop of 224 x 224, probabilities",
-        differs="the paper takes 4 clips x 3 crops, this run 1 x 1; expect about a point less",
-        published=Published(84.4, 96.3, "UniFormerV2 MODEL_ZOO@722a434"),
-        failures=tuple(regressed),
+        differs="the paper uses 4 clips x 3 crops, this run 1 x 1; expect about a point less",
+        reported=ReportedMetrics(84.4, 96.3, "UniFormerV2 MODEL_ZOO@722a434"),
+        failures=tuple(failed),
         warnings=("27 videos failed and count as wrong over all",),
-        mistakes=tuple(
-            mistake(i, target=names[i], predicted=names[i + 1], score=0.99 - i / 300)
+        misclassifications=tuple(
+            misclassification(i, target=names[i], predicted=names[i + 1], score=0.99 - i / 300)
             for i in range(12)
         ),
         seconds=2143.0,
@@ -169,5 +169,5 @@ def epic() -> EvaluationReport:
         model="vivit-l-fe.epic100-32f",
         dataset="epic100",
         split="validation",
-        published=Published(43.6, None, "scenic README"),
+        reported=ReportedMetrics(43.6, None, "scenic README"),
     )

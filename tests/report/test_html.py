@@ -1,4 +1,4 @@
-"""The page says what the report holds, needs nothing but itself, and works in a browser."""
+"""The page shows the whole report, is self-contained, escapes all text and works in a browser."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,18 +19,26 @@ import pytest
 from tests.report import reports
 from vtcli.errors import DataError
 from vtcli.evaluation.metrics import head_metrics
-from vtcli.evaluation.results import Estimate, EvaluationReport, Published
+from vtcli.evaluation.results import Estimate, EvaluationReport, ReportedMetrics
 from vtcli.report.html import FAILURES_SHOWN, write_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome here")
 DARK, LIGHT = 0, 1
 VOID = {"meta", "link", "input", "img", "br"}
-HOSTILE = ("<script>alert(1)</script>", "a & \"b\" 'c'", "拍手する", "שלום", "</script><b>", "-->")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "a & \"b\" 'c'",
+    "拍手する",
+    "שלום",
+    "</script><b>",
+    "-->",
+    "{{ 1 }}{% x %}",
+)
 
 
 class Page(HTMLParser):
-    """A page's elements and words; refuses tags that do not pair up."""
+    """The elements and the text of a page; fails on tags that are not closed properly."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -72,20 +81,20 @@ def written(report: EvaluationReport, folder: Path) -> str:
 # --- what is written ----------------------------------------------------------------------------
 
 
-def test_the_figures_stand_with_their_intervals_beside_what_is_published(tmp_path: Path) -> None:
+def test_metrics_are_shown_with_intervals_next_to_published_ones(tmp_path: Path) -> None:
     head = replace(
         reports.head(reports.MOTIONS, failed=20),
         top1_read=Estimate(0.8137, 0.7981, 0.8289),
         top1_all=Estimate(0.651, 0.6, 0.7),
     )
-    report = reports.report(head, published=Published(84.4, None, "Table 3 of the paper"))
+    report = reports.report(head, reported=ReportedMetrics(84.4, None, "Table 3 of the paper"))
     page = Page(written(report, tmp_path))
     assert "top-1 81.4 79.8 to 82.9 65.1 60.0 to 70.0 84.4 -3.0" in page.text
     assert "published: Table 3 of the paper" in page.text
     assert "100 expected, 80 read, 20 failed in 1 min 23 s, 0.96 videos/s" in page.text
 
 
-def test_failures_are_counted_by_reason_and_named(tmp_path: Path) -> None:
+def test_failures_are_counted_and_listed_by_reason(tmp_path: Path) -> None:
     regressed = [*reports.failures(2, "timeout"), *reports.failures(FAILURES_SHOWN + 5)]
     head = reports.head(reports.MOTIONS, failed=len(regressed))
     page = Page(written(reports.report(head, failures=tuple(regressed)), tmp_path))
@@ -95,17 +104,17 @@ def test_failures_are_counted_by_reason_and_named(tmp_path: Path) -> None:
     assert "and 5 more" in text
 
 
-def test_warnings_and_what_differs_stand_above_the_figures(tmp_path: Path) -> None:
+def test_warnings_and_protocol_differences_are_above_the_metrics(tmp_path: Path) -> None:
     report = reports.report(differs="1 x 1 views instead of 4 x 3", warnings=("odd & <i>bad</i>",))
     text = Page(written(report, tmp_path)).text
     for words in ("Not the published protocol: 1 x 1 views", "Warning: odd & <i>bad</i>"):
-        assert 0 <= text.index(words) < text.index("Accuracy What was read")
+        assert 0 <= text.index(words) < text.index("Accuracy Videos")
 
 
-def test_names_and_paths_stand_as_they_are_and_run_nothing(tmp_path: Path) -> None:
+def test_names_and_paths_are_escaped(tmp_path: Path) -> None:
     names = (*HOSTILE, *(f"class {i}" for i in range(30)))
-    mistake = reports.mistake(path='/d/<img src=x onerror="a()">.mp4', target=HOSTILE[0])
-    report = reports.report(reports.head(names), mistakes=(mistake,), title="<h1>&amp;")
+    mistake = reports.misclassification(path='/d/<img src=x onerror="a()">.mp4', target=HOSTILE[0])
+    report = reports.report(reports.head(names), misclassifications=(mistake,), title="<h1>&amp;")
     text = written(report, tmp_path)
     page = Page(text)
     for words in (*HOSTILE, mistake.path, "<h1>&amp;"):
@@ -117,13 +126,25 @@ def test_names_and_paths_stand_as_they_are_and_run_nothing(tmp_path: Path) -> No
     assert json.loads(data[1])["classes"] == list(names)
 
 
+def test_control_characters_are_replaced(tmp_path: Path) -> None:
+    names = ("nul\0", "\x1b[31mred", "tab\tnew\nline\x7f", *(f"class {i}" for i in range(30)))
+    text = written(reports.report(reports.head(names)), tmp_path)
+    assert not re.search(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
+    page = Page(text)
+    for name in ("nul\ufffd", "\ufffd[31mred", "tab new line\ufffd"):
+        assert name in page.text
+    data = re.search(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    assert json.loads(data[1])["classes"][:2] == list(names[:2])
+
+
 def test_a_path_that_is_not_unicode_is_written_with_a_question_mark(tmp_path: Path) -> None:
-    report = reports.report(mistakes=(reports.mistake(path="/d/\udce4.mp4"),))
+    report = reports.report(misclassifications=(reports.misclassification(path="/d/\udce4.mp4"),))
     assert "/d/?.mp4" in written(report, tmp_path)
 
 
-def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
-    text = written(reports.report(mistakes=(reports.mistake(),)), tmp_path)
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
+    text = written(reports.report(misclassifications=(reports.misclassification(),)), tmp_path)
     page = Page(text)
     assert "http:" not in text
     assert "https:" not in text
@@ -134,10 +155,12 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     anchors = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
     assert {link[1:] for link in links} <= anchors
     assert all(source.startswith("data:") for source in page.attributes("img", "src"))
+    assert {ids for ids in page.attributes("section", "aria-labelledby")} <= anchors
+    assert len(page.attributes("section", "aria-labelledby")) == len(links) - 1  # and the skip link
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
 
 
-def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
+def test_the_policy_allows_only_the_pages_own_script(tmp_path: Path) -> None:
     text = written(reports.report(), tmp_path)
     script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)
     assert script is not None
@@ -147,10 +170,10 @@ def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
     assert "default-src 'none'" in policy
 
 
-def test_the_frames_of_a_mistake_are_in_the_page(tmp_path: Path) -> None:
-    frames = (reports.picture(0), reports.picture(1, codec="png"))
-    mistake = reports.mistake(frames=frames, times=("0.0 s", "0.5 s"))
-    report = reports.report(mistakes=(mistake,))
+def test_the_frames_of_a_misclassification_are_in_the_page(tmp_path: Path) -> None:
+    frames = (reports.image(0), reports.image(1, codec="png"))
+    mistake = reports.misclassification(frames=frames, times=("0.0 s", "0.5 s"))
+    report = reports.report(misclassifications=(mistake,))
     page = Page(written(report, tmp_path))
     kinds, contents = zip(
         *(s.split(";base64,") for s in page.attributes("img", "src")), strict=True
@@ -158,10 +181,10 @@ def test_the_frames_of_a_mistake_are_in_the_page(tmp_path: Path) -> None:
     assert kinds == ("data:image/jpeg", "data:image/png")
     assert tuple(base64.b64decode(content) for content in contents) == frames
     assert "0.0 s 0.5 s" in page.text
-    assert "answer right 98.0 % target left 1.0 %" in page.text
+    assert "prediction right 98.0% target left 1.0%" in page.text
 
 
-def test_few_classes_have_their_confusion_as_a_table(tmp_path: Path) -> None:
+def test_the_confusion_matrix_of_few_classes_is_a_table(tmp_path: Path) -> None:
     scores = np.eye(3)[[0, 0, 2, 1, 2]]
     head = head_metrics("action", ("a", "b", "c"), scores, [0, 1, 1, 1, 2], 5)
     text = Page(written(reports.report(head), tmp_path)).text
@@ -169,28 +192,34 @@ def test_few_classes_have_their_confusion_as_a_table(tmp_path: Path) -> None:
     assert "b → a 1 of 3" in text
 
 
-def test_verbs_nouns_and_actions_each_have_their_figures(tmp_path: Path) -> None:
+def test_verbs_nouns_and_actions_have_metrics_of_their_own(tmp_path: Path) -> None:
     text = Page(written(reports.epic(), tmp_path)).text
     for words in ("action top-1", "verb top-5", "noun mean class", "Classes of noun"):
         assert words in text
 
 
-def test_a_run_that_read_nothing_says_so(tmp_path: Path) -> None:
+def test_a_run_in_which_every_video_failed_says_so(tmp_path: Path) -> None:
     head = reports.nothing(reports.MOTIONS, 12)
     report = reports.report(head, failures=tuple(reports.failures(12)))
     page = Page(written(report, tmp_path))
-    assert "Nothing was read" in page.text
+    assert "No video was read" in page.text
     assert "12 expected, 0 read, 12 failed" in page.text
     assert "Confusion" not in page.text
 
 
-def test_many_classes_and_mistakes_stay_below_six_megabytes(tmp_path: Path) -> None:
+def test_a_page_with_many_classes_and_frames_is_below_six_megabytes(tmp_path: Path) -> None:
     names = tuple(f"a class with a name of usual length, number {i}" for i in range(710))
-    # As a photograph of 224 pixels takes: 9 kB.
-    frame = reports.picture(0) + b"\0" * 9000
-    mistakes = [reports.mistake(frames=(frame,) * 8, times=()) for _ in range(40)]
-    report = reports.report(reports.head(names, 20, 0.7), mistakes=tuple(mistakes))
+    # A photograph of 224 x 224 pixels takes about 9 kB.
+    frame = reports.image(0) + b"\0" * 9000
+    mistakes = [reports.misclassification(frames=(frame,) * 8, times=()) for _ in range(40)]
+    report = reports.report(reports.head(names, 20, 0.7), misclassifications=tuple(mistakes))
     assert len(written(report, tmp_path).encode()) < 6e6
+
+
+def test_templates_are_loaded_only_when_a_page_is_written() -> None:
+    code = "import sys, vtcli.cli, vtcli.report.html; print('jinja2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
@@ -204,7 +233,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def browse(page: Path, fragment: str = "", scheme: int = LIGHT) -> Page:
-    """The page as it is after its scripts ran; fails on anything they complain about."""
+    """The page after its scripts ran; fails on any message on the browser's console."""
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--user-data-dir={page.parent / 'profile'}", "--window-size=1200,2000"]
@@ -216,9 +245,9 @@ def browse(page: Path, fragment: str = "", scheme: int = LIGHT) -> Page:
 
 
 def with_script(page: Path, script: str) -> Path:
-    """A copy that does something and writes what it saw, as JSON, into the attribute `data-seen`.
+    """A copy that also runs `script` and writes its result as JSON into `data-seen`.
 
-    The page's policy would not let it, which is as it should be; the copy has none.
+    The copy has no Content-Security-Policy: that of the page would block the script.
     """
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text("utf-8"))
     script = (
@@ -239,14 +268,14 @@ def test_sort_and_filter_come_from_the_address(tmp_path: Path) -> None:
     write_html(reports.report(reports.head(names)), tmp_path / "report.html")
     page = browse(tmp_path / "report.html", "#sort=name&order=descending&filter=cat")
     rows = [attrs for tag, attrs in page.elements if tag == "tr" and "data-n" in attrs]
-    assert len(rows) == 36
+    assert len(rows) == 37
     sorts = {a["data-sort"]: a["aria-sort"] for t, a in page.elements if "data-sort" in a}
     assert sorts == {"name": "descending", "accuracy": "none", "n": "none"}
     heads = re.findall(r'<th scope="row"><bdi>(\w+ \d\d)</bdi>', page.source)
-    assert heads == sorted(names[6:], reverse=True)
+    assert heads == sorted(names[len(HOSTILE) :], reverse=True)
     matches = sum("hidden" not in attrs for attrs in rows)
-    assert f"{matches} of 36 classes" in page.text
-    assert 3 <= matches < 36
+    assert f"{matches} of 37 classes" in page.text
+    assert 3 <= matches < 37
 
 
 ACT = """
@@ -292,10 +321,10 @@ return seen;
 
 @in_a_browser
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
-def test_buttons_filter_and_matrix_answer(tmp_path: Path, scheme: int) -> None:
+def test_buttons_filter_and_matrix_react(tmp_path: Path, scheme: int) -> None:
     target = np.repeat(np.arange(30), 4)
     predicted = target.copy()
-    predicted[[8, 9, 10]] = [6, 6, 5]  # class 2: twice taken for class 6, once for class 5
+    predicted[[8, 9, 10]] = [6, 6, 5]  # class 2: twice confused with class 6, once with 5
     names = tuple(f"class {i}" for i in range(30))
     head = head_metrics("action", names, np.eye(30)[predicted], target.tolist(), 120)
     write_html(reports.report(head), tmp_path / "report.html")
@@ -305,9 +334,9 @@ def test_buttons_filter_and_matrix_answer(tmp_path: Path, scheme: int) -> None:
     assert found["byName"] == sorted(names)
     assert found["found"] == [name for name in sorted(names) if "class 1" in name]
     assert found["hash"] == "#sort=name&order=ascending&filter=CLASS+1"
-    assert found["start"] == ["class 2", "class 6", "2 of 4 (50.0 %)"]
-    assert found["pointed"] == ["class 2", "class 5", "1 of 4 (25.0 %)"]
-    assert found["stepped"] == ["class 3", "class 15", "0 of 4 (0.0 %)"]
+    assert found["start"] == ["class 2", "class 6", "2 of 4 (50.0%)"]
+    assert found["pointed"] == ["class 2", "class 5", "1 of 4 (25.0%)"]
+    assert found["stepped"] == ["class 3", "class 15", "0 of 4 (0.0%)"]
     red, _, blue, strength = found["right"]
     assert blue > red
     assert strength == 255
@@ -320,7 +349,7 @@ def test_buttons_filter_and_matrix_answer(tmp_path: Path, scheme: int) -> None:
 
 
 @in_a_browser
-def test_every_kind_of_run_opens_without_a_complaint(tmp_path: Path) -> None:
+def test_every_kind_of_run_opens_without_console_messages(tmp_path: Path) -> None:
     nothing = reports.report(reports.nothing(reports.MOTIONS, 3), failures=())
     for name, report in (("epic", reports.epic()), ("nothing", nothing)):
         write_html(report, tmp_path / f"{name}.html")
@@ -328,7 +357,7 @@ def test_every_kind_of_run_opens_without_a_complaint(tmp_path: Path) -> None:
 
 
 @in_a_browser
-def test_a_script_that_is_not_the_pages_own_does_not_run(tmp_path: Path) -> None:
+def test_an_injected_script_does_not_run(tmp_path: Path) -> None:
     write_html(reports.report(), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text("utf-8")
     (tmp_path / "report.html").write_text(

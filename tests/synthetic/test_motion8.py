@@ -1,4 +1,4 @@
-"""Motion-8: only time tells the class, backwards is the partner class, a seed is a dataset."""
+"""Motion-8: the class shows only over time, backwards is the opposite class, seeds reproduce."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ CHANCE = 1 / 8
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_motion8(tmp_path_factory.mktemp("made") / "motion8", seed=5, **COUNTS)
+    return make_motion8(tmp_path_factory.mktemp("made") / "motion8", clips=COUNTS, seed=5)
 
 
 def wedge(motion: str, frames: int = 9, size: int = 128) -> Scene:
-    """A white wedge on black whose tip points right; in the middle of the frame at mid-time."""
+    """A white wedge on black that points right, in the center of the frame halfway through."""
     slant = 1.2
     edges = [
         (-1, 0, 0.6),
@@ -61,8 +61,8 @@ def wedge(motion: str, frames: int = 9, size: int = 128) -> Scene:
 
 
 def measured(frame_HWC: NDArray[np.uint8]) -> dict[str, float]:
-    """Where the white pixels are, how many, and where the farthest of them points: clockwise from
-    the right, as rows count downwards.
+    """The center and number of white pixels, and the angle of the farthest one: clockwise from
+    the right, because rows are counted downwards.
     """
     y, x = np.nonzero(frame_HWC[..., 0] > 127)
     dx, dy = x - x.mean(), y - y.mean()
@@ -84,9 +84,7 @@ def measured(frame_HWC: NDArray[np.uint8]) -> dict[str, float]:
         ("counter-clockwise", "clockwise", -1),
     ],
 )
-def test_a_class_does_what_it_is_called_and_nothing_else(
-    motion: str, changes: str, sign: int
-) -> None:
+def test_every_class_shows_its_motion_and_no_other(motion: str, changes: str, sign: int) -> None:
     frames = render(wedge(motion))
     first, last = measured(frames[0]), measured(frames[-1])
     small = {"across": 4, "down": 4, "area": 0.1 * first["area"], "clockwise": 0.2}
@@ -96,14 +94,14 @@ def test_a_class_does_what_it_is_called_and_nothing_else(
 
 
 @pytest.mark.parametrize("motion", CLASSES)
-def test_backwards_is_exactly_a_clip_of_the_partner_class(motion: str) -> None:
+def test_a_clip_played_backwards_is_a_clip_of_the_opposite_class(motion: str) -> None:
     scene = draw_scene("train", motion, 3, size=48, frames=10)
     assert scene.backwards().motion == PARTNERS[motion] != motion
     assert np.array_equal(render(scene.backwards()), render(scene)[::-1])
     assert scene.backwards().backwards().motion == motion
 
 
-def test_frames_are_coded_without_regard_to_their_neighbors(tmp_path: Path) -> None:
+def test_frames_are_encoded_independently(tmp_path: Path) -> None:
     frames = render(draw_scene("train", "left", 0))
     forwards, backwards = tmp_path / "f.mp4", tmp_path / "b.mp4"
     forwards.write_bytes(encode(frames))
@@ -115,7 +113,7 @@ def test_frames_are_coded_without_regard_to_their_neighbors(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("motion", CLASSES)
-def test_the_state_at_any_one_time_is_uniform_whatever_the_class(motion: str) -> None:
+def test_states_are_uniformly_distributed_at_any_time_in_every_class(motion: str) -> None:
     scenes = [draw_scene("train", motion, number, size=32, frames=8) for number in range(100)]
     movers = [next(shape for shape in scene.shapes if shape.moves) for scene in scenes]
     states_NT4 = np.stack([states_of(*pair) for pair in zip(scenes, movers, strict=True)])
@@ -129,8 +127,8 @@ def test_the_state_at_any_one_time_is_uniform_whatever_the_class(motion: str) ->
 
 
 def nearest_mean(features_NKD: NDArray[Any], known: int) -> float:
-    """Share of right answers when clips [class, number] from `known` on go to the class whose mean
-    over those before is nearest.
+    """Accuracy of a nearest-class-mean classifier: clips [class, number] before `known` give the
+    means, the others are classified.
     """
     spread_D = features_NKD[:, :known].std(axis=(0, 1)) + 1e-6
     scaled_NKD = features_NKD / spread_D
@@ -150,7 +148,7 @@ def drift(frames_THWC: NDArray[np.uint8]) -> NDArray[Any]:
     return np.array([-(along_time * g).sum() / (g * g).sum() for g in (across, down)])
 
 
-def test_one_frame_tells_nothing_and_two_do() -> None:
+def test_one_frame_does_not_show_the_class_and_motion_does() -> None:
     known, numbers = 24, 40
     clips = [
         [render(draw_scene("train", motion, number, size=48)) for number in range(numbers)]
@@ -172,7 +170,7 @@ def test_splits_share_no_shapes_and_no_textures() -> None:
         assert len(functions) == len(set(functions)) >= 6
 
 
-def test_it_is_read_as_folders_and_as_manifests(dataset: Path) -> None:
+def test_it_opens_as_folders_and_as_manifests(dataset: Path) -> None:
     for split, count in COUNTS.items():
         as_folder, as_list = (
             open_dataset(dataset, split=split),
@@ -200,14 +198,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_seed_is_a_dataset_whatever_the_workers(dataset: Path, tmp_path: Path) -> None:
-    again = contents(make_motion8(tmp_path / "again", seed=5, workers=2, **COUNTS))
+def test_files_depend_on_the_seed_and_not_on_the_workers(dataset: Path, tmp_path: Path) -> None:
+    again = contents(make_motion8(tmp_path / "again", clips=COUNTS, seed=5, workers=2))
     assert again == contents(dataset)
-    smaller = contents(make_motion8(tmp_path / "smaller", seed=5, train=8, val=0, test=0))
+    smaller = contents(make_motion8(tmp_path / "smaller", clips={"train": 8}, seed=5))
     clips = {name: data for name, data in smaller.items() if name.endswith(".mp4")}
     assert len(clips) == 8
     assert clips.items() <= again.items()
-    other = contents(make_motion8(tmp_path / "other", seed=6, train=8, val=0, test=0))
+    other = contents(make_motion8(tmp_path / "other", clips={"train": 8}, seed=6))
     assert all(other[name] != data for name, data in clips.items())
     assert len(set(again.values())) == len(again)
 
@@ -215,16 +213,17 @@ def test_a_seed_is_a_dataset_whatever_the_workers(dataset: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"train": 7}, "multiple of 8"),
-        ({"val": -8}, "multiple of 8"),
-        ({"train": 0, "val": 0, "test": 0}, "nothing to make"),
+        ({"clips": {"train": 7}}, "multiple of 8"),
+        ({"clips": {"val": -8}}, "multiple of 8"),
+        ({"clips": {"train": 0, "val": 0, "test": 0}}, "nothing to make"),
+        ({"clips": {"training": 8}}, "choose from train, val, test"),
         ({"size": 33}, "even size"),
         ({"size": 16}, "even size"),
         ({"frames": 1}, "no motion"),
         ({"seed": -1}, "0 or more"),
     ],
 )
-def test_what_cannot_be_made_is_refused(tmp_path: Path, options: dict[str, int], says: str) -> None:
+def test_invalid_numbers_are_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         make_motion8(tmp_path / "made", **options)
     assert not list(tmp_path.iterdir())
@@ -237,27 +236,27 @@ def test_nothing_is_overwritten(dataset: Path, capsys: pytest.CaptureFixture[str
     assert contents(dataset) == before
 
 
-def test_an_empty_folder_is_filled_and_stays_the_same_one(tmp_path: Path) -> None:
+def test_an_existing_empty_folder_is_filled_and_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     before = (tmp_path / "there").stat().st_ino
     (tmp_path / "link").symlink_to("there")
-    make_motion8(tmp_path / "link", train=0, val=0, test=8, size=32, frames=4)
+    make_motion8(tmp_path / "link", clips={"test": 8}, size=32, frames=4)
     assert (tmp_path / "there").stat().st_ino == before
     assert (tmp_path / "link").is_symlink()
     assert len(list((tmp_path / "there").glob("test/*/0000.mp4"))) == 8
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(frames: object) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(motion8, "encode", full)
     with pytest.raises(DataError, match="No space left"):
-        make_motion8(tmp_path / "made", train=8, val=0, test=0)
+        make_motion8(tmp_path / "made", clips={"train": 8})
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_prints_where_the_dataset_is(
+def test_the_command_prints_the_folder_of_the_dataset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = tmp_path / "new" / "motion8"

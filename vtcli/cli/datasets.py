@@ -121,9 +121,9 @@ def check(
         typer.echo(f"{output}: {count:,} samples", err=True)
         for label in lost_classes(result):
             typer.echo(f"vt: warning: no sample of class '{label}' is left", err=True)
-    if not result.findings:
+    if not result.issues:
         return EXIT_OK
-    return EXIT_SOME_FAILED if result.contents else EXIT_NO_INPUT
+    return EXIT_SOME_FAILED if result.fingerprints else EXIT_NO_INPUT
 
 
 @app.command()
@@ -149,10 +149,8 @@ def make(
     with file_progress(train + val + test, to_file=True) as progress:
         made = make_motion8(
             folder,
+            clips={"train": train, "val": val, "test": test},
             seed=seed,
-            train=train,
-            val=val,
-            test=test,
             size=size,
             frames=frames,
             workers=workers,

@@ -92,6 +92,7 @@ def _profile(shown: Demo, console: Console) -> dict[str, Any]:
 
 def _evaluate(shown: Demo, console: Console) -> dict[str, Any]:
     from vtcli.report.demo import print_accuracies, print_step
+    from vtcli.report.html import write_html
 
     print_step(
         console,
@@ -99,6 +100,8 @@ def _evaluate(shown: Demo, console: Console) -> dict[str, Any]:
         f"vt eval --dataset motion8 --data-root {shown.dataset} -m {shown.models[0]}",
     )
     reports = [(shown.evaluate(model), shown.run(model) / "report.html") for model in shown.models]
+    for report, page in reports:
+        write_html(report, page)
     pages = str(shown.run("*") / "report.html")
     print_accuracies(console, [report for report, _ in reports], pages)
     evaluations = []

@@ -111,6 +111,9 @@ def eval_(
         Path | None, run_output_option("a folder in runs/ named by the options")
     ] = None,
     resume: ResumeOption = True,
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Try every failed video again.")
+    ] = False,
     label_set: LabelSetOption = None,
     pipeline: PipelineOption = None,
     device: DeviceOption = "auto",
@@ -135,7 +138,16 @@ def eval_(
 
     source = _Source(dataset, data_root, split, annotations)
     settings = EvalSettings(
-        views, pipeline, label_set, precision, device, batch_size, workers, decoder, resume
+        views=views,
+        pipeline=pipeline,
+        label_set=label_set,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        decoder=decoder,
+        resume=resume,
+        retry_failures=retry_failures,
     )
     with process_group(INDEPENDENT_WORK_TIMEOUT) as group:
         splits = source.splits()
@@ -160,9 +172,9 @@ def _folder(job: _Job, splits: list[str | None], split: str | None) -> Path | No
 def _evaluate(dataset: Dataset, output: Path | None, job: _Job) -> EvaluationReport | None:
     """Evaluate one split; only the main process has a report."""
     from vtcli.cli.progress import eval_progress, fetch_progress
-    from vtcli.evaluation.conclude import conclude
     from vtcli.evaluation.evaluator import Evaluator
     from vtcli.evaluation.plan import plan_evaluation
+    from vtcli.report.html import write_html
     from vtcli.weights.registry import load_registry
 
     is_main = job.group.is_main_process
@@ -171,7 +183,7 @@ def _evaluate(dataset: Dataset, output: Path | None, job: _Job) -> EvaluationRep
     log(dataset.summary)
     with fetch_progress() as on_download:
         plan = plan_evaluation(dataset, name, job.settings, on_download)
-        log(f"{plan.name}: {plan.protocol.in_words()}")
+        log(f"{plan.name}: {plan.protocol.describe()}")
         if plan.differs:
             log(f"differs from the paper's protocol: {plan.differs}")
         for warning in plan.warnings:
@@ -186,7 +198,8 @@ def _evaluate(dataset: Dataset, output: Path | None, job: _Job) -> EvaluationRep
         raise
     if not is_main:
         return None
-    report = conclude(evaluator)
+    report = evaluator.conclude()
+    write_html(report, folder / "report.html")
     if job.show:
         _print(report, job.show)
     log(f"report: {folder / 'report.html'}")
@@ -243,7 +256,7 @@ def _print_splits(
         by_split = {split: report.to_dict() for split, report in found.items()}
         print(as_json({"splits": by_split, "mean": mean.to_dict()}))
     else:
-        print_splits(mean, next(iter(found.values())).published, Console())
+        print_splits(mean, next(iter(found.values())).reported, Console())
 
 
 @app.command()
@@ -267,7 +280,7 @@ def rescore(
     from vtcli.video.pipeline import parse_views
 
     directory = RunDirectory(run)
-    protocol = stored_protocol(directory.about)
+    protocol = stored_protocol(directory.info)
     wanted = (protocol.clips, protocol.crops)
     if views is not None:
         wanted = parse_views(views, protocol.pipeline)

@@ -70,8 +70,8 @@ def profile(
     output: OutputOption = None,
 ) -> int:
     """Report parameters, MACs and FLOPs of models, and measure their speed and memory here."""
+    from vtcli import profiling
     from vtcli.cli.progress import fetch_progress, file_progress
-    from vtcli.profiling import profiler
     from vtcli.report.plot import check_plot, draw_accuracy
     from vtcli.report.predictions import open_output
     from vtcli.report.profile import write_profiles
@@ -80,18 +80,18 @@ def profile(
     if plot is not None:
         check_plot(plot)
     with fetch_progress() as on_download:
-        subjects = profiler.choose(models or (), patterns or (), everything, on_download)
-    options = profiler.Options(
+        subjects = profiling.select_models(models or (), patterns or (), everything, on_download)
+    options = profiling.ProfileSettings(
         device=device,
         precisions=tuple(precisions or ("auto",)),
         batch_sizes=tuple(batch_sizes or (1,)),
         timed=bool(models) and not everything if timed is None else timed,
         blocks=layers,
         compiled=compiled,
-        clip=clip,
+        video=clip,
     )
     with file_progress(len(subjects), True) as advance:
-        report = profiler.profile(subjects, options, advance)
+        report = profiling.profile(subjects, options, advance)
     tables = [p.to_dict() for p in report.profiles]
     with open_output(output) as stream:
         write_profiles(stream, chosen, tables, report.header, layers)

@@ -1,1 +1,3 @@
-"""Labeled videos: annotations of every known format, the catalog, checks, made-up sets."""
+"""Labeled videos: annotation formats, label maps, splits, the dataset catalog, dataset checks, and
+clip loaders for evaluation and training.
+"""

@@ -1,5 +1,5 @@
-"""From an annotation's rows to a dataset: one split, indices for labels, files for names, and the
-sentence that says what was summary.
+"""From an annotation's rows to a dataset: one split, class indices for labels, files for names, and
+the summary of what was read.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from vtcli.data.annotations.base import Annotation, Row
+from vtcli.data.annotations.base import Annotation, AnnotationRow, SkippedFolder
 from vtcli.data.catalog import CatalogEntry, canonical_split
 from vtcli.data.find_files import Finder
-from vtcli.data.label_map import plural, resolve_labels
+from vtcli.data.label_map import resolve_labels
 from vtcli.data.samples import Dataset, Sample
 from vtcli.errors import DataError
+from vtcli.runtime.words import plural
 
-_TESTED_FIRST = ("validation", "test", "1")
+_DEFAULT_SPLITS = ("validation", "test", "1")
+_NAMES_SHOWN = 3
 
 
 def splits_of(annotation: Annotation) -> tuple[str, ...]:
-    """The splits that the rows themselves name, in the order they come; none where they do not."""
-    return tuple(dict.fromkeys(canonical_split(row.split) for row in annotation.rows if row.split))
+    """The splits that the rows name, in order of appearance; empty if they name none."""
+    words = dict.fromkeys(row.split for row in annotation.rows if row.split)
+    return tuple(dict.fromkeys(map(canonical_split, words)))
 
 
-def assemble(
+def build_dataset(
     annotation: Annotation,
     name: str,
     root: Path,
@@ -35,9 +38,9 @@ def assemble(
 ) -> Dataset:
     """The dataset of one split.
 
-    `split` None takes what the rows offer: their only one, else the one that is meant for testing.
-    `known_split` is the split of an annotation that is all of one and does not say so.
-    Raises `DataError` where the split is not there, a label is no class or an id comes twice.
+    split: None takes the only one the rows name, else the one meant for testing.
+    known_split: the split of an annotation that consists of one split and does not name it.
+    Raises `DataError` if the split does not exist, a label is not a class or an id is repeated.
     """
     chosen, rows = _choose(annotation, split, known_split)
     resolved = resolve_labels(annotation, rows, entry)
@@ -45,7 +48,7 @@ def assemble(
     samples = [
         Sample(
             id=id_,
-            path=finder.find(row.places, annotation.unique_filenames),
+            path=finder.find(row.candidate_paths, annotation.unique_filenames),
             labels=labels,
             start=row.start,
             end=row.end,
@@ -55,23 +58,25 @@ def assemble(
             _ids(annotation, rows, root), rows, resolved.labels, strict=True
         )
     ]
+    skipped = [f for f in annotation.skipped_folders if f.split in ("", chosen)]
     description = f"{annotation.path.absolute().name}: {annotation.description}"
     description += f", split {chosen}" if chosen else ""
     return Dataset(
         name=name,
         samples=tuple(samples),
         classes=resolved.classes,
-        summary=f"{description}, {resolved.words}, {_counted(rows)}",
+        summary=f"{description}, {resolved.description}, {_counted(rows)}{_listed(skipped)}",
         root=root,
         split=chosen,
         frame_rate=entry.frame_rate if entry else None,
         metric=entry.metric if entry else "top-1",
+        empty_folders=tuple(annotation.path / f.path for f in skipped if f.empty),
     )
 
 
 def _choose(
     annotation: Annotation, split: str | None, known_split: str
-) -> tuple[str, Sequence[Row]]:
+) -> tuple[str, Sequence[AnnotationRow]]:
     """The split and its rows."""
     offered = splits_of(annotation)
     if not offered:
@@ -80,9 +85,9 @@ def _choose(
         return known_split, annotation.rows
     without = next((row for row in annotation.rows if not row.split), None)
     if without is not None:
-        raise annotation.problem(without, "names no split where others do; write one")
+        raise annotation.row_error(without, "names no split, but other rows do; write one")
     if split is None and len(offered) > 1:
-        split = next((name for name in _TESTED_FIRST if name in offered), None)
+        split = next((name for name in _DEFAULT_SPLITS if name in offered), None)
         if split is None:
             raise DataError(f"{annotation.path} has the splits {', '.join(offered)}; name one")
     chosen = canonical_split(split) if split else offered[0]
@@ -93,7 +98,7 @@ def _choose(
 
 
 def _folders(annotation: Annotation, entry: CatalogEntry | None, split: str) -> tuple[str, ...]:
-    """Where videos may lie below the root: as a list has it first, else as the dataset comes."""
+    """Folders below the root to search for videos: for lists, paths as listed come first."""
     if entry is None:
         return ("",)
     own = entry.splits[split].folders if split in entry.splits else ()
@@ -101,33 +106,33 @@ def _folders(annotation: Annotation, entry: CatalogEntry | None, split: str) -> 
     return (*known, "") if annotation.unique_filenames else ("", *known)
 
 
-def _ids(annotation: Annotation, rows: Sequence[Row], root: Path) -> list[str]:
+def _ids(annotation: Annotation, rows: Sequence[AnnotationRow], root: Path) -> list[str]:
     """One id per row, the same on every machine.
 
-    Raises `DataError` for an id that comes twice, naming both lines.
+    Raises `DataError` for an id that is repeated, naming both lines.
     """
-    ids = [row.id or posixpath.normpath(row.places[0]) for row in rows]
+    ids = [row.id or posixpath.normpath(row.candidate_paths[0]) for row in rows]
     if any(os.path.isabs(id_) for id_ in ids):
         ids = _relative(ids, root)
-    shared = Counter(ids)
+    counts = Counter(ids)
     ids = [
         f"{id_}:{row.start or 0:.3f}-{'' if row.end is None else f'{row.end:.3f}'}"
-        if shared[id_] > 1 and not row.id and (row.start is not None or row.end is not None)
+        if counts[id_] > 1 and not row.id and (row.start is not None or row.end is not None)
         else id_
         for id_, row in zip(ids, rows, strict=True)
     ]
-    first: dict[str, Row] = {}
+    first: dict[str, AnnotationRow] = {}
     for id_, row in zip(ids, rows, strict=True):
         if id_ in first:
             line = first[id_].line
             before = f", first in {annotation.unit} {line}" if line else ""
-            raise annotation.problem(row, f"'{id_}' comes twice{before}; remove one")
+            raise annotation.row_error(row, f"'{id_}' is listed twice{before}; remove one")
         first[id_] = row
     return ids
 
 
 def _relative(ids: Sequence[str], root: Path) -> list[str]:
-    """Absolute paths made relative to the root, or else to the folder they have in common."""
+    """Absolute paths made relative to the root, or else to their common folder."""
     absolute = [id_ for id_ in ids if os.path.isabs(id_)]
     base = str(root.absolute())
     if not all(PurePosixPath(id_).is_relative_to(base) for id_ in absolute):
@@ -135,8 +140,17 @@ def _relative(ids: Sequence[str], root: Path) -> list[str]:
     return [posixpath.relpath(id_, base) if os.path.isabs(id_) else id_ for id_ in ids]
 
 
-def _counted(rows: Sequence[Row]) -> str:
+def _counted(rows: Sequence[AnnotationRow]) -> str:
     count = plural(len(rows), "sample")
     if any(row.start is not None or row.end is not None for row in rows):
-        count += f" from {plural(len({row.places for row in rows}), 'video')}"
+        count += f" from {plural(len({row.candidate_paths for row in rows}), 'video')}"
     return count
+
+
+def _listed(skipped: Sequence[SkippedFolder]) -> str:
+    """The end of a summary: folders that were skipped, with the first of their names."""
+    if not skipped:
+        return ""
+    names = ", ".join(f"'{folder.path}'" for folder in skipped[:_NAMES_SHOWN])
+    more = ", ..." if len(skipped) > _NAMES_SHOWN else ""
+    return f", {plural(len(skipped), 'folder')} without videos skipped ({names}{more})"

@@ -1,4 +1,4 @@
-"""The datasets that are known by name, read from catalog.toml beside this file.
+"""The catalog of datasets that are known by name, read from catalog.toml in this folder.
 
 Everything that varies by dataset is data in a row there; this file only reads it.
 """
@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -32,18 +32,18 @@ _SPLIT_WORDS = {
 
 @dataclass(frozen=True)
 class Head:
-    """One thing a label is given for, and its class list ("" where no order is known)."""
+    """One classification head, and its class list ("" if no class order is known)."""
 
     name: str
     size: int
     labels: str = ""
 
     def class_names(self) -> tuple[str, ...]:
-        """The names in index order; empty where no list is known."""
+        """The class names in index order; empty if no list is known."""
         return load_labels(self.labels) if self.labels else ()
 
     def known_orders(self) -> Mapping[str, tuple[str, ...]]:
-        """Every class list of this dataset by name, the usual order first."""
+        """Every class order of this dataset by the name of its list, the usual one first."""
         if not self.labels:
             return {}
         dataset = self.labels.split(".")[0]
@@ -53,10 +53,10 @@ class Head:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a dataset: its size as `source` states it, its annotation files and folders.
+    """One split of a dataset: its size according to `source`, its annotation files and folders.
 
-    `files` are names or shell patterns, the first that exists counts; `folders` are where this
-    part's videos may lie, below the data folder.
+    `files` are names or shell patterns, of which the first that exists is used; `folders`, below
+    the data folder, are where this split's videos may be.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Split:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One dataset. `name` is also what the checkpoints' registry calls it; see catalog.toml."""
+    """One dataset, under its name in the checkpoint registry; see catalog.toml for the fields."""
 
     name: str
     title: str
@@ -110,14 +110,14 @@ def _tuples(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def known_entry(name: str) -> CatalogEntry | None:
-    """The dataset of this name or alias in any spelling; None where there is none."""
+    """The dataset of this name or alias in any spelling; None if there is none."""
     return _by_spelling().get(_spelling(name))
 
 
 def find_entry(name: str) -> CatalogEntry:
     """The dataset of this name or alias, in any spelling.
 
-    Raises `UsageError` naming the nearest names.
+    Raises `UsageError` naming similar names.
     """
     entry = known_entry(name)
     if entry is None:
@@ -126,7 +126,7 @@ def find_entry(name: str) -> CatalogEntry:
 
 
 def nearest(name: str) -> str:
-    """What a name that is not known may have meant."""
+    """A hint for an unknown name: similar ones, or the command that lists all."""
     spellings = {_spelling(word): word for e in load_catalog().values() for word in _words(e)}
     near = difflib.get_close_matches(_spelling(name), spellings, n=3, cutoff=0.6)
     if near:
@@ -147,11 +147,12 @@ def _spelling(name: str) -> str:
     return re.sub(r"[-_. ]", "", name.casefold())
 
 
+@lru_cache(maxsize=1024)  # annotations of a million rows name a few splits
 def canonical_split(word: str) -> str:
-    """One word for each part of a dataset, whatever an annotation or a user calls it.
+    """The one name of a split, whatever an annotation or a user calls it.
 
-    `train`, `validation` and `test`; for datasets divided several times `1` is what division 1
-    tests and `train1` what it trains; any other word stays.
+    `train`, `validation` and `test`; for datasets with several official splits, `1` is the test
+    part of split 1 and `train1` its training part; any other word is returned as it is.
     """
     plain = word.strip().casefold()
     if plain in _SPLIT_WORDS:

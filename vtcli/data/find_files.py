@@ -1,7 +1,7 @@
-"""Finding the videos of an annotation: the listed name, the same name with another ending, and for
-datasets whose file names are unique, that name anywhere below the data folder.
+"""Finds the videos of an annotation: the listed name, the same name with another extension, and for
+datasets with unique file names, that name anywhere below the data folder.
 
-A folder is listed once, so that no file costs a question to the file system of its own.
+Every folder is listed once, so that a large dataset does not cost one file system call per file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vtcli.video.extensions import has_video_suffix
 
 
 class Finder:
-    """Looks below `root`, first in each of `folders` (relative to it)."""
+    """Searches below `root`, in each of `folders` (relative to it) in turn."""
 
     def __init__(self, root: Path, folders: Sequence[str] = ("",)) -> None:
         self._root = str(root)
@@ -23,44 +23,44 @@ class Finder:
         self._stems: dict[str, dict[str, str | None]] = {}
         self._tree: list[dict[str, str | None]] = []
 
-    def find(self, places: Sequence[str], anywhere: bool) -> Path:
-        """The file or folder that one of `places` means; where none is there, the first of them.
+    def find(self, candidate_paths: Sequence[str], anywhere: bool) -> Path:
+        """The first of the candidate paths that exists; if none does, the first of them.
 
-        `anywhere`: a video file of that name counts wherever it lies, whatever the case of its
-        name, if there is only one.
+        anywhere: also accept a video file of that name in any folder and in any letter case, if
+        there is only one.
         """
+        paths = [
+            os.path.normpath(os.path.join(base, path))
+            for base in self._bases
+            for path in candidate_paths
+        ]
         found = (
-            next(filter(self._is_there, self._paths(places)), None)
-            or next(filter(None, map(self._other_ending, self._paths(places))), None)
-            or (next(filter(None, map(self._in_tree, places)), None) if anywhere else None)
+            next(filter(self._exists, paths), None)
+            or next(filter(None, map(self._other_extension, paths)), None)
+            or (next(filter(None, map(self._in_tree, candidate_paths)), None) if anywhere else None)
         )
-        return Path(found or next(self._paths(places)))
+        return Path(found or paths[0])
 
-    def _paths(self, places: Sequence[str]) -> Iterator[str]:
-        for base in self._bases:
-            for place in places:
-                yield os.path.normpath(os.path.join(base, place))
-
-    def _is_there(self, path: str) -> bool:
+    def _exists(self, path: str) -> bool:
         folder, name = os.path.split(path)
         if folder not in self._names:
             self._names[folder] = _listed(folder)
         return name in self._names[folder]
 
-    def _other_ending(self, path: str) -> str | None:
-        """The only video file beside `path` whose name differs in nothing but the ending."""
+    def _other_extension(self, path: str) -> str | None:
+        """The only video file next to `path` whose name differs in nothing but the extension."""
         folder, name = os.path.split(path)
         if folder not in self._stems:
             names = self._names.get(folder, frozenset())
             self._stems[folder] = _by_stem((name, os.path.join(folder, name)) for name in names)
         return self._stems[folder].get(_stem(name))
 
-    def _in_tree(self, place: str) -> str | None:
+    def _in_tree(self, path: str) -> str | None:
         if not self._tree:
             files = [(os.path.basename(path), path) for path in _below(self._root)]
             folded = [(name.casefold(), path) for name, path in files]
             self._tree = [_by_stem(files), _by_stem(folded)]
-        stem = _stem(os.path.basename(place))
+        stem = _stem(os.path.basename(path))
         exact, folded_stems = self._tree
         return exact.get(stem) or folded_stems.get(stem.casefold())
 
@@ -73,7 +73,7 @@ def _listed(folder: str) -> frozenset[str]:
 
 
 def _below(root: str) -> Iterator[str]:
-    """Every file below a folder, through links to folders as well, each folder once."""
+    """Every file below a folder, following links to folders; each folder is visited once."""
     seen = set()
     for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -85,7 +85,7 @@ def _below(root: str) -> Iterator[str]:
 
 
 def _by_stem(files: Iterable[tuple[str, str]]) -> dict[str, str | None]:
-    """Paths of video files by name without the ending; None where two share it."""
+    """Paths of video files by name without extension; None if two files share it."""
     found: dict[str, str | None] = {}
     for name, path in files:
         stem = _stem(name)
@@ -95,6 +95,6 @@ def _by_stem(files: Iterable[tuple[str, str]]) -> dict[str, str | None]:
 
 
 def _stem(name: str) -> str:
-    """A name without the ending of a video file; other names stay whole."""
+    """A name without its video extension; other names stay whole."""
     stem, suffix = os.path.splitext(name)
     return stem if has_video_suffix(suffix) else name

@@ -1,10 +1,10 @@
-"""What one video holds when all of it is decoded: its length, a fingerprint, or why it is unusable.
+"""The fingerprint of one video after decoding all of it, or the reason why it is unusable.
 
 The part of `vtcli.data.check` that runs in worker processes. A video is never in memory as a
-whole. Its fingerprint are four thumbnails of 8 x 8 shades of gray, from the middles of the video's
-four quarters, so that neither a codec nor a new size nor a new frame rate changes it much.
+whole. Its fingerprint has four gray thumbnails of 8 x 8 pixels, from the middles of the video's
+four quarters, so that another codec, size or frame rate changes it little.
 
-Shape legend: H height, W width of a frame; N videos, D = 4 * 8 * 8 shades.
+Shape legend: H height, W width of a frame; N videos, D = 4 * 8 * 8 gray levels.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from vtcli.video.frame_source import FrameFolder, open_frame_source
 from vtcli.video.probe import quarter_turns
 
 DUPLICATE_RMSE = 2.5
-"""Two videos count as the same content if their fingerprints differ by at most this: the root of
-the mean square of the differences, in levels of 255. Coding again costs 0.3 to 1.5 levels and half
-the size about 1; videos of different things are 10 and more apart. A fixed camera comes between.
+"""Two videos count as duplicates if the root mean square error of their thumbnails is at most this,
+in gray levels of 0 to 255. Transcoding costs 0.3 to 1.5 levels and halving the size about 1; videos
+with different content are at least 10 apart, and different videos of a fixed camera are in between.
 """
 
 _QUARTERS, _SIDE = 4, 8
@@ -38,21 +38,22 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class VideoFingerprint:
-    """A video that can be read to its end.
+    """A video that can be decoded to its end.
 
-    `fps` is 0.0 where the file does not say it, None for a folder of frames, which cannot. `size`
-    counts the bytes of the file, or of all images of a folder; `fingerprint` has D bytes.
+    `frames` is their number. `fps` is 0.0 if the file does not store it, None for a folder of
+    frames, which cannot. `size` is in bytes, of the file or of all images of a folder; `thumbnails`
+    has D bytes.
     """
 
     frames: int
     fps: float | None
     size: int
-    fingerprint: bytes
+    thumbnails: bytes
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A video that cannot be used: a word for the reason, and a sentence."""
+    """A video that cannot be used: the reason as one word and as a sentence."""
 
     reason: VideoReason
     detail: str
@@ -67,7 +68,7 @@ def inspect(path: Path, heartbeat: Heartbeat) -> VideoFingerprint | Unreadable:
     except VideoDecodeError as error:
         return Unreadable(error.reason, str(error).removeprefix(f"{path}: "))
     except MemoryError:
-        return Unreadable("limit", "needs more memory than there is; scale it down first")
+        return Unreadable("limit", "needs more memory than is available; scale it down first")
     except Exception as error:
         return Unreadable("corrupt", f"cannot be read ({error}); copy it again")
 
@@ -81,33 +82,33 @@ def _inspect_video(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
         if position in wanted:
             rgb_HW3 = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
             thumbnails[position] = _thumbnail(np.rot90(rgb_HW3, quarter_turns(frame)))
-    shades = b"".join(thumbnails[position] for position in wanted)
-    return VideoFingerprint(info.frames, info.fps, path.stat().st_size, shades)
+    joined = b"".join(thumbnails[position] for position in wanted)
+    return VideoFingerprint(info.frames, info.fps, path.stat().st_size, joined)
 
 
 def _inspect_folder(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
-    footage = open_frame_source(path)
-    assert isinstance(footage, FrameFolder)
-    _check_numbers(path, [image.stem for image in footage.images])
-    wanted = _middles(footage.frames)
+    source = open_frame_source(path)
+    assert isinstance(source, FrameFolder)
+    _check_numbers(path, [image.stem for image in source.images])
+    wanted = _middles(source.frames)
     thumbnails = {}
     first: tuple[int, ...] | None = None
-    for position in range(footage.frames):
+    for position in range(source.frames):
         heartbeat()
-        rgb_HW3 = footage.read([position])[0]
+        rgb_HW3 = source.read([position])[0]
         first = first or rgb_HW3.shape
         if rgb_HW3.shape != first:
-            name = footage.images[position].name
-            text = f"holds images of different sizes, the first of them {name}; extract it again"
+            name = source.images[position].name
+            text = f"contains images of different sizes, the first is {name}; extract it again"
             raise VideoDecodeError(path, "corrupt", text)
         if position in wanted:
             thumbnails[position] = _thumbnail(rgb_HW3)
-    size = sum(image.stat().st_size for image in footage.images)
-    return VideoFingerprint(footage.frames, None, size, b"".join(thumbnails[p] for p in wanted))
+    size = sum(image.stat().st_size for image in source.images)
+    return VideoFingerprint(source.frames, None, size, b"".join(thumbnails[p] for p in wanted))
 
 
 def _check_numbers(folder: Path, stems: Sequence[str]) -> None:
-    """Refuse a folder whose images, by the last number in their names, do not follow each other."""
+    """Raise `VideoDecodeError` if the last numbers in the image names are not consecutive."""
     found = [re.findall(r"\d+", stem) for stem in stems]
     if not all(found):
         return
@@ -119,12 +120,12 @@ def _check_numbers(folder: Path, stems: Sequence[str]) -> None:
 
 
 def _middles(frames: int) -> list[int]:
-    """The frame in the middle of each quarter of a video."""
+    """The index of the frame in the middle of each quarter of a video."""
     return [int((quarter + 0.5) * frames / _QUARTERS) for quarter in range(_QUARTERS)]
 
 
 def _thumbnail(rgb_HW3: NDArray[np.uint8]) -> bytes:
-    """A frame's mean shades of gray in 8 x 8 cells."""
+    """A frame's mean gray level in each of 8 x 8 cells, as 64 bytes."""
     cells = rgb_HW3.mean(axis=2)
     for axis in (0, 1):
         edges = np.arange(_SIDE + 1) * cells.shape[axis] // _SIDE
@@ -134,34 +135,34 @@ def _thumbnail(rgb_HW3: NDArray[np.uint8]) -> bytes:
 
 
 def digest(path: Path, heartbeat: Heartbeat) -> str | Unreadable:
-    """The SHA-256 of a file, or of the images of a folder in their order, in hexadecimal digits."""
+    """The SHA-256 of a file, or of the images of a folder in order, in hexadecimal digits."""
     total = hashlib.sha256()
     try:
-        footage = open_frame_source(path) if path.is_dir() else None
-        for file in footage.images if isinstance(footage, FrameFolder) else (path,):
+        source = open_frame_source(path) if path.is_dir() else None
+        for file in source.images if isinstance(source, FrameFolder) else (path,):
             with file.open("rb") as opened:
-                while piece := opened.read(2**20):
-                    total.update(piece)
+                while chunk := opened.read(2**20):
+                    total.update(chunk)
                     heartbeat()
     except (OSError, VideoDecodeError) as error:
-        return Unreadable("corrupt", f"cannot be read a second time ({error}); copy it again")
+        return Unreadable("corrupt", f"cannot be read again ({error}); copy it again")
     return total.hexdigest()
 
 
-def near_duplicate_pairs(fingerprints_ND: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
-    """All pairs of videos whose fingerprints are alike (`DUPLICATE_RMSE`)."""
-    means_N = fingerprints_ND.mean(axis=1)
+def near_duplicate_pairs(thumbnails_ND: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """All pairs of videos whose thumbnails are within `DUPLICATE_RMSE` of each other."""
+    means_N = thumbnails_ND.mean(axis=1)
     order_N = np.argsort(means_N, kind="stable")
     means_N = means_N[order_N]
-    bound = DUPLICATE_RMSE**2 * fingerprints_ND.shape[1]
+    bound = DUPLICATE_RMSE**2 * thumbnails_ND.shape[1]
     for start in range(0, len(order_N), _BLOCK):
         rows = order_N[start : start + _BLOCK]
-        # The means differ by no more than the root of the mean square: nobody farther is alike.
+        # Means differ by at most the root mean square error, so videos beyond it cannot match.
         brightest = means_N[start + len(rows) - 1] + DUPLICATE_RMSE
         end = int(np.searchsorted(means_N, brightest, side="right"))
         for other in range(start, end, _BLOCK):
             columns = order_N[other : min(other + _BLOCK, end)]
-            squared = _squared_distances(fingerprints_ND[rows], fingerprints_ND[columns])
+            squared = _squared_distances(thumbnails_ND[rows], thumbnails_ND[columns])
             for i, j in np.argwhere(squared <= bound).tolist():
                 if start + i < other + j:
                     yield int(rows[i]), int(columns[j])
@@ -172,7 +173,7 @@ def _squared_distances(a_MD: NDArray[np.uint8], b_ND: NDArray[np.uint8]) -> NDAr
     return (a_MD**2).sum(1)[:, None] + (b_ND**2).sum(1) - 2 * a_MD @ b_ND.T
 
 
-def difference(a: bytes, b: bytes) -> float:
-    """The root of the mean square of the differences of two fingerprints, in levels of 255."""
-    shades = np.frombuffer(a + b, np.uint8).astype(float).reshape(2, -1)
-    return float(np.sqrt(np.mean((shades[0] - shades[1]) ** 2)))
+def thumbnail_rmse(a: bytes, b: bytes) -> float:
+    """The root mean square error between two videos' thumbnails, in gray levels of 0 to 255."""
+    gray_2D = np.frombuffer(a + b, np.uint8).astype(float).reshape(2, -1)
+    return float(np.sqrt(np.mean((gray_2D[0] - gray_2D[1]) ** 2)))

@@ -1,7 +1,7 @@
-"""From an annotation's labels, names or numbers, to class indices and the names these stand for.
+"""From an annotation's labels, which are class names or numbers, to class indices and class names.
 
-Names are looked up in the list that the annotation states, else in the dataset's own, else they are
-sorted. Numbers are indices; what they stand for is said only where a list states it.
+Names are looked up in the list that the annotation gives, else in the dataset's own, else sorted.
+Numbers are indices; they get names only from a list that states their order.
 """
 
 from __future__ import annotations
@@ -12,153 +12,159 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vtcli.data.annotations.base import Annotation, Label, Row
+from vtcli.data.annotations.base import Annotation, AnnotationRow, Label
 from vtcli.data.catalog import CatalogEntry, Head
 from vtcli.errors import DataError
+from vtcli.runtime.words import plural
 
-_AGREEMENT = 0.9  # of the folders that must bear their class's name; versions rename a few classes
+# Fraction of class folders that must agree with a class order; versions rename a few classes.
+_MIN_AGREEMENT = 0.9
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """The class names of each head, each row's indices, and in words how labels were read."""
+class ResolvedLabels:
+    """The class names of each head, each row's class indices, and how the labels were read."""
 
     classes: Mapping[str, tuple[str, ...]]
     labels: Sequence[tuple[int, ...]]
-    words: str
+    description: str
 
 
 class _HeadLabels(NamedTuple):
-    """What one head's labels become; `words` say where its names come from."""
+    """One head's class names, where they come from, and the function from label to class index."""
 
     names: tuple[str, ...]
-    words: str
-    index_of: Callable[[Row, Label], int]
+    description: str
+    index_of: Callable[[AnnotationRow, Label], int]
 
 
 def resolve_labels(
-    annotation: Annotation, rows: Sequence[Row], entry: CatalogEntry | None
-) -> Resolved:
-    """Indices for `rows`, which are some or all of the annotation's.
+    annotation: Annotation, rows: Sequence[AnnotationRow], entry: CatalogEntry | None
+) -> ResolvedLabels:
+    """Class indices for `rows`, which are some or all of the annotation's rows.
 
-    Raises `DataError` naming a row whose label is no class, and for numbers that seem to count from
-    1 where nothing states it.
+    Raises `DataError` naming a row whose label is not a class, and for numbers that appear to count
+    from 1 if the format does not define it.
     """
-    heads = [_head_labels(annotation, place, entry) for place in range(len(annotation.heads))]
+    heads = [_head_labels(annotation, position, entry) for position in range(len(annotation.heads))]
     several = len(heads) > 1
     labels = [
         tuple(
-            heads[place if several else 0].index_of(row, label)
-            for place, label in enumerate(row.labels)
+            heads[position if several else 0].index_of(row, label)
+            for position, label in enumerate(row.labels)
         )
         for row in rows
     ]
     classes = {name: head.names for name, head in zip(annotation.heads, heads, strict=True)}
-    return Resolved(classes, labels, _in_words(annotation, rows, heads, labels))
+    return ResolvedLabels(classes, labels, _describe(annotation, rows, heads, labels))
 
 
-def _head_labels(annotation: Annotation, place: int, entry: CatalogEntry | None) -> _HeadLabels:
-    name, several = annotation.heads[place], len(annotation.heads) > 1
-    stated = annotation.classes.get(name, ())
+def _head_labels(annotation: Annotation, position: int, entry: CatalogEntry | None) -> _HeadLabels:
+    name, several = annotation.heads[position], len(annotation.heads) > 1
+    listed = annotation.classes.get(name, ())
     known = _known_head(entry, name)
     labeled = [
-        (row, row.labels[place : place + 1] if several else row.labels)
+        (row, row.labels[position : position + 1] if several else row.labels)
         for row in annotation.rows
         if row.labels
     ]
     if not labeled:
-        return _numbered(annotation, stated or (known.class_names() if known else ()), "")
+        return _numbered(annotation, listed or (known.class_names() if known else ()), "")
     if isinstance(labeled[0][1][0], str):
-        return _from_names(annotation, stated, known)
+        return _from_names(annotation, listed, known)
     numbers = [(row, int(label)) for row, labels in labeled for label in labels]
-    return _from_numbers(annotation, numbers, stated, known)
+    return _from_numbers(annotation, numbers, listed, known)
 
 
 def _known_head(entry: CatalogEntry | None, name: str) -> Head | None:
     return next((h for h in entry.heads if h.name == name), None) if entry else None
 
 
-def _from_names(annotation: Annotation, stated: tuple[str, ...], known: Head | None) -> _HeadLabels:
-    if stated:
-        names, words = stated, ""
+def _from_names(annotation: Annotation, listed: tuple[str, ...], known: Head | None) -> _HeadLabels:
+    if listed:
+        names, description = listed, ""
     elif known and known.labels:
-        names, words = known.class_names(), f" as in {known.labels}"
+        names, description = known.class_names(), f" as in {known.labels}"
     else:
         names = tuple(sorted({str(label) for row in annotation.rows for label in row.labels}))
-        words = " in sorted order"
+        description = " in sorted order"
     exact = {name: index for index, name in enumerate(names)}
-    loose = _by_loose_name(names)
+    normalized = _by_normalized_name(names)
 
-    def index_of(row: Row, label: Label) -> int:
-        index = exact.get(str(label), loose.get(_loose(str(label)), -1))
+    def index_of(row: AnnotationRow, label: Label) -> int:
+        index = exact.get(str(label), -1)
         if index < 0:
-            raise annotation.problem(row, _unknown_class(str(label), names))
+            index = normalized.get(_normalized(str(label)), -1)
+        if index < 0:
+            raise annotation.row_error(row, _unknown_class(str(label), names))
         return index
 
-    return _HeadLabels(names, words, index_of)
+    return _HeadLabels(names, description, index_of)
 
 
 def _unknown_class(label: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(label, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else "; see `vt datasets show`"
-    return f"'{label}' is none of the {len(names)} classes{hint}"
+    return f"'{label}' is not one of the {len(names)} classes{hint}"
 
 
-def _loose(name: str) -> str:
-    """A class name as folders and other files spell it: without case, quotes and underscores."""
+def _normalized(name: str) -> str:
+    """A class name without letter case, quotes and underscores, which folders and files vary in."""
     return " ".join(name.replace("_", " ").replace('"', "").casefold().split())
 
 
-def _by_loose_name(names: Sequence[str]) -> dict[str, int]:
-    """Indices by loose name, -1 where two classes share it."""
+def _by_normalized_name(names: Sequence[str]) -> dict[str, int]:
+    """Class indices by normalized name, -1 if two classes share it."""
     found: dict[str, int] = {}
     for index, name in enumerate(names):
-        found[_loose(name)] = -1 if _loose(name) in found else index
+        found[_normalized(name)] = -1 if _normalized(name) in found else index
     return found
 
 
 def _from_numbers(
     annotation: Annotation,
-    numbers: Sequence[tuple[Row, int]],
-    stated: tuple[str, ...],
+    numbers: Sequence[tuple[AnnotationRow, int]],
+    listed: tuple[str, ...],
     known: Head | None,
 ) -> _HeadLabels:
-    if stated:
-        return _numbered(annotation, stated, "")
+    if listed:
+        return _numbered(annotation, listed, "")
     _check_base(annotation, numbers, known.size if known else len({n for _, n in numbers}))
-    names, words = _order_of(annotation, numbers, known) if known else ((), "")
-    return _numbered(annotation, names, words)
+    names, description = _order_of(annotation, numbers, known) if known else ((), "")
+    return _numbered(annotation, names, description)
 
 
-def _numbered(annotation: Annotation, names: tuple[str, ...], words: str) -> _HeadLabels:
+def _numbered(annotation: Annotation, names: tuple[str, ...], description: str) -> _HeadLabels:
     first = annotation.index_base or 0
 
-    def index_of(row: Row, label: Label) -> int:
+    def index_of(row: AnnotationRow, label: Label) -> int:
         index = int(label) - first
         if index < 0 or (names and index >= len(names)):
-            limits = f"{first} to {first + len(names) - 1}" if names else f"{first} and more"
-            text = f"label {label} is outside the classes, which are numbered {limits}; mend it"
-            raise annotation.problem(row, text)
+            limits = f"{first} to {first + len(names) - 1}" if names else f"from {first}"
+            text = f"label {label} is outside the classes, which are numbered {limits}; fix it"
+            raise annotation.row_error(row, text)
         return index
 
-    return _HeadLabels(names, words, index_of)
+    return _HeadLabels(names, description, index_of)
 
 
-def _check_base(annotation: Annotation, numbers: Sequence[tuple[Row, int]], count: int) -> None:
-    """Refuse numbers from 1 to the number of classes, unless the format says what they mean."""
+def _check_base(
+    annotation: Annotation, numbers: Sequence[tuple[AnnotationRow, int]], count: int
+) -> None:
+    """Refuse numbers from 1 to the number of classes, unless the format defines its index base."""
     values = {number for _, number in numbers}
     if annotation.index_base is None and count > 1 and (min(values), max(values)) == (1, count):
         raise DataError(
-            f"{annotation.path}: labels run from 1 to {count}, so they seem to count from 1; "
+            f"{annotation.path}: labels run from 1 to {count}, so they appear to count from 1; "
             "number the classes from 0, or write class names"
         )
 
 
 def _order_of(
-    annotation: Annotation, numbers: Sequence[tuple[Row, int]], known: Head
+    annotation: Annotation, numbers: Sequence[tuple[AnnotationRow, int]], known: Head
 ) -> tuple[tuple[str, ...], str]:
-    """The class order that the names of the videos' folders show, else the usual one, and the words
-    that say which.
+    """The class order that agrees with the names of the videos' folders, else the usual one, and a
+    description of which it is.
     """
     orders = known.known_orders()
     if not orders:
@@ -166,11 +172,13 @@ def _order_of(
     usual = orders[known.labels]
     pairs = _folder_pairs(numbers, usual)
     if not pairs:
-        others = f" ({' and '.join(list(orders)[1:])} in use too)" if len(orders) > 1 else ""
-        return usual, f" taken to be in the order of {known.labels}{others}"
+        others = " and ".join(list(orders)[1:])
+        verb = "are" if len(orders) > 2 else "is"
+        note = f" ({others} {verb} also in use)" if others else ""
+        return usual, f" assumed to be in the order of {known.labels}{note}"
     for stem, names in orders.items():
-        if sum(_agrees(pair, names) for pair in pairs) >= _AGREEMENT * len(pairs):
-            return names, f" in the order of {stem} as their folders show"
+        if sum(_agrees(pair, names) for pair in pairs) >= _MIN_AGREEMENT * len(pairs):
+            return names, f" in the order of {stem} as the folder names show"
     folder, number = min(pair for pair in pairs if not _agrees(pair, usual))
     raise DataError(
         f"{annotation.path}: videos in folder '{folder}' have class {number}, which fits no known "
@@ -180,23 +188,28 @@ def _order_of(
 
 def _agrees(pair: tuple[str, int], names: Sequence[str]) -> bool:
     folder, number = pair
-    return 0 <= number < len(names) and _loose(names[number]) == folder
+    return 0 <= number < len(names) and _normalized(names[number]) == folder
 
 
-def _folder_pairs(numbers: Sequence[tuple[Row, int]], names: Sequence[str]) -> set[tuple[str, int]]:
-    """(folder, number) of all videos that lie in a folder named after a class."""
-    known = {_loose(name) for name in names}
-    pairs = {(posixpath.basename(posixpath.dirname(row.places[0])), n) for row, n in numbers}
-    return {(_loose(folder), n) for folder, n in pairs if _loose(folder) in known}
+def _folder_pairs(
+    numbers: Sequence[tuple[AnnotationRow, int]], names: Sequence[str]
+) -> set[tuple[str, int]]:
+    """(normalized folder name, class number) of all videos in a folder named after a class."""
+    known = {_normalized(name) for name in names}
+    pairs = {
+        (posixpath.basename(posixpath.dirname(row.candidate_paths[0])), number)
+        for row, number in numbers
+    }
+    return {(_normalized(folder), n) for folder, n in pairs if _normalized(folder) in known}
 
 
-def _in_words(
+def _describe(
     annotation: Annotation,
-    rows: Sequence[Row],
+    rows: Sequence[AnnotationRow],
     heads: Sequence[_HeadLabels],
     labels: Sequence[tuple[int, ...]],
 ) -> str:
-    """The part of the sentence on labels and classes."""
+    """The part of a dataset's summary on labels and classes."""
     given = next((row.labels[0] for row in rows if row.labels), None)
     if given is None:
         kind = "no labels"
@@ -206,14 +219,12 @@ def _in_words(
         kind = f"labels {annotation.index_base or 0}-based"
         kind += " as its class list shows" if annotation.index_base else ""
     parts = []
-    for place, (name, head) in enumerate(zip(annotation.heads, heads, strict=True)):
-        several = len(heads) > 1
-        found = {row[place] for row in labels if row} if several else {n for r in labels for n in r}
-        which = ("" if head.names else "unnamed ") + (f"{name} " if several else "") + "class"
-        parts.append(plural(len(head.names) or len(found), which, "es") + head.words)
+    for position, (name, head) in enumerate(zip(annotation.heads, heads, strict=True)):
+        if len(heads) > 1:
+            found, prefix = {row[position] for row in labels if row}, f"{name} "
+        else:
+            found, prefix = {label for row in labels for label in row}, ""
+        noun = f"{'' if head.names else 'unnamed '}{prefix}class"
+        count = plural(len(head.names) or len(found), noun, f"{noun}es")
+        parts.append(count + head.description)
     return f"{kind}, {' and '.join(parts)}"
-
-
-def plural(count: int, word: str, ending: str = "s") -> str:
-    """A count with its word, such as `1 sample` or `1,200 samples`."""
-    return f"{count:,} {word}{ending * (count != 1)}"

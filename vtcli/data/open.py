@@ -1,7 +1,8 @@
 """`open_dataset`: from a dataset's name, a folder or an annotation file to samples.
 
-A name of the catalog is looked for in the given root or in $VT_DATA/NAME; a folder or a file is
-recognized by what it holds. Nothing is decoded here, and a video that is missing is no error yet.
+A name of the catalog is looked up in the given root or in $VT_DATA/NAME; a folder or a file is
+recognized by its content. Nothing is decoded here, and a missing video is not an error yet.
+`DatasetReader` gives several splits of one dataset and reads each annotation file once.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtcli.data.annotations import FOLDER_FORMATS, LIST_FORMATS, check_format, read_annotation
-from vtcli.data.annotations.detect import sniff_file
-from vtcli.data.annotations.folders import sniff_folder
-from vtcli.data.build import assemble, splits_of
+from vtcli.data.annotations.base import Annotation, share_texts
+from vtcli.data.annotations.detect import detect_file_format
+from vtcli.data.annotations.folders import detect_folder_format
+from vtcli.data.build import build_dataset, splits_of
 from vtcli.data.catalog import (
     CatalogEntry,
     canonical_split,
@@ -36,8 +38,8 @@ ANNOTATION_FOLDERS = (
     "HACS_v1.1.1",
     "Moments_in_Time_Raw",
 )
-_SUFFIXES = (".csv", ".txt", ".json", ".jsonl", ".tsv")
-_OWN_NAMES = ("manifest.csv", "manifest.jsonl")
+_EXTENSIONS = (".csv", ".txt", ".json", ".jsonl", ".tsv")
+_MANIFEST_NAMES = ("manifest.csv", "manifest.jsonl")
 _STANDARD_SPLITS = ("train", "validation", "test")
 # What PySlowFast and its descendants call their lists, whatever the dataset.
 _LIST_NAMES = {"train": ("train.csv",), "validation": ("val.csv",), "test": ("test.csv",)}
@@ -45,8 +47,8 @@ _LIST_NAMES = {"train": ("train.csv",), "validation": ("val.csv",), "test": ("te
 
 @dataclass(frozen=True)
 class _Source:
-    """What is to be read: the annotation of each split ("" where it is not known), and where its
-    videos begin.
+    """The annotation of each split ("": of a split that is not known), and the folder that the
+    videos' paths are relative to.
     """
 
     name: str
@@ -54,6 +56,55 @@ class _Source:
     files: Mapping[str, Path]
     default_split: str
     entry: CatalogEntry | None = None
+
+
+class DatasetReader:
+    """The splits of one dataset; each annotation file is read once, however many splits are opened.
+
+    The arguments are those of `open_dataset`, and so are the errors raised.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        root: str | Path | None = None,
+        format: str | None = None,
+    ) -> None:
+        self._format = format
+        self._annotations: dict[Path, Annotation] = {}
+        self._texts: dict[Path, str] = {}  # of files whose format is known but not their rows
+        with share_texts(self._texts):
+            self._source = _find_source(name_or_path, root, format)
+
+    def list_splits(self) -> tuple[str, ...]:
+        """The splits that `open` can give; empty if the annotation names none."""
+        source = self._source
+        if not source.files:
+            raise DataError(_missing_split(source, source.default_split))
+        path = source.files.get("")
+        return tuple(source.files) if path is None else splits_of(self._annotation(path))
+
+    def open(self, split: str | None = None) -> Dataset:
+        """The samples of one split; see `open_dataset` for the default."""
+        source = self._source
+        wanted = canonical_split(split) if split else source.default_split
+        path = source.files.get(wanted) or source.files.get("")
+        if path is None:
+            raise DataError(_missing_split(source, wanted))
+        known = "" if path == source.files.get("") else wanted
+        chosen = wanted if known or split else None
+        base = path if path.is_dir() else source.root
+        annotation = self._annotation(path)
+        return build_dataset(annotation, source.name, base, chosen, source.entry, known)
+
+    def _annotation(self, path: Path) -> Annotation:
+        if path not in self._annotations:
+            official = self._source.entry.format if self._source.entry else ""
+            with share_texts(self._texts):
+                format = self._format or _format_of(path, official)
+                self._annotations[path] = read_annotation(path, format)
+            self._texts.pop(path, None)
+        return self._annotations[path]
 
 
 def open_dataset(
@@ -64,52 +115,38 @@ def open_dataset(
 ) -> Dataset:
     """Read the labeled videos of one split.
 
-    A name of the catalog lies in `root`, else in $VT_DATA/NAME, and `split` is by default the one
-    its figures are given for; UCF101 and HMDB51 have `1`, `2`, `3` (what each division tests) and
-    `train1` ... . For a folder or a file, `root` is where its relative paths begin (the folder, or
-    the file's own, or the one above for official files in a folder such as `annotations`), and
-    `split` is by default validation, else test. `format` names one of
-    `vtcli.data.annotations.FORMATS` instead of finding it out.
+    name_or_path: a name of the catalog, a folder, or an annotation file.
+    root: for a name, the dataset's folder, by default $VT_DATA/NAME. For a folder or a file, the
+        folder that relative paths start from: by default the folder itself, the file's own, or the
+        one above for official files in a folder such as `annotations`.
+    split: for a name, by default the split that published results are for; UCF101 and HMDB51 have
+        `1`, `2`, `3` (the test videos of each official split) and `train1`, `train2`, `train3`. For
+        a folder or a file, by default validation, else test.
+    format: one of `vtcli.data.annotations.FORMATS`, by default detected.
     Raises `UsageError` for an unknown name or format, `InputError` for a path that does not exist,
     `DataError` for an annotation that does not fit, naming file and line.
     """
-    source = _source(name_or_path, root, format)
-    wanted = canonical_split(split) if split else source.default_split
-    path = source.files.get(wanted) or source.files.get("")
-    if path is None:
-        raise DataError(_no_split(source, wanted))
-    official = source.entry.format if source.entry else ""
-    annotation = read_annotation(path, format or _format_of(path, official))
-    known = "" if path == source.files.get("") else wanted
-    chosen = wanted if known or split else None
-    base = path if path.is_dir() else source.root
-    return assemble(annotation, source.name, base, chosen, source.entry, known)
+    return DatasetReader(name_or_path, root, format).open(split)
 
 
 def list_splits(
     name_or_path: str | Path, root: str | Path | None = None, format: str | None = None
 ) -> tuple[str, ...]:
-    """The splits that `open_dataset` can give here; empty where the annotation names none.
+    """The splits that `open_dataset` can open; empty if the annotation names none.
 
     Raises as `open_dataset` does.
     """
-    source = _source(name_or_path, root, format)
-    if not source.files:
-        raise DataError(_no_split(source, source.default_split))
-    path = source.files.get("")
-    if path is None:
-        return tuple(source.files)
-    return splits_of(read_annotation(path, format or _format_of(path)))
+    return DatasetReader(name_or_path, root, format).list_splits()
 
 
-def _source(name_or_path: str | Path, root: str | Path | None, format: str | None) -> _Source:
+def _find_source(name_or_path: str | Path, root: str | Path | None, format: str | None) -> _Source:
     if format is not None:
         check_format(format)
     base = None if root is None else Path(root).expanduser()
     if base is not None:
         _require_openable(base)
         if not base.is_dir():
-            raise InputError(f"the data folder {base} is not there; check the path")
+            raise InputError(f"the data folder {base} does not exist; check the path")
     entry = known_entry(name_or_path) if isinstance(name_or_path, str) else None
     if entry:
         return _named(entry, base or _default_root(entry))
@@ -122,12 +159,12 @@ def _source(name_or_path: str | Path, root: str | Path | None, format: str | Non
     if path.is_file():
         return _in_file(path, base, format)
     if path.suffix or len(path.parts) > 1:
-        raise InputError(f"{path} is no file and no folder; check the path")
+        raise InputError(f"{path} is not a file or a folder; check the path")
     raise UsageError(f"'{path}' is neither a known dataset nor a path; {nearest(str(path))}")
 
 
 def _require_openable(path: Path) -> None:
-    """Raise `InputError` for a path that the system does not even look up."""
+    """Raise `InputError` for a path that the system refuses to look up."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -140,36 +177,36 @@ def _require_openable(path: Path) -> None:
 def _default_root(entry: CatalogEntry) -> Path:
     """$VT_DATA/NAME.
 
-    Raises `DataError` saying what is expected where, if it is not there.
+    Raises `DataError` saying what is expected where if it does not exist.
     """
     data = os.environ.get("VT_DATA")
     root = Path(data, entry.name).expanduser() if data else None
     if root is None or not root.is_dir():
-        place = f"{root} is not there" if root else "the variable VT_DATA is not set"
+        reason = f"{root} does not exist" if root else "the variable VT_DATA is not set"
         raise DataError(
-            f"dataset '{entry.name}' is looked for in $VT_DATA/{entry.name}, but {place}; "
-            f"give the folder that holds {_expected(entry)} with --data-root"
+            f"dataset '{entry.name}' is looked up in $VT_DATA/{entry.name}, but {reason}; "
+            f"give the folder with {_expected(entry)} with --data-root"
         )
     return root
 
 
 def _expected(entry: CatalogEntry, split: str = "") -> str:
-    """What the data folder must hold, in a few words."""
+    """What the data folder must contain, in a few words."""
     names = " or ".join(entry.splits[split or entry.default_split].files[:2])
     return f"{names} and the videos (see `vt datasets show {entry.name}`)"
 
 
-def _no_split(source: _Source, split: str) -> str:
+def _missing_split(source: _Source, split: str) -> str:
     if source.entry is None:
         return f"{source.root} has no split '{split}'; it has {', '.join(source.files)}"
     if split not in source.entry.splits:
         known = ", ".join(source.entry.splits)
         return f"dataset '{source.name}' has no split '{split}'; it has {known}"
-    there = f"only {', '.join(source.files)} is there" if source.files else "nothing of it is there"
+    found = f"only {', '.join(source.files)}" if source.files else "no annotation of it"
     expected = _expected(source.entry, split)
     return (
-        f"{source.root} has no split '{split}' of dataset '{source.name}', {there}; "
-        f"it should hold {expected}"
+        f"{source.root} has no split '{split}' of dataset '{source.name}', {found} was found; "
+        f"it should contain {expected}"
     )
 
 
@@ -188,7 +225,7 @@ def _named(entry: CatalogEntry, root: Path) -> _Source:
 
 
 def _matches(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    """The files below a data folder that go by one of these names, in the order of the names."""
+    """The files in a data folder and its annotation folders that match, in pattern order."""
     for pattern in patterns:
         for folder in (root, *(root / name for name in ANNOTATION_FOLDERS)):
             yield from (p for p in sorted(folder.glob(pattern)) if p.is_file())
@@ -198,28 +235,28 @@ def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of class folders of each split."""
     below = sorted(p for p in root.iterdir() if p.is_dir())
     named = {canonical_split(p.name): p for p in below}
-    return {s: named[s] for s in _STANDARD_SPLITS if s in named and sniff_folder(named[s])}
+    return {s: named[s] for s in _STANDARD_SPLITS if s in named and detect_folder_format(named[s])}
 
 
 def _in_folder(folder: Path, root: Path, format: str | None) -> _Source:
-    """A folder: a dataset laid out as the catalog has it, one or several annotation files, or
-    folders that tell the classes.
+    """A folder: a dataset with the layout of the catalog, one or several annotation files, or
+    class folders.
     """
     if format in FOLDER_FORMATS:
         return _Source(_name_of(folder), root, {"": folder}, "")
     entry = _recognized_in(folder)
     if entry and format in (None, entry.format):
         return _named(entry, root)
-    own = next(_matches(folder, _OWN_NAMES), None)
-    if own is None and sniff_folder(folder) and format is None:
+    manifest = next(_matches(folder, _MANIFEST_NAMES), None)
+    if manifest is None and detect_folder_format(folder) and format is None:
         return _Source(_name_of(folder), root, {"": folder}, "")
-    files = {"": own} if own else _annotations_in(folder)
+    files = {"": manifest} if manifest else _annotations_in(folder)
     default = next((s for s in ("validation", "test", "train", "") if s in files), "")
     return _Source(_name_of(folder), root, files, default)
 
 
 def _name_of(path: Path) -> str:
-    """What a dataset is called that was not recognized: never as one of the catalog's is."""
+    """The name of a dataset that was not recognized, which is never one of the catalog's."""
     absolute = Path(os.path.abspath(path))
     name = absolute.stem if absolute.is_file() else absolute.name
     return f"{name} (by path)" if known_entry(name) else name
@@ -228,7 +265,7 @@ def _name_of(path: Path) -> str:
 def _annotations_in(folder: Path) -> dict[str, Path]:
     """The annotation files of a folder by split, or its only one.
 
-    Raises `DataError` where there is none, or no telling which one is meant.
+    Raises `DataError` if there is none, or several that do not name splits.
     """
     places = (folder, *(folder / name for name in ANNOTATION_FOLDERS))
     files = next(filter(None, map(_possible_annotations, places)), [])
@@ -238,27 +275,27 @@ def _annotations_in(folder: Path) -> dict[str, Path]:
         return named
     if not files:
         raise DataError(
-            f"{folder} holds no dataset; it needs one folder of videos per class, or an "
+            f"{folder} contains no dataset; it needs one folder of videos per class, or an "
             "annotation such as manifest.csv with the header path,label"
         )
     if len(files) > 1:
         listed = ", ".join(p.name for p in files[:3])
-        raise DataError(f"{folder} holds {len(files)} files ({listed} ...); name the annotation")
+        raise DataError(f"{folder} contains {len(files)} files ({listed} ...); name the annotation")
     return {"": files[0]}
 
 
 def _possible_annotations(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in _SUFFIXES and p.is_file()]
+    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in _EXTENSIONS and p.is_file()]
 
 
 def _in_file(path: Path, root: Path | None, format: str | None) -> _Source:
-    """One annotation file; with an official name and format it is taken for that dataset's."""
+    """One annotation file; with an official name and format it is that dataset's."""
     if has_video_suffix(path.name):
         raise DataError(
-            f"{path} is a video, where a folder or an annotation file is wanted; `vt predict` "
-            "takes single videos"
+            f"{path} is a video, not a folder or an annotation file; classify single videos with "
+            "`vt predict`"
         )
     format = format or _format_of(path)
     entry, split = _recognized(path, format)
@@ -267,15 +304,15 @@ def _in_file(path: Path, root: Path | None, format: str | None) -> _Source:
     return _Source(entry.name if entry else _name_of(path), root, {split: path}, split, entry)
 
 
-def _format_of(path: Path, otherwise: str = "") -> str:
+def _format_of(path: Path, default: str = "") -> str:
     if path.is_dir():
-        return sniff_folder(path) or "class-folders"
-    return sniff_file(path, otherwise)
+        return detect_folder_format(path) or "class-folders"
+    return detect_file_format(path, default)
 
 
 def _recognized(path: Path, format: str) -> tuple[CatalogEntry | None, str]:
-    """The only dataset that has an annotation of this name and format, and the split it is of; a
-    file that holds several splits, or is of several datasets, is of none.
+    """The only dataset that has an annotation of this name and format, and its split; (None, "")
+    if there are several, and split "" for a file that contains several splits.
     """
     found = [
         (entry, split.name)
@@ -289,7 +326,7 @@ def _recognized(path: Path, format: str) -> tuple[CatalogEntry | None, str]:
 
 
 def _recognized_in(folder: Path) -> CatalogEntry | None:
-    """The only dataset whose official annotation, by name and format, lies in a folder."""
+    """The only dataset whose official annotation, by name and format, is in a folder."""
     tested = [entry.splits[entry.default_split].files for entry in load_catalog().values()]
     paths = {path for files in tested if (path := next(_matches(folder, files), None))}
     entries = [_recognized(path, _format_of(path, "unknown"))[0] for path in paths]

@@ -1,7 +1,7 @@
-"""What every annotation format is read into: samples, and the dataset they make up.
+"""The result of reading any annotation format: samples, and the dataset they make up.
 
-No PyTorch and no decoder here. A sample is one labeled video, a folder of its frames, or a segment
-of either; a dataset is a list of samples and the class names their labels stand for.
+No PyTorch and no decoder here. A sample is one labeled video, one labeled folder of frames, or a
+segment of either; a dataset is a list of samples and the class names that their labels index.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Sample:
 
     `id` is unique in its dataset and the same on every machine (a relative path or the annotation's
     own id, never an absolute path). `path` is a video file or a folder with one image per frame.
-    `labels` hold one class index per head of the dataset, in its order, or several for one head
-    where an annotation gives several; empty where the annotation gives none (a test split).
-    `start` and `end` are seconds from the beginning of the video, `first_frame` and `last_frame`
-    frame numbers from 0, both ends included; None: the whole video.
+    `labels` are class indices: one per head of the dataset, in the order of its heads, or any
+    number of them if there is one head; empty if the annotation gives none (a test split).
+    `start` and `end` are in seconds, `first_frame` and `last_frame` are frame numbers from 0, both
+    inclusive; None: the whole video.
     """
 
     id: str
@@ -41,10 +41,10 @@ class Dataset:
     """Samples and their classes.
 
     `classes` holds the class names of each head in index order ({"action": ...}, or {"verb": ...,
-    "noun": ...}); an empty tuple where the annotation gives numbers and no source names them.
-    `summary` is one sentence on what was read: format, number base, samples, classes.
-    `frame_rate` counts for folders of frames, which do not say it themselves; None where no one
-    says it.
+    "noun": ...}); an empty tuple if the annotation gives numbers and no source names them.
+    `summary` is one sentence on what was read: format, index base, classes, samples, and folders
+    that were skipped. `frame_rate` applies to folders of frames, which do not store their own; None
+    if it is not known. `empty_folders` are class folders without any file.
     """
 
     name: str
@@ -55,37 +55,37 @@ class Dataset:
     split: str = ""
     frame_rate: float | None = None
     metric: str = "top-1"
+    empty_folders: tuple[Path, ...] = ()
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of the label columns, `action` where there is one."""
+        """Names of the label columns, `action` if there is one."""
         return tuple(self.classes)
 
 
 def labels_by_head(sample: Sample, heads: int) -> tuple[tuple[int, ...], ...]:
-    """The right classes for each head: one head may have several, of several heads each has one."""
+    """The class indices for each head: a single head may have several, each of many has one."""
     return (sample.labels,) if heads == 1 else tuple((label,) for label in sample.labels)
 
 
 def require_labels(dataset: Dataset, use: str) -> None:
     """Raise `DataError` for a dataset without samples, or with unlabeled ones.
 
-    use: what they are for, as in "to `use`" ("evaluate", "train on").
+    use: what the samples are for, such as "evaluate" or "train on".
     """
     if not dataset.samples:
         raise DataError(f"{dataset.name} has no samples to {use}; check its annotation")
-    bare = sum(not sample.labels for sample in dataset.samples)
-    if bare:
+    unlabeled = sum(not sample.labels for sample in dataset.samples)
+    if unlabeled:
         raise DataError(
-            f"{bare} of the {len(dataset.samples)} samples of {dataset.name} {dataset.split} have "
-            f"no label; {use} another split"
+            f"{unlabeled} of the {len(dataset.samples)} samples of {dataset.name} {dataset.split} "
+            f"have no label; {use} another split"
         )
 
 
 def file_stamp(sample: Sample) -> str:
-    """What tells a changed file from the one read before: size and time of change in nanoseconds.
-
-    `missing` where there is nothing at the path.
+    """Size and modification time (ns) of a sample's file, which change when the file does;
+    `missing` if there is no file.
     """
     try:
         found = os.stat(sample.path)

@@ -1,8 +1,7 @@
-"""What is trained on and what is validated on: two parts of a dataset that share classes and no
-video.
+"""Training and validation splits: two parts of a dataset that share classes and no video.
 
-Classes are those of the training part; names decide where both parts have them. Where a dataset
-has no validation part, some videos of every class are held out.
+Classes are those of the training split; names decide if both splits have them. If a dataset has no
+validation split, some videos of every class are held out.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vtcli.data.catalog import known_entry
-from vtcli.data.open import list_splits, open_dataset
+from vtcli.data.open import DatasetReader
 from vtcli.data.samples import Dataset, Sample, labels_by_head, require_labels
 from vtcli.errors import DataError
 
@@ -26,7 +25,7 @@ _SIDES = re.compile(r"\b(left|right|(counter|anti)?-?clockwise)(wards?)?\b", re.
 
 @dataclass(frozen=True)
 class TrainValSplit:
-    """The training and the validation part; `summary` says in sentences how they came about.
+    """The training and the validation split; `summary` says in sentences where they come from.
 
     Both have the same class names in every head, and every class has training samples.
     """
@@ -37,11 +36,11 @@ class TrainValSplit:
 
     @property
     def flip_sensitive(self) -> bool:
-        """Whether mirroring a video may change its class, by the catalog or by the names."""
+        """Whether a horizontal flip may change the class, by the catalog or by class names."""
         entry = known_entry(self.train.name)
-        named = (name for names in self.train.classes.values() for name in names)
+        class_names = (name for names in self.train.classes.values() for name in names)
         return bool(entry and entry.flip_sensitive) or any(
-            _SIDES.search(name.replace("_", " ")) for name in named
+            _SIDES.search(name.replace("_", " ")) for name in class_names
         )
 
 
@@ -54,27 +53,30 @@ def split_train_val(
     format: str | None = None,
     seed: int = 0,
 ) -> TrainValSplit:
-    """The two parts of a dataset that `open_dataset` reads.
+    """The training and validation splits of a dataset that `open_dataset` can open.
 
-    By default those called train and validation (else test); of a dataset without parts, and where
-    `split` alone is named, `val_fraction` of each class's videos are held out.
-    Raises what `open_dataset` raises, and `DataError` for one class only, classes without videos,
-    samples without a label and labels outside the classes.
+    split, val_split: by default the splits named train and validation (else test).
+    val_fraction: the fraction of each class's videos that is held out if the dataset has no splits,
+        or if only `split` is given.
+    seed: of the random choice of videos to hold out.
+    Each annotation file is read once. Raises what `open_dataset` raises, and `DataError` for a
+    single class, classes without training videos, unlabeled samples and labels outside the classes.
     """
-    names = list_splits(dataset, root, format)
+    reader = DatasetReader(dataset, root, format)
+    names = reader.list_splits()
     first = split or next((name for name in ("train", "train1") if name in names), None)
     second = val_split or (None if split else _validation_of(first, names))
-    train = _checked(open_dataset(dataset, root, first, format))
+    train = _checked(reader.open(first))
     _refuse_empty_folders(train)
     if second is None:
         return _hold_out(train, val_fraction, seed)
-    validation = _with_classes(open_dataset(dataset, root, second, format), train.classes)
+    validation = _with_classes(reader.open(second), train.classes)
     shared = {s.path for s in train.samples} & {s.path for s in validation.samples}
     if first == second:
         raise DataError(f"training and validation are both '{first}'; name another --val-split")
     notes = [train.summary, validation.summary]
     if shared:
-        notes.append(f"warning: {len(shared)} videos are in both parts, such as {min(shared)}")
+        notes.append(f"warning: {len(shared)} videos are in both splits, such as {min(shared)}")
     return TrainValSplit(train, validation, tuple(notes))
 
 
@@ -87,33 +89,33 @@ def _checked(dataset: Dataset) -> Dataset:
     """The dataset with a name for every class; see `split_train_val` for what is refused."""
     require_labels(dataset, "train on")
     classes = {
-        head: names or _numbers(labels_of(dataset, place))
-        for place, (head, names) in enumerate(dataset.classes.items())
+        head: names or _numbered_names(labels_of(dataset, position))
+        for position, (head, names) in enumerate(dataset.classes.items())
     }
-    for place, (head, names) in enumerate(classes.items()):
-        _check_head(dataset, place, head, names)
+    for position, (head, names) in enumerate(classes.items()):
+        _check_head(dataset, position, head, names)
     return replace(dataset, classes=classes)
 
 
-def labels_of(dataset: Dataset, place: int) -> set[int]:
-    """The labels that a head's samples have."""
+def labels_of(dataset: Dataset, position: int) -> set[int]:
+    """The labels that occur in the head at `position`."""
     if len(dataset.heads) == 1:
         return {label for sample in dataset.samples for label in sample.labels}
-    return {sample.labels[place] for sample in dataset.samples}
+    return {sample.labels[position] for sample in dataset.samples}
 
 
-def _numbers(used: set[int]) -> tuple[str, ...]:
+def _numbered_names(used: set[int]) -> tuple[str, ...]:
     """Names for classes that only have numbers."""
     return tuple(f"class {number}" for number in range(max(used) + 1))
 
 
-def _check_head(dataset: Dataset, place: int, head: str, names: Sequence[str]) -> None:
+def _check_head(dataset: Dataset, position: int, head: str, names: Sequence[str]) -> None:
     if len(names) < 2:
         raise DataError(
-            f"{dataset.name} has only one class ({', '.join(names)}); there is nothing to tell "
-            "apart, add another"
+            f"{dataset.name} has only one class ({', '.join(names)}); training needs at least two, "
+            "add another"
         )
-    used = labels_of(dataset, place)
+    used = labels_of(dataset, position)
     if outside := sorted(label for label in used if not 0 <= label < len(names)):
         raise DataError(
             f"{dataset.name} has the label {outside[0]}, and {head} has {len(names)} classes "
@@ -129,57 +131,48 @@ def _check_head(dataset: Dataset, place: int, head: str, names: Sequence[str]) -
 
 
 def _refuse_empty_folders(dataset: Dataset) -> None:
-    """A class folder without videos is no class to a reader; its maker thinks that it is one."""
-    names = next(iter(dataset.classes.values()))
-    homes = [_class_folder(sample, names) for sample in dataset.samples]
-    if not all(homes):
-        return
-    for parent in sorted({home.parent for home in homes if home}):
-        for folder in sorted(p for p in parent.iterdir() if p.is_dir()):
-            if not folder.name.startswith(".") and folder not in homes:
-                raise DataError(
-                    f"the class folder {folder} holds no videos; add some, or remove the folder"
-                )
-
-
-def _class_folder(sample: Sample, names: Sequence[str]) -> Path | None:
-    """The folder above a video that bears its class's name."""
-    wanted = {names[label] for label in sample.labels}
-    return next((folder for folder in sample.path.parents if folder.name in wanted), None)
+    """An empty class folder is most likely a class whose videos were not copied."""
+    if dataset.empty_folders:
+        raise DataError(
+            f"the class folder {dataset.empty_folders[0]} holds no videos; add some, or "
+            "remove the folder"
+        )
 
 
 def _with_classes(dataset: Dataset, classes: Mapping[str, tuple[str, ...]]) -> Dataset:
-    """A validation part numbered by the training part's classes; raises `DataError` where a label
-    is none of them.
+    """A validation split with the training split's class indices.
+
+    Raises `DataError` if a label is not one of the classes.
     """
     if tuple(dataset.classes) != tuple(classes):
         raise DataError(
-            f"the validation part of {dataset.name} is labeled with "
-            f"{' and '.join(dataset.classes)}, the training part with {' and '.join(classes)}"
+            f"the validation split of {dataset.name} is labeled with "
+            f"{' and '.join(dataset.classes)}, the training split with {' and '.join(classes)}; "
+            "name another --val-split"
         )
-    places = {
+    heads = list(classes)
+    new_index = {
         head: [names.index(n) if n in names else -1 for n in dataset.classes[head]]
         for head, names in classes.items()
     }
-    heads = list(classes)
 
-    def numbered(sample: Sample) -> Sample:
+    def convert(sample: Sample) -> Sample:
         labels = []
-        for place, label in enumerate(sample.labels):
-            head = heads[place if len(heads) > 1 else 0]
-            found = places[head] if dataset.classes[head] else range(len(classes[head]))
-            index = found[label] if 0 <= label < len(found) else -1
+        for position, label in enumerate(sample.labels):
+            head = heads[position if len(heads) > 1 else 0]
+            names = dataset.classes[head]
+            indices = new_index[head] if names else range(len(classes[head]))
+            index = indices[label] if 0 <= label < len(indices) else -1
             if index < 0:
-                said = dataset.classes[head]
-                name = f"'{said[label]}'" if 0 <= label < len(said) else str(label)
+                name = f"'{names[label]}'" if 0 <= label < len(names) else str(label)
                 raise DataError(
-                    f"{sample.id} of the validation part is labeled {name}, which no training "
-                    "video is; correct the annotation"
+                    f"{sample.id} of the validation split is labeled {name}, but no training video "
+                    "is; correct the annotation"
                 )
             labels.append(index)
         return replace(sample, labels=tuple(labels))
 
-    labeled = [numbered(sample) for sample in dataset.samples if sample.labels]
+    labeled = [convert(sample) for sample in dataset.samples if sample.labels]
     if not labeled:
         raise DataError(
             f"{dataset.name} {dataset.split} has no labeled samples to validate on; "
@@ -189,37 +182,44 @@ def _with_classes(dataset: Dataset, classes: Mapping[str, tuple[str, ...]]) -> D
 
 
 def _hold_out(dataset: Dataset, fraction: float, seed: int) -> TrainValSplit:
-    """Some videos of every class, at random but always the same; all segments of a video go
-    together, and every class of every head keeps a training video.
+    """Hold out a random fraction of every class's videos, the same for the same seed.
+
+    All segments of a video stay together, and every class of every head keeps a training video.
     """
+    held = _choose_videos(dataset, fraction, seed)
+    held_out = tuple(s for s in dataset.samples if s.path in held)
+    if not held_out:
+        raise DataError(
+            f"no class of {dataset.name} has a second video to validate on; add videos, or name a "
+            "validation split with --val-split"
+        )
+    kept = tuple(s for s in dataset.samples if s.path not in held)
+    train = _checked(replace(dataset, samples=kept))
+    note = f"{len(held_out)} of the {len(dataset.samples)} samples are held out for validation"
+    return TrainValSplit(train, replace(train, samples=held_out), (dataset.summary, note))
+
+
+def _choose_videos(dataset: Dataset, fraction: float, seed: int) -> set[Path]:
+    """The videos to hold out."""
     heads = len(dataset.classes)
-    classes: dict[Path, set[tuple[int, int]]] = {}  # of each video, by head
+    classes: dict[Path, set[tuple[int, int]]] = {}  # (head, label) pairs of each video
     for sample in dataset.samples:
         for head, labels in enumerate(labels_by_head(sample, heads)):
             classes.setdefault(sample.path, set()).update((head, label) for label in labels)
-    left = Counter(found for each in classes.values() for found in each)
+    remaining = Counter(found for each in classes.values() for found in each)
     order = np.random.default_rng(seed).permutation(len(dataset.samples))
-    groups: dict[tuple[int, ...], dict[Path, None]] = {}  # the videos of each class, in order
+    by_class: dict[tuple[int, ...], dict[Path, None]] = {}  # videos in random order
     for number in order.tolist():
         sample = dataset.samples[number]
-        groups.setdefault(sample.labels[:1], {})[sample.path] = None
+        by_class.setdefault(sample.labels[:1], {})[sample.path] = None
     held: set[Path] = set()
-    for videos in groups.values():
+    for videos in by_class.values():
         wanted = max(1, round(len(videos) * fraction))
         for path in videos:
-            if path not in held and all(left[found] > 1 for found in classes[path]):
+            if path not in held and all(remaining[found] > 1 for found in classes[path]):
                 held.add(path)
-                left.subtract(classes[path])
+                remaining.subtract(classes[path])
             wanted -= path in held
             if not wanted:
                 break
-    parts = {True: [s for s in dataset.samples if s.path in held]}
-    parts[False] = [s for s in dataset.samples if s.path not in held]
-    if not parts[True]:
-        raise DataError(
-            f"no class of {dataset.name} has a second video to validate on; add videos, or name a "
-            "validation part with --val-split"
-        )
-    train = _checked(replace(dataset, samples=tuple(parts[False])))
-    note = f"{len(parts[True])} of the {len(dataset.samples)} samples are held out for validation"
-    return TrainValSplit(train, replace(train, samples=tuple(parts[True])), (dataset.summary, note))
+    return held

@@ -1,24 +1,27 @@
-"""From a run directory to figures: no model needed, so that views can be chosen and averaged anew.
+"""From a run directory to metrics, without a model: views can be selected and fused anew.
 
-N samples read, V views, K classes.
+Shape legend: N samples that were read, V views, K classes.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import DataError
-from vtcli.evaluation.class_order import detect_class_permutation
+from vtcli.evaluation.class_order import detect_class_permutation, warning_message
 from vtcli.evaluation.comparison import compare
-from vtcli.evaluation.metrics import action_metrics, head_metrics, is_correct, worst_mistakes
-from vtcli.evaluation.protocol import Protocol, Subset
+from vtcli.evaluation.metrics import (
+    action_metrics,
+    head_metrics,
+    is_correct,
+    worst_misclassifications,
+)
+from vtcli.evaluation.protocol import Protocol, Subset, describe_fusion
 from vtcli.evaluation.results import (
     Accuracy,
     Comparison,
@@ -26,33 +29,34 @@ from vtcli.evaluation.results import (
     FailureRow,
     HeadResult,
     Misclassification,
-    Published,
 )
-from vtcli.evaluation.run_directory import RunDirectory, RunSample, SampleFailure, Scores
-from vtcli.runtime.files import atomic_write
+from vtcli.evaluation.run_directory import RunDirectory, RunSample
+from vtcli.evaluation.scores import SampleFailure, Scores
 from vtcli.video.pipeline import Pipeline, ViewFusion
 
-# EPIC-Kitchens' answers are pairs of these.
-PAIR = ("verb", "noun")
+ACTION_HEADS = ("verb", "noun")
+"""EPIC-Kitchens actions are pairs of these."""
+
+HeadScores = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class RunScores:
-    """A run's fused scores, by head.
+    """The fused scores of a run, by head.
 
-    scores [N,K]: what classes are ranked by; probabilities [N,K] in 0..1, ranked alike. `read` are
-    the samples that these rows are of, `failed` the others, each with its reason.
+    scores [N,K]: what classes are ranked by; probabilities [N,K] in 0..1, in the same order.
+    `read` are the samples of the rows, `failed` the other samples with their failures.
     """
 
     labels: Mapping[str, tuple[str, ...]]
     read: Sequence[RunSample]
     failed: Sequence[tuple[RunSample, SampleFailure]]
-    scores: Mapping[str, NDArray[np.float64]]
-    probabilities: Mapping[str, NDArray[np.float64]]
+    scores: HeadScores
+    probabilities: HeadScores
 
     @property
     def expected(self) -> int:
-        """All samples, read or not."""
+        """Number of all samples, read or failed."""
         return len(self.read) + len(self.failed)
 
     @property
@@ -60,56 +64,57 @@ class RunScores:
         """The heads that samples are labeled for."""
         samples = [*self.read, *(sample for sample, _ in self.failed)]
         return tuple(
-            head for place, head in enumerate(self.labels) if any(s.target[place] for s in samples)
+            head for index, head in enumerate(self.labels) if any(s.target[index] for s in samples)
         )
 
     def target(self, head: str) -> list[tuple[int, ...]]:
-        """The right classes of each read sample."""
-        place = list(self.labels).index(head)
-        return [sample.target[place] for sample in self.read]
+        """The correct classes of each sample that was read."""
+        index = list(self.labels).index(head)
+        return [sample.target[index] for sample in self.read]
 
-    def right(self) -> dict[str, bool]:
-        """Sample id -> whether the answer is right: of several heads, all of them."""
+    def correct(self) -> dict[str, bool]:
+        """Sample id -> whether the prediction is correct; with several heads, all of them."""
         rows = [is_correct(self.scores[head], self.target(head)) for head in self.heads]
-        alike = np.all(rows, axis=0)
-        return {sample.id: bool(ok) for sample, ok in zip(self.read, alike, strict=True)}
+        correct_N = np.all(rows, axis=0)
+        return {sample.id: bool(ok) for sample, ok in zip(self.read, correct_N, strict=True)}
 
 
-def stored_protocol(about: Mapping[str, Any]) -> Protocol:
-    """The protocol a run directory was made with."""
-    table = dict(about["protocol"])
+def stored_protocol(info: Mapping[str, Any]) -> Protocol:
+    """The protocol of a run, from `RunDirectory.info`."""
+    table = dict(info["protocol"])
     return Protocol(**{**table, "pipeline": Pipeline.from_dict(table["pipeline"])})
 
 
 def load_run_scores(
     run: RunDirectory, rule: ViewFusion | None = None, numbers: Sequence[int] = ()
 ) -> RunScores:
-    """Fuse the views of every sample by `rule` (None: the protocol's), all or those of `numbers`.
+    """Fuse the views of every sample.
 
-    Raises `DataError` where the run is not finished.
+    rule: None for the one of the protocol. numbers: the views to use, by default all. Raises
+    `DataError` if the run is not finished.
     """
-    about, samples, scores = run.about, run.samples(), run.scores()
-    protocol = stored_protocol(about)
+    info, samples, scores = run.info, run.samples(), run.scores()
+    protocol = stored_protocol(info)
+    failures = {
+        s.key: failure for s in samples if (failure := scores.failure(s.key, protocol.views))
+    }
+    read = [sample for sample in samples if sample.key not in failures]
+    failed = [(sample, failures[sample.key]) for sample in samples if sample.key in failures]
     numbers = numbers or range(protocol.views)
-    labels = {head["name"]: tuple(head["labels"]) for head in about["heads"]}
-    _require_finished(run, samples, scores, numbers)
-    read = [sample for sample in samples if sample.key not in scores.failed]
-    failed = [(s, scores.failed[s.key]) for s in samples if s.key in scores.failed]
-    return RunScores(labels, read, failed, *_fuse(read, scores, labels, rule, numbers, protocol))
+    _require_finished(run, len(samples), read, scores, set(numbers))
+    labels = {head["name"]: tuple(head["labels"]) for head in info["heads"]}
+    rule = rule or protocol.pipeline.view_fusion
+    return RunScores(labels, read, failed, *_fuse(read, scores, labels, rule, numbers))
 
 
 def _require_finished(
-    run: RunDirectory, samples: Sequence[RunSample], scores: Scores, numbers: Sequence[int]
+    run: RunDirectory, total: int, read: Sequence[RunSample], scores: Scores, numbers: set[int]
 ) -> None:
-    wanted = set(numbers)
-    unfinished = sum(
-        sample.key not in scores.failed and not wanted <= scores.views.get(sample.key, {}).keys()
-        for sample in samples
-    )
+    unfinished = sum(not numbers <= scores.views.get(sample.key, {}).keys() for sample in read)
     if unfinished:
         raise DataError(
-            f"{run.folder} is not finished: {unfinished} of {len(samples)} samples are not scored "
-            "yet; run the same vt eval command again to go on"
+            f"{run.folder} is not finished: {unfinished} of {total} samples are not scored yet; "
+            "run the same vt eval command again to resume it"
         )
 
 
@@ -117,15 +122,14 @@ def _fuse(
     read: Sequence[RunSample],
     scores: Scores,
     labels: Mapping[str, Sequence[str]],
-    rule: ViewFusion | None,
+    rule: ViewFusion,
     numbers: Sequence[int],
-    protocol: Protocol,
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+) -> tuple[HeadScores, HeadScores]:
+    """Scores and probabilities [N,K] per head."""
     import torch
 
     from vtcli.video.views import fuse_views, probabilities
 
-    rule = rule or protocol.pipeline.view_fusion
     fused = {head: np.zeros((len(read), len(names))) for head, names in labels.items()}
     probs = {head: np.zeros((len(read), len(names))) for head, names in labels.items()}
     for row, sample in enumerate(read):
@@ -136,147 +140,104 @@ def _fuse(
     return fused, probs
 
 
-def head_results(found: RunScores) -> tuple[tuple[HeadResult, ...], Accuracy | None]:
-    """The figures of each labeled head, and of verb and noun in pairs where there are both."""
+def head_results(run: RunScores) -> tuple[tuple[HeadResult, ...], Accuracy | None]:
+    """The metrics of each labeled head, and of verb-noun pairs if there are both."""
     results = tuple(
-        head_metrics(
-            head, found.labels[head], found.scores[head], found.target(head), found.expected
-        )
-        for head in found.heads
+        head_metrics(head, run.labels[head], run.scores[head], run.target(head), run.expected)
+        for head in run.heads
     )
-    if not set(PAIR) <= set(found.heads):
+    if not set(ACTION_HEADS) <= set(run.heads):
         return results, None
-    verb, noun = (found.probabilities[head] for head in PAIR)
-    target = list(zip(*(found.target(head) for head in PAIR), strict=True))
-    return results, action_metrics(verb, noun, target, found.expected)
+    verb, noun = (run.probabilities[head] for head in ACTION_HEADS)
+    target = list(zip(*(run.target(head) for head in ACTION_HEADS), strict=True))
+    return results, action_metrics(verb, noun, target, run.expected)
 
 
 def class_order_warnings(results: Sequence[HeadResult]) -> list[str]:
-    """A warning for each head whose answers look like renamed classes."""
+    """A warning for each head whose predictions look as if its classes were permuted."""
     found = [(result, detect_class_permutation(result.confusion)) for result in results]
-    return [suspicion.sentence(result.classes) for result, suspicion in found if suspicion]
+    return [warning_message(warning, result.classes) for result, warning in found if warning]
 
 
-def failure_rows(found: RunScores) -> tuple[FailureRow, ...]:
-    """What could not be read, and why."""
-    return tuple(FailureRow(s.id, s.path, why.reason, why.error) for s, why in found.failed)
+def failure_rows(run: RunScores) -> tuple[FailureRow, ...]:
+    """The samples that could not be read."""
+    return tuple(
+        FailureRow(sample.id, sample.path, failure.reason, failure.error)
+        for sample, failure in run.failed
+    )
 
 
-def mistakes(found: RunScores, count: int) -> list[tuple[RunSample, Misclassification]]:
-    """The wrong answers of the first head that are surest of themselves, without pictures."""
-    head = found.heads[0]
-    names, probs, target = found.labels[head], found.probabilities[head], found.target(head)
+def misclassifications(run: RunScores, count: int) -> list[Misclassification]:
+    """The most confident wrong predictions of the first head, without frames."""
+    head = run.heads[0]
+    names, probs, target = run.labels[head], run.probabilities[head], run.target(head)
     rows = []
-    for row, predicted in worst_mistakes(probs, target, count):
-        sample, right = found.read[row], target[row]
+    for row, predicted in worst_misclassifications(probs, target, count):
+        sample = run.read[row]
         rows.append(
-            (
-                sample,
-                Misclassification(
-                    id=sample.id,
-                    path=sample.path,
-                    target=" or ".join(names[index] for index in right),
-                    predicted=names[predicted],
-                    score=float(probs[row, predicted]),
-                    target_score=float(max(probs[row, index] for index in right)),
-                ),
+            Misclassification(
+                id=sample.id,
+                path=sample.path,
+                target=" or ".join(names[index] for index in target[row]),
+                predicted=names[predicted],
+                score=float(probs[row, predicted]),
+                target_score=float(max(probs[row, index] for index in target[row])),
             )
         )
     return rows
 
 
 def rescore_run(run: RunDirectory, subset: Subset, average: str | None) -> EvaluationReport:
-    """The figures of some of the stored views, averaged as asked (`prob`, `logit`; None: as
-    stored).
+    """The metrics of a finished run over some of its stored views.
 
+    average: what is averaged over the views, `prob` or `logit`; None for the run's own fusion.
     Raises `DataError` (see `load_run_scores`).
     """
-    about = run.about
-    protocol = stored_protocol(about)
+    info = run.info
+    protocol = stored_protocol(info)
     rule: ViewFusion = protocol.pipeline.view_fusion
     if average is not None:
         rule = "mean_prob" if average == "prob" else "mean_logit"
-    found = load_run_scores(run, rule, subset.numbers)
-    results, action = head_results(found)
-    how = rule.replace("_", " of ").replace("prob", "probabilities").replace("logit", "logits")
+    scores = load_run_scores(run, rule, subset.numbers)
+    results, action = head_results(scores)
     return EvaluationReport(
-        title=f"{about['model']} on {about['dataset']}",
-        model=about["model"],
-        dataset=about["dataset"],
-        split=about["split"],
-        protocol=f"{subset.words}, {how}, of a run with {protocol.in_words()}",
-        differs="figures of chosen views of a stored run, not of a protocol of its own",
-        published=None,
-        expected=found.expected,
-        read=len(found.read),
-        failed=len(found.failed),
+        title=f"{info['model']} on {info['dataset']}",
+        model=info["model"],
+        dataset=info["dataset"],
+        split=info["split"],
+        protocol=(
+            f"{subset.description}, {describe_fusion(rule)}, of a run with {protocol.describe()}"
+        ),
+        differs="these metrics are of selected views of a stored run, not of a published protocol",
+        reported=None,
+        expected=scores.expected,
+        read=len(scores.read),
+        failed=len(scores.failed),
         heads=results,
         action=action,
         warnings=tuple(class_order_warnings(results)),
-        failures=failure_rows(found),
+        failures=failure_rows(scores),
     )
 
 
 def compare_runs(run_a: RunDirectory, run_b: RunDirectory) -> Comparison:
-    """A paired test of two runs over the samples that both read.
+    """A paired test of two runs over the samples that both have read.
 
-    Raises `DataError` for runs of different datasets, and see `load_run_scores`.
+    Raises `DataError` for runs on different datasets; see also `load_run_scores`.
     """
-    about_a, about_b = run_a.about, run_b.about
-    if (about_a["dataset"], about_a["split"]) != (about_b["dataset"], about_b["split"]):
+    info_a, info_b = run_a.info, run_b.info
+    if (info_a["dataset"], info_a["split"]) != (info_b["dataset"], info_b["split"]):
         raise DataError(
-            f"{run_a.folder} is of {_set_of(about_a)} and {run_b.folder} of {_set_of(about_b)}; "
-            "compare runs of the same samples"
+            f"{run_a.folder} is a run on {_dataset_name(info_a)} and {run_b.folder} one on "
+            f"{_dataset_name(info_b)}; compare runs on the same samples"
         )
     a, b = load_run_scores(run_a), load_run_scores(run_b)
     names = {
         sample.id: a.labels[a.heads[0]][target[0]]
         for sample, target in zip(a.read, a.target(a.heads[0]), strict=True)
     }
-    return compare(a.right(), b.right(), names)
+    return compare(a.correct(), b.correct(), names)
 
 
-def _set_of(about: Mapping[str, Any]) -> str:
-    return f"{about['dataset']} {about['split']}".strip()
-
-
-def published_figures(top1: float | None, top5: float | None, source: str) -> Published | None:
-    """What is printed for the checkpoint; None where nothing is."""
-    return None if top1 is None else Published(top1, top5, source)
-
-
-def write_predictions(found: RunScores, path: Path) -> None:
-    """One line per sample that was read: target, answer, its probability; a column set per head."""
-    columns = ["id", "path"]
-    for head in found.heads:
-        columns += [f"{head}_target", f"{head}_predicted", f"{head}_score", f"{head}_right"]
-    _write_csv(path, columns, _prediction_rows(found))
-
-
-def _prediction_rows(found: RunScores) -> Iterable[list[Any]]:
-    right = {head: is_correct(found.scores[head], found.target(head)) for head in found.heads}
-    target = {head: found.target(head) for head in found.heads}
-    for row, sample in enumerate(found.read):
-        line: list[Any] = [sample.id, sample.path]
-        for head in found.heads:
-            names, best = found.labels[head], int(found.scores[head][row].argmax())
-            score = f"{found.probabilities[head][row, best]:.6f}"
-            wanted = "; ".join(names[index] for index in target[head][row])
-            line += [wanted, names[best], score, int(right[head][row])]
-        yield line
-
-
-def write_failures(found: RunScores, path: Path) -> None:
-    """One line per sample that could not be read."""
-    rows = ([row.id, row.path, row.reason, row.error] for row in failure_rows(found))
-    _write_csv(path, ["id", "path", "reason", "error"], rows)
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with (
-        atomic_write(path) as part,
-        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+def _dataset_name(info: Mapping[str, Any]) -> str:
+    return f"{info['dataset']} {info['split']}".strip()

@@ -1,82 +1,129 @@
-"""TODO-HEAD"""
+"""The end of a run: its metrics, written into the run directory for people and for programs.
+
+summary.json     the report
+predictions.csv  a line per sample that was read
+failures.csv     a line per sample that was not
+"""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from vtcli._version import __version__
 from vtcli.evaluation.aggregate import (
+    RunScores,
     class_order_warnings,
     failure_rows,
     head_results,
     load_run_scores,
-    mistakes,
-    published_figures,
-    write_failures,
-    write_predictions,
+    misclassifications,
 )
-from vtcli.evaluation.results import EvaluationReport, as_json
+from vtcli.evaluation.metrics import is_correct
+from vtcli.evaluation.plan import EvalPlan
+from vtcli.evaluation.results import EvaluationReport, Misclassification, ReportedMetrics, as_json
+from vtcli.evaluation.run_directory import RunDirectory
 from vtcli.evaluation.thumbnails import frame_strip
-from vtcli.report.html import write_html
 from vtcli.runtime.files import atomic_write
 
-if TYPE_CHECKING:
-    pass
-from vtcli.evaluation.evaluator import Evaluator
+MISCLASSIFICATIONS_SHOWN = 24
 
 
-def conclude(evaluator: Evaluator, mistakes_shown: int = 24) -> EvaluationReport:
-    """The figures of a finished run, written into its directory: summary.json, predictions.csv,
-    failures.csv and report.html.
+def conclude(plan: EvalPlan, run: RunDirectory, seconds: float = 0.0) -> EvaluationReport:
+    """Compute the metrics of a finished run and write summary.json, predictions.csv, failures.csv.
+
+    seconds: how long the run took, 0 if unknown. Raises `DataError` if the run is not finished.
     """
-    plan, run = evaluator.plan, evaluator.run_dir
-    found = load_run_scores(run)
-    results, action = head_results(found)
-    samples = {sample.id: sample for sample in plan.dataset.samples}
-    shown = [
-        replace(mistake, frames=frames, times=times)
-        for sample, mistake in mistakes(found, mistakes_shown)
-        for frames, times in [frame_strip(plan.reader, samples[sample.id])]
-    ]
-    known = plan.known
-    fits = plan.dataset.name == known.dataset
+    scores = load_run_scores(run)
+    results, action = head_results(scores)
     report = EvaluationReport(
         title=f"{plan.name} on {plan.dataset.name}",
         model=plan.name,
         dataset=plan.dataset.name,
         split=plan.dataset.split,
-        protocol=plan.protocol.in_words(),
+        protocol=plan.protocol.describe(),
         differs=plan.differs,
-        published=published_figures(known.top1, known.top5, known.metric_source) if fits else None,
-        expected=found.expected,
-        read=len(found.read),
-        failed=len(found.failed),
+        reported=_reported_metrics(plan),
+        expected=scores.expected,
+        read=len(scores.read),
+        failed=len(scores.failed),
         heads=results,
         action=action,
         warnings=(*plan.warnings, *class_order_warnings(results)),
-        failures=failure_rows(found),
-        mistakes=tuple(shown),
-        seconds=evaluator.seconds if evaluator.done == found.expected else 0.0,
-        settings=_settings(evaluator),
+        failures=failure_rows(scores),
+        misclassifications=tuple(_with_frames(plan, scores)),
+        seconds=seconds,
+        settings=_settings(plan, run),
     )
     text = as_json(report.to_dict())
     with atomic_write(run.folder / "summary.json", len(text)) as part:
         part.write_text(text, encoding="utf-8")
-    write_predictions(found, run.folder / "predictions.csv")
-    write_failures(found, run.folder / "failures.csv")
-    write_html(report, run.folder / "report.html")
+    _write_predictions(scores, run.folder / "predictions.csv")
+    _write_failures(scores, run.folder / "failures.csv")
     return report
 
 
-def _settings(evaluator: Evaluator) -> dict[str, str]:
-    """What a reader of the report needs to run it again."""
-    plan = evaluator.plan
+def _reported_metrics(plan: EvalPlan) -> ReportedMetrics | None:
+    """What is reported for the checkpoint on this dataset, if anything."""
+    checkpoint = plan.checkpoint
+    if plan.dataset.name != checkpoint.dataset or checkpoint.top1 is None:
+        return None
+    return ReportedMetrics(checkpoint.top1, checkpoint.top5, checkpoint.metric_source)
+
+
+def _with_frames(plan: EvalPlan, scores: RunScores) -> Iterator[Misclassification]:
+    samples = {sample.id: sample for sample in plan.dataset.samples}
+    for sample in misclassifications(scores, MISCLASSIFICATIONS_SHOWN):
+        strip = frame_strip(plan.reader, samples[sample.id])
+        yield replace(sample, frames=strip.frames, times=strip.times)
+
+
+def _settings(plan: EvalPlan, run: RunDirectory) -> dict[str, str]:
+    """What is needed to reproduce the run."""
     return {
         "checkpoint": plan.name,
-        "weights (sha256)": str(evaluator.about["model_sha256"]),
+        "weights (sha256)": str(run.info["model_sha256"]),
         "dataset": plan.dataset.summary,
         "views": f"{plan.protocol.clips}x{plan.protocol.crops}",
         "precision": plan.protocol.precision,
         "vtcli": __version__,
     }
+
+
+def _write_predictions(scores: RunScores, path: Path) -> None:
+    """Columns: id, path, and per head the label, the prediction, its probability, 0 or 1."""
+    columns = ["id", "path"]
+    for head in scores.heads:
+        columns += [f"{head}_label", f"{head}_pred", f"{head}_prob", f"{head}_correct"]
+    _write_csv(path, columns, _prediction_rows(scores))
+
+
+def _prediction_rows(scores: RunScores) -> Iterator[list[Any]]:
+    target = {head: scores.target(head) for head in scores.heads}
+    correct = {head: is_correct(scores.scores[head], target[head]) for head in scores.heads}
+    for row, sample in enumerate(scores.read):
+        line: list[Any] = [sample.id, sample.path]
+        for head in scores.heads:
+            names, best = scores.labels[head], int(scores.scores[head][row].argmax())
+            label = "; ".join(names[index] for index in target[head][row])
+            probability = f"{scores.probabilities[head][row, best]:.6f}"
+            line += [label, names[best], probability, int(correct[head][row])]
+        yield line
+
+
+def _write_failures(scores: RunScores, path: Path) -> None:
+    rows = ([row.id, row.path, row.reason, row.error] for row in failure_rows(scores))
+    _write_csv(path, ["id", "path", "reason", "error"], rows)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with (
+        atomic_write(path) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -1,9 +1,12 @@
-"""From scores and target to figures: accuracies with intervals, per-class tables, confusion.
+"""Metrics from scores and targets: accuracies with intervals, per-class results, confusion.
 
-Scores are float64 [N, K] for the N samples that were read, higher is better; two equal scores rank
-by index, the lower first, everywhere. The target of a sample is one class index, or several of
-which any is right; it counts in the row of the one that was answered, else of the first.
-N samples, K classes, V verbs, M nouns, L labels of a sample, C classes that are looked at.
+Scores are float64 [N, K] for the N samples that were read, higher is better. Ties rank by class
+index, lower first, everywhere. The target of a sample is one class index, or several of which any
+is correct; in the confusion matrix such a sample counts in the row of the predicted class if that
+is one of them, else in the row of the first.
+
+Shape legend: N samples, K classes, V verbs, M nouns, L labels of a sample, C classes with samples,
+R bootstrap resamples.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,10 +31,17 @@ from vtcli.evaluation.results import (
 Target = int | Sequence[int]
 
 Z95 = statistics.NormalDist().inv_cdf(0.975)
-BOOTSTRAP_DRAWS = 2000
-SEED = 0
-# Pairs of verb and noun are formed for this many samples at a time: 64 x 29,100 x 8 bytes = 15 MB.
+BOOTSTRAP_RESAMPLES = 2000
+BOOTSTRAP_SEED = 0
+# Verb-noun pairs are formed for this many samples at a time: 64 x 29,100 x 8 bytes = 15 MB.
 PAIR_CHUNK = 64
+
+
+class WrongPrediction(NamedTuple):
+    """A row of the scores and the class that was wrongly predicted for it."""
+
+    row: int
+    predicted: int
 
 
 def head_metrics(
@@ -40,9 +51,9 @@ def head_metrics(
     target: Sequence[Target],
     expected: int,
 ) -> HeadResult:
-    """All figures of one classifier over N read samples of `expected`.
+    """All metrics of one classifier over the N samples that were read, of `expected` in total.
 
-    Raises `DataError` for a sample without a label, a label outside the classes, and NaN.
+    Raises `DataError` for a sample without a label, a label outside the classes, and NaN scores.
     """
     target_NL = _validate_targets(scores_NK, target)
     ranks_N = _ranks(scores_NK, target_NL)
@@ -51,7 +62,7 @@ def head_metrics(
         **vars(_accuracy(name, ranks_N, expected)),
         classes=tuple(classes),
         mean_class=_mean_class(confusion_KK),
-        per_class=tuple(_class_rows(classes, confusion_KK)),
+        per_class=tuple(_per_class(classes, confusion_KK)),
         confusion=confusion_KK,
     )
 
@@ -62,11 +73,11 @@ def action_metrics(
     target: Sequence[tuple[Target, Target]],
     expected: int,
 ) -> Accuracy:
-    """EPIC-Kitchens' actions from probabilities of verbs and nouns; target is (verb, noun).
+    """EPIC-Kitchens actions from the probabilities of verbs and nouns; a target is (verb, noun).
 
-    Every verb with every noun, ranked by the product of both (ViViT, section 4.1): the best pair is
-    the best verb with the best noun, so top-1 is the share with both right. Pairs are numbered
-    noun · V + verb. Raises `DataError` as `head_metrics` does.
+    Every verb-noun pair is ranked by the product of the two probabilities (ViViT, section 4.1). The
+    best pair is the best verb with the best noun, so top-1 is the fraction of samples with both
+    correct. The index of a pair is noun · V + verb. Raises `DataError` as `head_metrics` does.
     """
     verbs = verb_NV.shape[1]
     verb_NL = _validate_targets(verb_NV, [verb for verb, _ in target])
@@ -82,66 +93,69 @@ def action_metrics(
 
 
 def is_correct(scores_NK: np.ndarray, target: Sequence[Target]) -> np.ndarray:
-    """Whether the best class of each sample is right: bool [N].
+    """Whether the top-1 class of each sample is correct: bool [N].
 
     Raises `DataError` as `head_metrics` does.
     """
     return _ranks(scores_NK, _validate_targets(scores_NK, target)) == 0
 
 
-def worst_mistakes(
+def worst_misclassifications(
     probabilities_NK: np.ndarray, target: Sequence[Target], count: int
-) -> list[tuple[int, int]]:
-    """The (row, predicted class) of the wrong answers with the highest probability, worst first.
+) -> list[WrongPrediction]:
+    """The `count` wrong predictions with the highest probability, highest first.
 
     Raises `DataError` as `head_metrics` does.
     """
     wrong_N = np.flatnonzero(~is_correct(probabilities_NK, target))
     predicted_N = probabilities_NK[wrong_N].argmax(1)
     order = np.argsort(-probabilities_NK[wrong_N, predicted_N], kind="stable")[:count]
-    return [(int(wrong_N[i]), int(predicted_N[i])) for i in order]
+    return [WrongPrediction(int(wrong_N[i]), int(predicted_N[i])) for i in order]
 
 
 def mean_over_splits(results: Sequence[tuple[str, Accuracy]]) -> SplitMean:
     """Mean and standard deviation of top-1 over the splits of a dataset, each (name, result).
 
-    Raises `DataError` where nothing of a split was read.
+    Raises `DataError` if no sample of a split could be read.
     """
     read, over_all = [], []
     for name, result in results:
         if result.top1_read is None or result.top1_all is None:
             raise DataError(
-                f"no sample of split {name} was read, so that there is no mean over the splits; "
-                "see its failures"
+                f"no sample of split {name} could be read, so there is no mean over the splits; "
+                "see its failures.csv"
             )
         read.append(result.top1_read.value)
         over_all.append(result.top1_all.value)
-    return SplitMean(tuple(name for name, _ in results), _spread(read), _spread(over_all))
+    return SplitMean(tuple(name for name, _ in results), _mean_std(read), _mean_std(over_all))
 
 
-def _spread(values: Sequence[float]) -> MeanStd:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return MeanStd(tuple(values), statistics.fmean(values), deviation)
+def _mean_std(values: Sequence[float]) -> MeanStd:
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return MeanStd(tuple(values), statistics.fmean(values), std)
 
 
-def wilson_interval(right: float, n: int) -> Estimate | None:
-    """A share with Wilson's 95 % score interval (E. B. Wilson, 1927); None for n = 0."""
+def wilson_interval(correct: float, n: int) -> Estimate | None:
+    """The fraction correct / n with Wilson's 95 % score interval (E. B. Wilson, 1927).
+
+    None for n = 0.
+    """
     if n == 0:
         return None
-    share, z2 = right / n, Z95**2
-    center = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # Rounding must not push a bound past the share it holds, or out of 0..1.
-    return Estimate(share, max(0.0, min(share, center - half)), min(1.0, max(share, center + half)))
+    p, z2 = correct / n, Z95**2
+    center = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    # Rounding must not push a bound past the fraction itself, or out of 0..1.
+    return Estimate(p, max(0.0, min(p, center - half)), min(1.0, max(p, center + half)))
 
 
 def _validate_targets(scores_NK: np.ndarray, target: Sequence[Target]) -> np.ndarray:
-    """The labels as int [N, L], a sample with fewer than L labels repeating its first."""
+    """The labels as int [N, L]; a sample with fewer than L labels repeats its first."""
     if np.isnan(scores_NK).any():
-        raise DataError("a score is NaN; the weights are damaged, or try --precision fp32")
+        raise DataError("a score is NaN; check the weights, or run again with --precision fp32")
     rows = [(t,) if isinstance(t, int | np.integer) else tuple(t) for t in target]
     if not all(rows):
-        raise DataError("a sample has no label to be scored against; evaluate a labeled split")
+        raise DataError("a sample has no label; evaluate a labeled split")
     width = max((len(row) for row in rows), default=1)
     target_NL = np.array([row + row[:1] * (width - len(row)) for row in rows], np.int64)
     target_NL = target_NL.reshape(len(rows), width)
@@ -149,13 +163,13 @@ def _validate_targets(scores_NK: np.ndarray, target: Sequence[Target]) -> np.nda
     if len(outside):
         raise DataError(
             f"label {outside[0]} is outside the model's {scores_NK.shape[1]} classes (0 to "
-            f"{scores_NK.shape[1] - 1}); check that the annotation and the model belong together"
+            f"{scores_NK.shape[1] - 1}); check that the annotation belongs to the model's dataset"
         )
     return target_NL
 
 
 def _ranks(scores_NK: np.ndarray, target_NL: np.ndarray) -> np.ndarray:
-    """How many classes stand before the best of the right ones: int [N], 0 is top-1."""
+    """Rank of the best target of each sample: int [N], 0 is top-1."""
     index_K = np.arange(scores_NK.shape[1])
     ranks_LN = []
     for label_N in target_NL.T:
@@ -181,44 +195,49 @@ def _accuracy(name: str, ranks_N: np.ndarray, expected: int) -> Accuracy:
 
 
 def _confusion(scores_NK: np.ndarray, target_NL: np.ndarray) -> np.ndarray:
-    """Counts, int [K, K]; its trace is the number of right answers."""
+    """Counts, int [K, K]; the trace is the number of correct predictions."""
     classes = scores_NK.shape[1]
     predicted_N = scores_NK.argmax(1)
-    right_N = (target_NL == predicted_N[:, None]).any(1)
-    row_N = np.where(right_N, predicted_N, target_NL[:, 0])
+    correct_N = (target_NL == predicted_N[:, None]).any(1)
+    row_N = np.where(correct_N, predicted_N, target_NL[:, 0])
     counts = np.bincount(row_N * classes + predicted_N, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 
-def _class_rows(classes: Sequence[str], confusion_KK: np.ndarray) -> Iterator[PerClassResult]:
+def _per_class(classes: Sequence[str], confusion_KK: np.ndarray) -> Iterator[PerClassResult]:
     for index, (name, counts_K) in enumerate(zip(classes, confusion_KK, strict=True)):
         wrong_K = counts_K.copy()
         wrong_K[index] = 0
-        most = int(wrong_K.argmax())
-        times = int(wrong_K[most])
-        confused = most if times else None
+        other = int(wrong_K.argmax())
+        confused = int(wrong_K[other])
         yield PerClassResult(
-            index, name, int(counts_K.sum()), int(counts_K[index]), confused, times
+            index=index,
+            name=name,
+            n=int(counts_K.sum()),
+            correct=int(counts_K[index]),
+            confused_with=other if confused else None,
+            confused=confused,
         )
 
 
 def _mean_class(confusion_KK: np.ndarray) -> Estimate | None:
-    """The mean of the accuracies of all classes that have samples, each class weighing the same.
+    """The unweighted mean of the accuracies of all classes that have samples.
 
-    Interval: bootstrap within classes. Every class draws as many samples as it has from its own,
-    with replacement, 2,000 times with a fixed seed; the 2.5th and 97.5th percentile of the mean.
-    Where each class is entirely right or entirely wrong every draw is the same, and Wilson's
-    interval over all samples is given instead.
+    The interval is a bootstrap within classes: each class is resampled with replacement 2,000
+    times, with a fixed seed; the bounds are the 2.5th and 97.5th percentiles of the mean. If every
+    class is entirely correct or entirely wrong, all resamples are equal, and Wilson's interval over
+    all samples is used instead.
     """
     n_C = confusion_KK.sum(1)
-    right_C = confusion_KK.diagonal()[n_C > 0]
+    correct_C = confusion_KK.diagonal()[n_C > 0]
     n_C = n_C[n_C > 0]
     if not len(n_C):
         return None
-    share_C = right_C / n_C
-    mean = float(share_C.mean())
-    if np.isin(share_C, (0, 1)).all():
+    accuracy_C = correct_C / n_C
+    mean = float(accuracy_C.mean())
+    if np.isin(accuracy_C, (0, 1)).all():
         return wilson_interval(mean * int(n_C.sum()), int(n_C.sum()))
-    draws = np.random.default_rng(SEED).binomial(n_C, share_C, (BOOTSTRAP_DRAWS, len(n_C)))
-    low, high = np.percentile((draws / n_C).mean(1), (2.5, 97.5))
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    resampled_RC = rng.binomial(n_C, accuracy_C, (BOOTSTRAP_RESAMPLES, len(n_C)))
+    low, high = np.percentile((resampled_RC / n_C).mean(1), (2.5, 97.5))
     return Estimate(mean, float(low), float(high))

@@ -1,10 +1,9 @@
-"""TODO-HEAD"""
+"""Settles what an evaluation is going to do before any weights are downloaded or loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vtcli.data.catalog import known_entry
 from vtcli.data.clip_loader import ClipReader
@@ -20,13 +19,16 @@ from vtcli.weights.load import KINETICS_SUBSETS, check_settings
 from vtcli.weights.registry import Checkpoint, named_pipeline
 from vtcli.weights.resolve import lookup
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """How to evaluate; None takes the model's or the machine's own."""
+    """How to evaluate; None means the model's or the machine's default.
+
+    views: CLIPSxCROPS, or "paper" for the published protocol. pipeline: another checkpoint's
+    preprocessing. label_set: k400, k600 or k700 for a Kinetics-710 model. resume: continue the run
+    that the run directory holds. retry_failures: decode every failed sample of that run again, not
+    only those whose failure may have been temporary.
+    """
 
     views: str | None = "paper"
     pipeline: str | None = None
@@ -37,33 +39,38 @@ class EvalSettings:
     workers: int | None = None
     decoder: Backend = "auto"
     resume: bool = True
+    retry_failures: bool = False
 
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """What is going to be evaluated, settled before any weights are fetched."""
+    """What is going to be evaluated and how.
+
+    checkpoint: the model's card or its entry in the registry. mappings: one per head of the
+    dataset. differs: how the protocol differs from the published one, "" if it does not.
+    """
 
     dataset: Dataset
     model: str | Path
-    known: ModelCard | Checkpoint
+    checkpoint: ModelCard | Checkpoint
     protocol: Protocol
     settings: EvalSettings
-    matches: tuple[ClassMapping, ...]
+    mappings: tuple[ClassMapping, ...]
     differs: str
 
     @property
     def name(self) -> str:
-        """The checkpoint's id, or the file."""
-        return self.known.id or str(self.model)
+        """The checkpoint's id, or the path of the file."""
+        return self.checkpoint.id or str(self.model)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the figures has to know about the classes."""
-        return tuple(warning for match in self.matches for warning in match.warnings)
+        """What may be wrong about the classes."""
+        return tuple(warning for mapping in self.mappings for warning in mapping.warnings)
 
     @property
     def reader(self) -> ClipReader:
-        """How samples become clips."""
+        """Reads the clips of a sample as the protocol says."""
         p = self.protocol
         rate, decoder = self.dataset.frame_rate, self.settings.decoder
         return ClipReader(p.pipeline, p.clips, p.crops, rate, decoder)
@@ -75,36 +82,34 @@ def plan_evaluation(
     settings: EvalSettings,
     on_download: ProgressCallback | None = None,
 ) -> EvalPlan:
-    """Settle protocol and classes.
+    """Settle the protocol and the classes.
 
-    Raises `UsageError` for settings that cannot be, `DataError` for an empty or unlabeled dataset
-    and for classes that are not the model's; and what `lookup` raises.
+    Raises `UsageError` for invalid settings, `DataError` for an empty or unlabeled dataset and for
+    classes that the model does not have, and what `lookup` raises.
     """
     require_labels(dataset, "evaluate")
-    known = lookup(model, on_download)
+    checkpoint = lookup(model, on_download)
     label_set = settings.label_set
-    if label_set is None and known.dataset == "k710" and dataset.name in KINETICS_SUBSETS:
+    if label_set is None and checkpoint.dataset == "k710" and dataset.name in KINETICS_SUBSETS:
         label_set = dataset.name
     check_settings(settings.precision, label_set)
-    pipeline = named_pipeline(settings.pipeline, known.pipeline)
+    pipeline = named_pipeline(settings.pipeline, checkpoint.pipeline)
     clips, crops = parse_views(settings.views, pipeline)
     protocol = Protocol(pipeline, clips, crops, settings.precision, label_set)
     entry = known_entry(dataset.name)
-    usual = entry.default_split if entry else dataset.split
-    differs = protocol.differences(known, known.pipeline, dataset.name, dataset.split, usual)
-    matches = match_heads(dataset, _heads(known, label_set))
-    return EvalPlan(dataset, model, known, protocol, settings, matches, differs)
+    default_split = entry.default_split if entry else dataset.split
+    differs = protocol.differences(checkpoint, dataset.name, dataset.split, default_split)
+    mappings = match_heads(dataset, model_heads(checkpoint, label_set))
+    return EvalPlan(dataset, model, checkpoint, protocol, settings, mappings, differs)
 
 
-def _heads(known: ModelCard | Checkpoint, label_set: str | None) -> list[HeadSpec]:
-    """The model's classifiers with their class names, as they are going to be read."""
-    if label_set is not None:
-        labels = load_labels(label_set)
-        return [replace(_card_heads(known)[0], size=len(labels), labels=labels)]
-    return _card_heads(known)
-
-
-def _card_heads(known: ModelCard | Checkpoint) -> list[HeadSpec]:
-    if isinstance(known, ModelCard):
-        return list(known.heads)
-    return [HeadSpec(h.name, h.size, h.class_names(), h.confidence) for h in known.heads]
+def model_heads(checkpoint: ModelCard | Checkpoint, label_set: str | None) -> list[HeadSpec]:
+    """The model's classifiers with their class names, restricted to `label_set` if given."""
+    if isinstance(checkpoint, ModelCard):
+        heads = list(checkpoint.heads)
+    else:
+        heads = [HeadSpec(h.name, h.size, h.class_names(), h.confidence) for h in checkpoint.heads]
+    if label_set is None:
+        return heads
+    labels = load_labels(label_set)
+    return [replace(heads[0], size=len(labels), labels=labels)]

@@ -1,4 +1,6 @@
-"""The views a model is evaluated with, in words, and how that differs from what its paper does."""
+"""The evaluation protocol: the views of each video, how it is described, and which views of a
+stored run to use.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtcli.errors import UsageError
+from vtcli.runtime.words import plural
 from vtcli.video.pipeline import Pipeline, ViewFusion
 from vtcli.weights.checkpoint import ModelCard
 from vtcli.weights.registry import Checkpoint
 
-AVERAGES = {"prob": "probabilities", "logit": "logits"}
+FUSED = {"prob": "probabilities", "logit": "logits"}
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Clips x crops of a pipeline, at a precision; `label_set` is a Kinetics-710 head's reading."""
+    """Clips x crops of a pipeline at a precision; `label_set` restricts a Kinetics-710 head."""
 
     pipeline: Pipeline
     clips: int
@@ -26,11 +29,11 @@ class Protocol:
 
     @property
     def views(self) -> int:
-        """How many views a video gives."""
+        """Number of views per video."""
         return self.clips * self.crops
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; two protocols with the same table give the same scores."""
+        """JSON-able; two protocols with the same dict produce the same scores."""
         return {
             "clips": self.clips,
             "crops": self.crops,
@@ -39,88 +42,82 @@ class Protocol:
             "pipeline": self.pipeline.to_dict(),
         }
 
-    def in_words(self) -> str:
-        """What is run, as a sentence without its end."""
+    def describe(self) -> str:
+        """The protocol as a phrase."""
         p = self.pipeline
         return (
-            f"{counted(self.clips, 'clip')} x {counted(self.crops, 'crop')} of {p.frames} frames "
-            f"({_reach(p)}), {p.crop_size} pixels from a short side of {p.short_side}, "
-            f"{averaged(p.view_fusion)}, {self.precision}"
+            f"{plural(self.clips, 'clip')} x {plural(self.crops, 'crop')} of {p.frames} frames "
+            f"({_spacing(p)}), {p.crop_size} pixels from a short side of {p.short_side}, "
+            f"{describe_fusion(p.view_fusion)}, {self.precision}"
         )
 
     def differences(
         self,
-        known: ModelCard | Checkpoint,
-        own: Pipeline,
+        checkpoint: ModelCard | Checkpoint,
         dataset: str,
         split: str,
         default_split: str,
     ) -> str:
-        """How this is not what the model's published figure was measured with; "" where it is."""
+        """How this differs from what the reported metrics were measured with; "" if it does not."""
         found = []
-        if dataset != known.dataset:
-            found.append(f"the model is published for {known.dataset or 'no known dataset'}")
+        if dataset != checkpoint.dataset:
+            found.append(f"the model was trained on {checkpoint.dataset or 'an unknown dataset'}")
         elif split != default_split:
-            found.append(f"the published figure is for the split '{default_split}'")
-        if f"{self.clips}x{self.crops}" != known.views:
-            found.append(f"the paper takes {known.views} views")
-        if self.pipeline != own:
+            found.append(f"the reported metrics are for the split '{default_split}'")
+        if f"{self.clips}x{self.crops}" != checkpoint.views:
+            found.append(f"the paper uses {checkpoint.views} views")
+        if self.pipeline != checkpoint.pipeline:
             found.append("the pipeline is another checkpoint's")
         if self.label_set:
-            found.append(f"a Kinetics-710 head is read as {self.label_set}")
+            found.append(f"a Kinetics-710 head is restricted to {self.label_set}")
         if self.precision != "fp32":
             found.append(f"{self.precision} instead of fp32")
         return "; ".join(found)
 
 
-def counted(n: int, noun: str) -> str:
-    """1 clip, 2 clips."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def averaged(rule: ViewFusion) -> str:
-    """How the views of a video become one score."""
+def describe_fusion(rule: ViewFusion) -> str:
+    """How the views of a video are fused into one score."""
     how, what = rule.split("_")
-    return f"{'mean' if how == 'mean' else 'sum'} of {AVERAGES[what]}"
+    return f"{how} of {FUSED[what]}"
 
 
-def _reach(pipeline: Pipeline) -> str:
+def _spacing(pipeline: Pipeline) -> str:
     if pipeline.sampling.startswith("uniform"):
         return "spread over the whole video"
     return "consecutive" if pipeline.stride == 1 else f"every {_ordinal(pipeline.stride)}"
 
 
 def _ordinal(n: int) -> str:
-    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
-    return f"{n}{ending}"
+    suffix = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{suffix}"
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some of the views that a run holds: their numbers, and in words which they are."""
+    """Some of the stored views of a run: their numbers, and a description of them."""
 
     numbers: tuple[int, ...]
-    words: str
+    description: str
 
 
 def choose_views(protocol: Protocol, clips: int, crops: int) -> Subset:
-    """`clips` of the stored clips, spread evenly, and the middle crop or all of them.
+    """`clips` of the stored clips, evenly spaced, with the middle crop or all crops.
 
-    Raises `UsageError` where there are not that many.
+    Raises `UsageError` if fewer are stored.
     """
     if clips > protocol.clips or crops > protocol.crops:
         raise UsageError(
             f"the run holds {protocol.clips}x{protocol.crops} views, not {clips}x{crops}; run "
-            "vt eval with these views"
+            f"vt eval with --views {clips}x{crops} first"
         )
-    kept_clips = [(2 * i + 1) * protocol.clips // (2 * clips) for i in range(clips)]
+    chosen_clips = [(2 * i + 1) * protocol.clips // (2 * clips) for i in range(clips)]
     order = protocol.pipeline.crop_order
     middle = 1 if order == "first_middle_last" else 2
-    kept_crops = range(protocol.crops) if crops == protocol.crops else [middle]
+    chosen_crops = range(protocol.crops) if crops == protocol.crops else [middle]
     numbers = [
         number
         for number, (clip, crop) in enumerate(_numbering(protocol))
-        if clip in kept_clips and crop in kept_crops
+        if clip in chosen_clips and crop in chosen_crops
     ]
     if len(numbers) == protocol.views:
         return Subset(tuple(numbers), "all stored views")
@@ -128,20 +125,20 @@ def choose_views(protocol: Protocol, clips: int, crops: int) -> Subset:
     return Subset(
         tuple(numbers),
         f"{len(numbers)} of the {protocol.views} stored views: "
-        f"{_listed(kept_clips, protocol.clips)}{which}",
+        f"{_format_clips(chosen_clips, protocol.clips)}{which}",
     )
 
 
 def _numbering(protocol: Protocol) -> list[tuple[int, int]]:
-    """(clip, crop) of each view, in the order `plan_views` gives them."""
+    """(clip, crop) of each view, in the order of `plan_views`."""
     clips, crops = range(protocol.clips), range(protocol.crops)
     if protocol.pipeline.view_order == "clip_major":
         return [(clip, crop) for clip in clips for crop in crops]
     return [(clip, crop) for crop in crops for clip in clips]
 
 
-def _listed(kept: Sequence[int], total: int) -> str:
-    if len(kept) == total:
+def _format_clips(chosen: Sequence[int], total: int) -> str:
+    if len(chosen) == total:
         return "all clips" if total > 1 else "the only clip"
-    numbers = ", ".join(str(clip + 1) for clip in kept)
-    return f"clip{'s' if len(kept) > 1 else ''} {numbers} of {total}"
+    numbers = ", ".join(str(clip + 1) for clip in chosen)
+    return f"clip{'s' if len(chosen) > 1 else ''} {numbers} of {total}"

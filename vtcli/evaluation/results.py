@@ -1,21 +1,25 @@
-"""TODO-HEAD"""
+"""What an evaluation produces, as plain records that convert to JSON; nothing here renders them.
+
+Accuracies are fractions in 0..1, metrics reported by a paper are percentages as the paper prints
+them. Intervals are 95 % confidence intervals. K classes.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA = 1
+FORMAT = 2  # of every JSON document below; 1 had other keys
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share and its 95 % interval, each in 0..1 (differences: -1..1)."""
+    """A fraction and its 95 % interval, each in 0..1 (a difference: -1..1)."""
 
     value: float
     low: float
@@ -23,8 +27,8 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Published:
-    """What the model's authors print, in per cent; `source` names where."""
+class ReportedMetrics:
+    """Accuracies reported by the model's authors, in percent; `source` names where."""
 
     top1: float | None
     top5: float | None = None
@@ -33,30 +37,31 @@ class Published:
 
 @dataclass(frozen=True)
 class PerClassResult:
-    """One class: `right` of its `n` samples, and what the others are most often taken for.
+    """One class: `correct` of its `n` samples, and what the others are most often predicted as.
 
-    `confused_with` is the index of that class, None where none of its samples is wrong.
+    `confused_with` is the index of that class and `confused` how often it was predicted; None and
+    0 if every sample of the class is correct.
     """
 
     index: int
     name: str
     n: int
-    right: int
+    correct: int
     confused_with: int | None
     confused: int
 
     @property
     def accuracy(self) -> float | None:
-        """None for a class without samples."""
-        return self.right / self.n if self.n else None
+        """Fraction of correct samples; None for a class without samples."""
+        return self.correct / self.n if self.n else None
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 and top-5 over the samples that were read, and over all that were expected.
+    """Top-1 and top-5 over the samples that were read (`_read`) and over all of them (`_all`).
 
-    Over all, a sample that was not read counts as wrong. None where there is nothing to divide by.
-    With five classes or fewer, top-5 is right by definition.
+    In `_all`, a sample that could not be read counts as wrong. None if there are no samples to
+    average over. With five classes or fewer, every top-5 prediction is correct.
     """
 
     name: str
@@ -70,10 +75,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class HeadResult(Accuracy):
-    """All figures of one classifier.
+    """All metrics of one classifier.
 
-    `mean_class` is over the classes that have samples; `confusion` is an integer array [K, K] of
-    counts, rows target, columns prediction.
+    `mean_class` averages over the classes that have samples; `confusion` is an integer array
+    [K, K] of counts, rows are targets and columns predictions.
     """
 
     classes: tuple[str, ...]
@@ -82,7 +87,7 @@ class HeadResult(Accuracy):
     confusion: np.ndarray = field(compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the confusion matrix as [target, prediction, count] of its non-zero cells."""
+        """JSON-able; the confusion matrix as [target, prediction, count] of its nonzero cells."""
         table = {f.name: getattr(self, f.name) for f in fields(Accuracy)}
         rows, columns = self.confusion.nonzero()
         cells = zip(rows, columns, self.confusion[rows, columns], strict=True)
@@ -97,47 +102,36 @@ class HeadResult(Accuracy):
 
 @dataclass(frozen=True)
 class ClassOrderWarning:
-    """Predictions that fit the target only once classes are renamed.
+    """Predictions that match the targets only after the classes are permuted.
 
-    plain and renamed: mean accuracy of the `classes` that were looked at, as it is and after the
-    best renaming, one to one, found on one half of the samples and counted on the other. mapping:
-    class -> the prediction that stands for it.
+    accuracy and permuted_accuracy: mean accuracy of the `classes` that have enough samples, as
+    measured and under the best one-to-one permutation, which is found on one half of the samples
+    and evaluated on the other. mapping: class -> the class predicted in its place.
     """
 
-    plain: float
-    renamed: float
+    accuracy: float
+    permuted_accuracy: float
     classes: int
     mapping: Mapping[int, int]
 
     @property
-    def kept(self) -> int:
-        """How many classes keep their place."""
+    def unchanged(self) -> int:
+        """How many classes the permutation maps to themselves."""
         return sum(target == predicted for target, predicted in self.mapping.items())
-
-    def sentence(self, classes: Sequence[str]) -> str:
-        """The warning, with the first class that moved as its example."""
-        target, predicted = next(pair for pair in self.mapping.items() if pair[0] != pair[1])
-        return (
-            "this looks like a permuted class order, or like mirrored or reversed videos: mean "
-            f"class accuracy is {percent(self.plain)} %, but {percent(self.renamed)} % once "
-            f"classes are renamed one to one ({self.kept} of {self.classes} keep their place; "
-            f"'{classes[target]}' is answered as '{classes[predicted]}'); check the class order of "
-            "the weights against that of the annotation"
-        )
 
 
 @dataclass(frozen=True)
 class MeanStd:
-    """Shares in 0..1, their mean and standard deviation (n - 1; None for a single one)."""
+    """Fractions in 0..1, their mean and sample standard deviation (None for a single value)."""
 
     values: tuple[float, ...]
     mean: float
-    deviation: float | None
+    std: float | None
 
 
 @dataclass(frozen=True)
 class SplitMean:
-    """Top-1 on each split of a dataset, over what was read and over all that was expected."""
+    """Top-1 on each split of a dataset, over the samples that were read and over all of them."""
 
     names: tuple[str, ...]
     read: MeanStd
@@ -145,12 +139,12 @@ class SplitMean:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"format": FORMAT, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class FailureRow:
-    """A sample that was not read: `reason` is one word, `error` the whole sentence."""
+    """A sample that could not be read: `reason` is one word, `error` the whole message."""
 
     id: str
     path: str
@@ -160,10 +154,10 @@ class FailureRow:
 
 @dataclass(frozen=True)
 class Misclassification:
-    """A sample that got a wrong answer, and what the model saw of it.
+    """A wrong prediction, and the frames that the model saw.
 
-    score and target_score: probabilities in 0..1 of the answer and of the right class. frames: JPEG
-    or PNG files in order of time; times: a few characters per frame, or nothing.
+    score and target_score: probabilities in 0..1 of the predicted and of the target class. frames:
+    encoded JPEG or PNG images in temporal order; times: a short text per frame, or empty.
     """
 
     id: str
@@ -178,11 +172,11 @@ class Misclassification:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """One run: what was evaluated, how, what came out and what went wrong.
+    """The results of one run.
 
-    protocol: a sentence; differs: a sentence on how that is not the published protocol, or "".
-    heads: at least one; action: EPIC-Kitchens' pairs of verb and noun. seconds: of all the work.
-    settings: name -> value, in the order they are shown.
+    protocol: one sentence; differs: how the protocol differs from the published one, "" if it does
+    not. heads: at least one; action: verb-noun pairs of EPIC-Kitchens. seconds: wall time of the
+    run, 0 if it was resumed. settings: name -> value, in display order.
     """
 
     title: str
@@ -191,7 +185,7 @@ class EvaluationReport:
     split: str
     protocol: str
     differs: str
-    published: Published | None
+    reported: ReportedMetrics | None
     expected: int
     read: int
     failed: int
@@ -199,96 +193,97 @@ class EvaluationReport:
     action: Accuracy | None = None
     warnings: tuple[str, ...] = ()
     failures: tuple[FailureRow, ...] = ()
-    mistakes: tuple[Misclassification, ...] = ()
+    misclassifications: tuple[Misclassification, ...] = ()
     seconds: float = 0.0
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def headline(self) -> Accuracy:
-        """What the published figure is compared with: actions where there are pairs."""
+        """The result that is compared with the reported one: actions if there are any."""
         return self.action or self.heads[0]
 
     @property
-    def figures(self) -> tuple[HeadlineRow, ...]:
-        """The rows of the headline table, those that have a published figure first."""
-        return tuple(_figure_rows(self))
+    def headline_rows(self) -> tuple[HeadlineRow, ...]:
+        """The rows of the headline table, those with a reported metric first."""
+        return tuple(_headline_rows(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; mistakes without their pictures."""
-        made_here = {
-            "schema": SCHEMA,
-            "published": self.published and asdict(self.published),
+        """JSON-able; misclassifications without their frames."""
+        converted = {
+            "format": FORMAT,
+            "reported": self.reported and asdict(self.reported),
             "heads": [head.to_dict() for head in self.heads],
             "action": self.action and asdict(self.action),
             "failures": [asdict(failure) for failure in self.failures],
-            "mistakes": [_without_frames(mistake) for mistake in self.mistakes],
+            "misclassifications": [_without_frames(sample) for sample in self.misclassifications],
             "warnings": list(self.warnings),
             "settings": dict(self.settings),
         }
-        return {f.name: getattr(self, f.name) for f in fields(self)} | made_here
+        return {f.name: getattr(self, f.name) for f in fields(self)} | converted
 
 
-def _without_frames(mistake: Misclassification) -> dict[str, Any]:
-    table = asdict(mistake)
+def _without_frames(sample: Misclassification) -> dict[str, Any]:
+    table = asdict(sample)
     del table["frames"]
     return table
 
 
 @dataclass(frozen=True)
 class HeadlineRow:
-    """One row of the headline table; `published` in per cent."""
+    """One row of the headline table; `reported` in percent."""
 
     label: str
     read: Estimate | None
     over_all: Estimate | None
-    published: float | None = None
+    reported: float | None = None
 
     @property
     def difference(self) -> float | None:
-        """Points between what was read and what is published."""
-        if self.read is None or self.published is None:
+        """Accuracy over the samples that were read minus the reported one, in points."""
+        if self.read is None or self.reported is None:
             return None
-        return 100 * self.read.value - self.published
+        return 100 * self.read.value - self.reported
 
 
-def _figure_rows(report: EvaluationReport) -> Iterator[HeadlineRow]:
-    """Top-5 is left out where there are five classes or fewer, and all are among the best five."""
+def _headline_rows(report: EvaluationReport) -> Iterator[HeadlineRow]:
+    """Top-5 is omitted with five classes or fewer, where it is always 100 %."""
     several = len(report.heads) > 1 or report.action is not None
-    published = report.published or Published(None)
+    reported = report.reported or ReportedMetrics(None)
     results: list[Accuracy] = [*([report.action] if report.action else []), *report.heads]
     for result in results:
         first = result is report.headline
         prefix = f"{result.name} " if several else ""
-        stated = (published.top1, published.top5) if first else (None, None)
-        yield HeadlineRow(f"{prefix}top-1", result.top1_read, result.top1_all, stated[0])
+        top1, top5 = (reported.top1, reported.top5) if first else (None, None)
+        yield HeadlineRow(f"{prefix}top-1", result.top1_read, result.top1_all, top1)
         if not isinstance(result, HeadResult) or len(result.classes) > 5:
-            yield HeadlineRow(f"{prefix}top-5", result.top5_read, result.top5_all, stated[1])
+            yield HeadlineRow(f"{prefix}top-5", result.top5_read, result.top5_all, top5)
         if isinstance(result, HeadResult):
             yield HeadlineRow(f"{prefix}mean class", result.mean_class, None)
 
 
 @dataclass(frozen=True)
 class ClassChange:
-    """One class in two runs: how many of the same `n` samples each got right."""
+    """One class in two runs: how many of the same `n` samples each predicts correctly."""
 
     name: str
     n: int
-    right_a: int
-    right_b: int
+    correct_a: int
+    correct_b: int
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs over the samples that both have.
+    """Two runs over the samples that both have read.
 
-    difference: accuracy of B minus accuracy of A; p_value: exact McNemar test, two-sided. won and
-    lost: classes of which B gets more or fewer right, largest change first.
+    difference: accuracy of B minus accuracy of A; p_value: exact McNemar test, two-sided. improved
+    and regressed: classes of which B predicts more or fewer samples correctly, largest change
+    first.
     """
 
-    both_right: int
-    only_a: int
-    only_b: int
-    both_wrong: int
+    correct_both: int
+    correct_only_a: int
+    correct_only_b: int
+    correct_neither: int
     missing_in_a: int
     missing_in_b: int
     difference: Estimate
@@ -298,20 +293,16 @@ class Comparison:
 
     @property
     def n(self) -> int:
-        """Samples that both runs have."""
-        return self.both_right + self.only_a + self.only_b + self.both_wrong
+        """Samples that both runs have read."""
+        one_run = self.correct_only_a + self.correct_only_b
+        return self.correct_both + one_run + self.correct_neither
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"schema": SCHEMA, "n": self.n, **asdict(self)}
+        return {"format": FORMAT, "n": self.n, **asdict(self)}
 
 
 def as_json(table: Mapping[str, Any]) -> str:
-    """JSON to be read by people too; bytes of a name that are no UTF-8 stand as escapes."""
+    """Indented JSON; bytes of a file name that are not valid UTF-8 are escaped."""
     text = json.dumps(table, ensure_ascii=False, indent=2)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def percent(share: float) -> str:
-    """A share in per cent with one digit after the point, as papers print it."""
-    return f"{100 * share:.1f}"

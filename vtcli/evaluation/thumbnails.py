@@ -1,50 +1,59 @@
-"""Small pictures of what the model saw of a video: the frames of its middle clip, in its crop."""
+"""Thumbnails of the frames that the model saw of a video: its middle clip, center-cropped."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from vtcli.data.clip_loader import ClipReader
 from vtcli.data.samples import Sample
 from vtcli.errors import VideoDecodeError
 
-HEIGHT = 112
-MOST_FRAMES = 8
-QUALITY = 80
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+HEIGHT = 112  # pixels
+MAX_FRAMES = 8
+JPEG_QUALITY = 80
 
 
-def frame_strip(reader: ClipReader, sample: Sample) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
-    """At most eight JPEG files of frames that the model saw, and their times ("1.2 s").
+class FrameStrip(NamedTuple):
+    """JPEG files in temporal order, and the time of each as text ("1.2 s", "" if unknown)."""
 
-    Nothing where the video cannot be read any more.
-    """
+    frames: tuple[bytes, ...] = ()
+    times: tuple[str, ...] = ()
+
+
+def frame_strip(reader: ClipReader, sample: Sample) -> FrameStrip:
+    """At most eight frames of the middle view of a sample; none if the video cannot be read."""
     try:
-        footage, views = reader.open(sample)
+        source, views = reader.open(sample)
         middle = views[len(views) // 2].frame_indices
-        shown = _spread(sorted(set(middle)))
-        pictures = footage.read(shown)
+        shown = _evenly_spaced(sorted(set(middle)))
+        images = source.read(shown)
     except VideoDecodeError:
-        return (), ()
-    share = reader.pipeline.crop_size / reader.pipeline.short_side
-    frames = tuple(_jpeg(picture, share) for picture in pictures)
-    return frames, tuple(f"{index / footage.fps:.1f} s" if footage.fps else "" for index in shown)
+        return FrameStrip()
+    fraction = reader.pipeline.crop_size / reader.pipeline.short_side
+    frames = tuple(_jpeg(image, fraction) for image in images)
+    times = tuple(f"{index / source.fps:.1f} s" if source.fps else "" for index in shown)
+    return FrameStrip(frames, times)
 
 
-def _spread(indices: Sequence[int]) -> list[int]:
-    count = min(len(indices), MOST_FRAMES)
+def _evenly_spaced(indices: Sequence[int]) -> list[int]:
+    count = min(len(indices), MAX_FRAMES)
     return [indices[(2 * i + 1) * len(indices) // (2 * count)] for i in range(count)]
 
 
-def _jpeg(picture_HWC: Any, share: float) -> bytes:
-    """The center square of a frame that `share` of its short side leaves, at a fixed height."""
+def _jpeg(image_HWC: NDArray[np.uint8], fraction: float) -> bytes:
+    """The center square whose side is `fraction` of the short side, resized to `HEIGHT`."""
     from PIL import Image
 
-    image = Image.fromarray(picture_HWC)
-    side = round(min(image.size) * share)
+    image = Image.fromarray(image_HWC)
+    side = round(min(image.size) * fraction)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side)).resize((HEIGHT, HEIGHT))
     buffer = io.BytesIO()
-    square.save(buffer, "JPEG", quality=QUALITY)
+    square.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()

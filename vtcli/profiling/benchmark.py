@@ -1,9 +1,10 @@
-"""How long a forward pass takes, how much memory, and how near it comes to the machine's limit.
+"""Latency, peak memory and model FLOPs utilization of a forward pass.
 
-The limit is the machine's own matrix rate: the best of a 2048^3 product and the largest one of the
-model, in the same type, measured just before the model.
+Utilization is relative to a measured peak: the MACs per second of the faster of a 2048^3 matrix
+product and the model's largest one, in the same dtype on the same device, measured just before the
+model. MFU counts MACs as papers do, HFU as executed (PaLM, appendix B, arXiv:2204.02311).
 
-Shapes: a clip is [B,3,T,H,W]; a product is [M,K] x [K,N].
+Shapes: a clip is [B,3,T,H,W]; a matrix product is [M,K] x [K,N].
 """
 
 from __future__ import annotations
@@ -14,32 +15,37 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import nn
 
 from vtcli.errors import OutOfMemoryError, UsageError
 from vtcli.inference.scoring import is_out_of_memory
 from vtcli.models.build import clip_shape
-from vtcli.profiling.flops import Cost, Product, by_block
+from vtcli.profiling.flops import Cost, MatmulShape, by_block
 from vtcli.profiling.memory import PeakMemory, available_bytes
 from vtcli.runtime.device import precision_name
 
-# A measurement is repeated this often, or for so many seconds where that is more.
+if TYPE_CHECKING:
+    from vtcli.models.protocol import VideoModel
+
+# A measurement is repeated at least MIN_RUNS times, then until RUN_SECONDS or MAX_RUNS is reached.
 MIN_RUNS, MAX_RUNS, RUN_SECONDS = 5, 200, 2.0
 BLOCK_RUNS = 3
-RATE_SIZE = 2048
-RATE_ROUNDS, RATE_SECONDS = 5, 0.02
+MATMUL_SIZE = 2048
+MATMUL_ROUNDS, MATMUL_SECONDS = 5, 0.02
 
 
 @dataclass(frozen=True)
 class Timing:
     """One model at one batch size and precision. Times are seconds of a forward pass.
 
-    peak_bytes: memory that weights, clip and activations take together at the most; None where the
-        system does not tell.
-    peak_matmul_macs_per_s: MACs per second of a plain matrix product here; the shares of it are counted by
-        MACs in published form (None where there is none) and as executed.
+    peak_bytes: peak memory of weights, clip and activations together; None where the system does
+        not report it.
+    peak_matmul_macs_per_s: the measured peak that `mfu` and `hfu` are relative to.
+    mfu: None where the architecture does not state how papers count its MACs.
+    block_seconds: block name -> median seconds; empty where blocks were not timed.
     """
 
     device: str
@@ -47,8 +53,8 @@ class Timing:
     batch_size: int
     compiled: bool
     runs: int
-    median: float
-    p95: float
+    latency_median: float
+    latency_p95: float
     peak_bytes: int | None
     peak_matmul_macs_per_s: float
     mfu: float | None
@@ -57,96 +63,98 @@ class Timing:
 
     @property
     def clips_per_second(self) -> float:
-        """Throughput in views."""
-        return self.batch_size / self.median
+        """Throughput in clips (views)."""
+        return self.batch_size / self.latency_median
 
     def to_dict(self, views: int) -> dict[str, Any]:
-        """JSON-able; `views` is how many the protocol takes of a video."""
-        speed = {
+        """JSON-able; `views` is the number of views per video of the protocol."""
+        throughput = {
             "clips_per_second": self.clips_per_second,
             "videos_per_second": self.clips_per_second / views,
         }
-        return {**asdict(self), **speed}
+        return {**asdict(self), **throughput}
 
 
 class Benchmark:
     """One model in one precision, timed at any number of batch sizes.
 
-    Raises `UsageError` where `compiled` is asked for and this machine cannot compile.
+    `build` returns the model on `device`; `compiled` runs it through `torch.compile`.
     """
 
     def __init__(
         self,
         name: str,
-        build: Callable[[], Any],
+        build: Callable[[], VideoModel],
         cost: Cost,
         device: torch.device,
         compiled: bool = False,
     ) -> None:
         self.name, self.cost, self.device, self.compiled = name, cost, device, compiled
         self.memory = PeakMemory(device)
-        self.net = build()
-        self.run = torch.compile(self.net) if compiled else self.net
-        self.dtype: torch.dtype = self.net.dtype
+        self.model = build()
+        self.run = torch.compile(self.model) if compiled else self.model
+        self.dtype = self.model.dtype
         self.bytes_per_clip: int | None = None
 
     def time(self, batch_size: int, blocks: bool = False) -> Timing:
-        """Latency, memory and share of the matrix rate.
+        """Latency, peak memory and utilization at one batch size; `blocks` times every block too.
 
-        Raises `OutOfMemoryError` naming the largest batch that fits, found by halving.
+        Raises `OutOfMemoryError` naming the largest batch size that fits, found by halving, and
+        `UsageError` where the model is to be compiled and cannot be on this machine.
         """
         with torch.inference_mode():
             clip = self._warm_up(batch_size)
-            rate = peak_matmul_macs_per_s(self._products(batch_size), self.device, self.dtype)
+            peak_rate = peak_matmul_macs_per_s(self._matmuls(batch_size), self.device, self.dtype)
             self.memory.reset()
             seconds = repeat(partial(self.run, clip), self.device)
-            peak = self.memory.peak()
-            spent = self._by_block(clip) if blocks else {}
-        took = median(seconds)
-        published = self.cost.published_macs
+            peak_bytes = self.memory.peak()
+            block_seconds = self._by_block(clip) if blocks else {}
+        latency = median(seconds)
+        macs_paper = self.cost.macs_paper
         return Timing(
             device=str(self.device),
             precision=precision_name(self.dtype),
             batch_size=batch_size,
             compiled=self.compiled,
             runs=len(seconds),
-            median=took,
-            p95=sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1],
-            peak_bytes=peak,
-            peak_matmul_macs_per_s=rate,
-            mfu=published and published * batch_size / took / rate,
-            hfu=self.cost.executed_macs * batch_size / took / rate,
-            block_seconds=spent,
+            latency_median=latency,
+            latency_p95=sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1],
+            peak_bytes=peak_bytes,
+            peak_matmul_macs_per_s=peak_rate,
+            mfu=macs_paper and macs_paper * batch_size / latency / peak_rate,
+            hfu=self.cost.macs_executed * batch_size / latency / peak_rate,
+            block_seconds=block_seconds,
         )
 
     def _clip(self, batch_size: int) -> torch.Tensor:
-        shape = (batch_size, *clip_shape(self.net.config))
+        shape = (batch_size, *clip_shape(self.model.config))
         return torch.randn(shape, device=self.device, dtype=self.dtype)
 
-    def _products(self, batch_size: int) -> list[Product]:
-        rows, inner, columns = self.cost.product
-        return [(RATE_SIZE, RATE_SIZE, RATE_SIZE), (rows * batch_size, inner, columns)]
+    def _matmuls(self, batch_size: int) -> list[MatmulShape]:
+        m, k, n = self.cost.largest_matmul
+        return [(MATMUL_SIZE, MATMUL_SIZE, MATMUL_SIZE), (m * batch_size, k, n)]
 
     def _by_block(self, clip: torch.Tensor) -> dict[str, float]:
-        """Median seconds of every block; the network runs as it is written, never compiled."""
+        """Median seconds of every block, in eager mode even where the model is compiled."""
+        module = cast("nn.Module", self.model)
         runs = [
-            by_block(self.net, lambda: self.net(clip), partial(clock, self.device))
+            by_block(module, partial(module, clip), partial(clock, self.device))
             for _ in range(BLOCK_RUNS)
         ]
         return {name: median(run[name] for run in runs) for name in runs[0]}
 
     def _warm_up(self, batch_size: int) -> torch.Tensor:
-        """A clip with which the network has run once."""
+        """A clip that the model has been run on once."""
         try:
-            self._check_room(batch_size)
+            self._check_memory(batch_size)
         except OutOfMemoryError as error:
-            raise self._too_large(batch_size, self._check_room) from error
+            raise self._too_large(batch_size, self._check_memory) from error
         try:
             return self._first_run(batch_size)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Only here, when the failed run's tensors have gone with its exception.
+        # Outside the handler: the tensors of the failed run are freed with its exception.
         raise self._too_large(batch_size, self._first_run)
 
     def _first_run(self, batch_size: int) -> torch.Tensor:
@@ -158,31 +166,32 @@ class Benchmark:
                 raise
             reason = str(error).strip().splitlines()[0]
             raise UsageError(
-                f"{self.name} cannot be compiled here ({reason}); leave out --compile"
+                f"{self.name} cannot be compiled on this machine ({reason}); omit --compile"
             ) from error
         return clip
 
-    def _check_room(self, batch_size: int) -> None:
-        """On a CPU a process that takes too much is killed without a word: so ask beforehand.
+    def _check_memory(self, batch_size: int) -> None:
+        """Raise `OutOfMemoryError` for a batch that the CPU's memory cannot hold.
 
-        What a batch needs is reckoned from one clip. Raises `OutOfMemoryError`.
+        Linux kills a process that allocates too much, without an error: so the need is estimated
+        from a single clip beforehand.
         """
         if self.device.type != "cpu" or batch_size == 1:
             return
         if self.bytes_per_clip is None:
             before = self.memory.reset()
             clip = self._clip(1)
-            self.net(clip)
+            self.model(clip)
             peak = self.memory.peak()
             grown = 0 if before is None or peak is None else peak - before
-            # At least the clip itself, where the rest found room in memory already taken.
+            # At least the clip itself: the rest may have fit into memory that was already held.
             self.bytes_per_clip = max(grown, clip.numel() * clip.element_size())
-        room = available_bytes()
-        if room is not None and batch_size * self.bytes_per_clip > room:
-            raise OutOfMemoryError(f"{batch_size} clips need more than {room} bytes")
+        available = available_bytes()
+        if available is not None and batch_size * self.bytes_per_clip > available:
+            raise OutOfMemoryError(f"{batch_size} clips need more than {available} bytes")
 
     def _too_large(self, batch_size: int, attempt: Callable[[int], object]) -> OutOfMemoryError:
-        """The sentence for a batch that does not fit, after halving it until `attempt` accepts."""
+        """The error for a batch that does not fit, with the largest half of it that does."""
         what = f"{self.name}: a batch of {batch_size} in {precision_name(self.dtype)}"
         smaller = batch_size
         while smaller > 1:
@@ -193,8 +202,8 @@ class Benchmark:
                     f"does, by halving, is -b {smaller}"
                 )
         return OutOfMemoryError(
-            f"{what} does not fit into the memory of {self.device}, and no smaller one does; "
-            "take a smaller model or another device"
+            f"{what} does not fit into the memory of {self.device}, nor does a smaller one; "
+            "use a smaller model or another device"
         )
 
     def _fits(self, batch_size: int, attempt: Callable[[int], object]) -> bool:
@@ -210,7 +219,7 @@ class Benchmark:
 
 
 def clock(device: torch.device) -> float:
-    """The time in seconds, when all work on the device is done."""
+    """The time in seconds, after all work queued on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -219,7 +228,7 @@ def clock(device: torch.device) -> float:
 
 
 def seconds_of(run: Callable[[], object], device: torch.device, times: int = 1) -> float:
-    """Seconds of one of `times` calls in a row."""
+    """Mean seconds of a call, over `times` calls in a row."""
     start = clock(device)
     for _ in range(times):
         run()
@@ -235,16 +244,16 @@ def repeat(run: Callable[[], object], device: torch.device) -> list[float]:
 
 
 def peak_matmul_macs_per_s(
-    products: list[Product], device: torch.device, dtype: torch.dtype
+    shapes: list[MatmulShape], device: torch.device, dtype: torch.dtype
 ) -> float:
-    """MACs per second of the fastest of these matrix products, each at its best."""
+    """MACs per second of the fastest of these matrix products, each at its best round."""
     rates = []
-    for m, k, n in products:
+    for m, k, n in shapes:
         left, right = (torch.randn(shape, device=device, dtype=dtype) for shape in ((m, k), (k, n)))
         multiply = partial(torch.matmul, left, right)
         multiply()
-        # So many at once that starting them is no part of the time.
-        times = max(1, math.ceil(RATE_SECONDS / seconds_of(multiply, device)))
-        best = min(seconds_of(multiply, device, times) for _ in range(RATE_ROUNDS))
+        # Enough calls in a row that launching them does not count.
+        times = max(1, math.ceil(MATMUL_SECONDS / seconds_of(multiply, device)))
+        best = min(seconds_of(multiply, device, times) for _ in range(MATMUL_ROUNDS))
         rates.append(m * k * n / best)
     return max(rates)

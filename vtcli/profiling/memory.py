@@ -1,4 +1,8 @@
-"""TODO-HEAD"""
+"""Memory of a device: the peak while a model runs, and what is still available.
+
+CUDA reports what its allocator has handed out; on a CPU it is the resident set size of the process,
+which only Linux reports (proc(5): VmRSS, VmHWM, clear_refs).
+"""
 
 from __future__ import annotations
 
@@ -11,31 +15,31 @@ import torch
 
 
 class PeakMemory:
-    """What this process takes of the device's memory beyond what it took at first, in bytes.
+    """Memory of a device beyond what was in use when this object was made, in bytes.
 
-    On a CPU it is the resident memory, which only Linux tells; elsewhere it is None.
+    Every value is None where the system does not report memory.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         gc.collect()
-        _give_back_free_memory()
+        _release_free_memory()
         self.base = self._now()
 
     def reset(self) -> int | None:
-        """Forget earlier peaks; what is taken now."""
+        """Forget earlier peaks; returns the memory in use now."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self.base is not None:
             try:
-                Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+                Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
             except OSError:
                 self.base = None
         now = self._now()
         return None if now is None or self.base is None else now - self.base
 
     def peak(self) -> int | None:
-        """The most that was taken since `reset`."""
+        """The peak since `reset`."""
         if self.base is None:
             return None
         if self.device.type == "cuda":
@@ -50,14 +54,14 @@ class PeakMemory:
 
 
 def available_bytes() -> int | None:
-    """Memory that processes on this machine, or in this container, can still take; None unknown."""
+    """CPU memory that this machine or container can still allocate; None where it is unknown."""
     free = _proc_bytes("/proc/meminfo", "MemAvailable")
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # no container, or one without a limit
+    except (OSError, ValueError):  # not in a container, or in one without a limit
         return free
-    taken = _proc_bytes("/proc/self/status", "VmRSS") or 0
-    return limit - taken if free is None else min(free, limit - taken)
+    used = _proc_bytes("/proc/self/status", "VmRSS") or 0
+    return limit - used if free is None else min(free, limit - used)
 
 
 def _proc_bytes(path: str, name: str) -> int | None:
@@ -69,8 +73,10 @@ def _proc_bytes(path: str, name: str) -> int | None:
     return int(values[0]) * 1024 if values else None
 
 
-def _give_back_free_memory() -> None:
-    """glibc keeps what a former model has freed; it would hide the need of the next one."""
+def _release_free_memory() -> None:
+    """Return freed memory to the system: glibc keeps it, and the next model would seem to need
+    less.
+    """
     if os.name == "posix":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

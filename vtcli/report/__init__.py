@@ -1,1 +1,1 @@
-"""What people look at: tables, JSON, CSV. Knows no engine: it renders what it is given."""
+"""Rendering only: tables, JSON, CSV, plots and HTML of the result records of the rooms below."""

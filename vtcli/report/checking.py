@@ -1,4 +1,7 @@
-"""What a check found, for people and for programs."""
+"""The result of a dataset check (`vt datasets check`) as text, JSON or CSV.
+
+Text lists the first samples of every problem; JSON and CSV list all.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,22 @@ from collections import Counter
 from typing import Any
 
 from vtcli.data.check import PROBLEMS, CheckResult, Issue, Problem
-from vtcli.data.label_map import plural
+from vtcli.runtime.words import and_more, plural
 
 COLUMNS = ("problem", "split", "id", "path", "detail", "other")
 SHOWN = 20
 
 
 def print_check(result: CheckResult, format: str) -> None:
-    """Print the findings as `table`, `json` or `csv` on standard output."""
+    """Print as `table`, `json` or `csv` on standard output."""
     if format == "json":
         print(json.dumps(_table(result), indent=2, ensure_ascii=False))
     elif format == "csv":
         writer = csv.DictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
-        writer.writerows(map(_line, result.findings))
+        writer.writerows(map(_line, result.issues))
     else:
-        _print_findings(result)
+        _print_issues(result)
 
 
 def _table(result: CheckResult) -> dict[str, Any]:
@@ -35,27 +38,27 @@ def _table(result: CheckResult) -> dict[str, Any]:
         "summary": [dataset.summary for dataset in result.datasets],
         "samples": sum(len(dataset.samples) for dataset in result.datasets),
         "videos": result.videos,
-        "readable": len(result.contents),
-        "frames": sum(content.frames for content in result.contents.values()),
+        "readable": len(result.fingerprints),
+        "frames": sum(video.frames for video in result.fingerprints.values()),
         "problems": _counted(result),
-        "findings": [_line(finding) for finding in result.findings],
+        "issues": [_line(issue) for issue in result.issues],
     }
 
 
 def _counted(result: CheckResult) -> dict[Problem, int]:
-    counts = Counter(finding.problem for finding in result.findings)
+    counts = Counter(issue.problem for issue in result.issues)
     return {problem: counts[problem] for problem in PROBLEMS if counts[problem]}
 
 
-def _line(finding: Issue) -> dict[str, str]:
-    sample = finding.sample
-    other = finding.other.id if finding.other else ""
-    values = (finding.problem, sample.split, sample.id, str(sample.path), finding.detail, other)
+def _line(issue: Issue) -> dict[str, str]:
+    sample = issue.sample
+    other = issue.other.id if issue.other else ""
+    values = (issue.problem, sample.split, sample.id, str(sample.path), issue.detail, other)
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _print_findings(result: CheckResult) -> None:
-    """What was read; each problem with its samples, the first of many; the sum."""
+def _print_issues(result: CheckResult) -> None:
+    """The datasets, each problem with its first samples, and the totals."""
     from rich.console import Console
     from rich.text import Text
 
@@ -64,14 +67,14 @@ def _print_findings(result: CheckResult) -> None:
         console.print(Text(dataset.summary, style="dim"))
     for problem, count in _counted(result).items():
         console.print(Text(f"{problem}: {PROBLEMS[problem]} ({count:,})", style="bold red"))
-        found = [finding for finding in result.findings if finding.problem == problem]
-        for finding in found[:SHOWN]:
-            console.print(f"  {finding.sample.path}: {finding.detail}")
-        if count > SHOWN:
-            console.print(f"  ... and {count - SHOWN:,} more; --format csv lists all")
+        found = [issue for issue in result.issues if issue.problem == problem]
+        for issue in found[:SHOWN]:
+            console.print(f"  {issue.sample.path}: {issue.detail}")
+        if more := and_more(count - SHOWN):
+            console.print(f"  ... {more}; --format csv lists all")
     samples = plural(sum(len(dataset.samples) for dataset in result.datasets), "sample")
-    frames = plural(sum(content.frames for content in result.contents.values()), "frame")
+    frames = plural(sum(video.frames for video in result.fingerprints.values()), "frame")
     console.print(
-        f"{samples} of {plural(result.videos, 'video')}: {len(result.contents):,} can be decoded "
-        f"to the end ({frames}), {plural(len(result.findings), 'sample')} with a problem"
+        f"{samples} of {plural(result.videos, 'video')}: {len(result.fingerprints):,} can be "
+        f"decoded to the end ({frames}), {plural(len(result.issues), 'sample')} with a problem"
     )

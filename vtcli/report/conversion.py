@@ -1,18 +1,22 @@
-"""What a conversion did, for people."""
+"""The result of `vt convert` as text: the file, its tensors, class order and digest.
+
+The record is `vtcli.weights.convert.ConversionReport`, for either direction.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vtcli.weights.convert import ConversionReport
 
 
-def print_report(report: Any, list_tensors: bool) -> None:
-    """Print an engine.converter.Report: the file, what became of its tensors, class order,
-    digest.
-    """
+def print_report(report: ConversionReport, list_tensors: bool) -> None:
+    """Print a report on standard output; list_tensors: also every tensor's old and new name."""
     from rich.console import Console
     from rich.text import Text
 
-    # Paths and tensor names are printed as they are: brackets and colons in them mean nothing.
+    # Paths and tensor names are printed as they are, without markup or emoji codes.
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     inside = f" under '{report.container}'" if report.container else ""
     source, output = (str(report.source), "bold"), (str(report.output), "bold")
@@ -21,29 +25,27 @@ def print_report(report: Any, list_tensors: bool) -> None:
     console.print(f"  layout     {report.layout}{inside}")
     console.print(
         f"  tensors    {report.tensors_read} read, {report.tensors_written} written, "
-        f"{len(report.dropped)} not used"
+        f"{len(report.dropped)} unused"
     )
     for reason, names in _by_reason(report.dropped).items():
-        console.print(f"             {len(names)} x {reason}, such as {names[0]}")
+        console.print(f"             {len(names)} x {reason}, for example {names[0]}")
     console.print(f"  classes    {report.labels}" + _order(report.permutation))
     if report.verified:
-        console.print(f"  verified   {report.verified} tensors come back bit for bit, both ways")
+        console.print(f"  verified   {report.verified} tensors bit-identical after a round trip")
     console.print(f"  sha256     {report.sha256}")
     if list_tensors:
-        for theirs, ours in report.renamed:
-            console.print(f"  {theirs} -> {ours}")
-        for name, why in report.dropped:
-            console.print(f"  {name} not used: {why}")
+        for old, new in report.renamed:
+            console.print(f"  {old} -> {new}")
+        for name, reason in report.dropped:
+            console.print(f"  {name} unused: {reason}")
 
 
 def _by_reason(dropped: list[tuple[str, str]]) -> dict[str, list[str]]:
     reasons: dict[str, list[str]] = {}
-    for name, why in dropped:
-        reasons.setdefault(why, []).append(name)
+    for name, reason in dropped:
+        reasons.setdefault(reason, []).append(name)
     return reasons
 
 
 def _order(permutation: str) -> str:
-    return (
-        f"; rows re-ordered by {permutation}" if permutation else "; rows kept in the file's order"
-    )
+    return f"; reordered by {permutation}" if permutation else "; in the order of the source file"

@@ -1,4 +1,7 @@
-"""Datasets for people and for programs: the catalog, one card of it, what an annotation holds."""
+"""Datasets as tables, JSON or CSV: the catalog, one of its entries, or an annotation.
+
+The output of `vt datasets list` and `vt datasets show`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 
 from vtcli.data.catalog import CatalogEntry
 from vtcli.data.samples import Dataset, Sample
+from vtcli.report.tables import plain_table, print_uncut
 from vtcli.weights.registry import Checkpoint
 
 COLUMNS = ("name", "title", "classes", "split", "samples", "metric", "checkpoints")
@@ -24,7 +28,7 @@ def print_list(
 ) -> None:
     """Print the catalog as `table`, `json` or `csv` on standard output.
 
-    `split` is the one that is tested by default, `samples` its published size.
+    `split` is the default test split, `samples` its published size.
     """
     tested = Counter(row.dataset for row in checkpoints)
     lines = [_line(entry, tested[entry.name]) for entry in entries]
@@ -57,8 +61,8 @@ def _line(entry: CatalogEntry, checkpoints: int) -> dict[str, Any]:
 def print_card(
     entry: CatalogEntry, checkpoints: Sequence[Checkpoint], dataset: Dataset | None, format: str
 ) -> None:
-    """Print all that is known of a named dataset, the checkpoints tested on it and, where there is
-    one, what was found in the data folder.
+    """Print everything the catalog has on a dataset, the checkpoints tested on it, and the content
+    of its annotation where the data folder has one.
     """
     if format == "json":
         table = {
@@ -76,11 +80,11 @@ def print_card(
     for name, value in _facts(entry):
         if value:
             console.print(Text.assemble((f"  {name:<12}", "dim"), f" {value}"))
-    console.print(Text(f"  laid out in --data-root DIR, or in $VT_DATA/{entry.name}", style="dim"))
+    console.print(Text(f"  layout of --data-root DIR, or of $VT_DATA/{entry.name}", style="dim"))
     for line in entry.layout.splitlines():
         console.print(f"    {line}")
     if checkpoints:
-        console.print(Text("  checkpoints tested on it, as published", style="dim"))
+        console.print(Text("  checkpoints tested on it, with published accuracy", style="dim"))
         _print_checkpoints(checkpoints)
     if dataset:
         console.print()
@@ -88,21 +92,21 @@ def print_card(
 
 
 def _facts(entry: CatalogEntry) -> Iterator[tuple[str, str]]:
-    yield "also called", ", ".join(entry.aliases)
+    yield "aliases", ", ".join(entry.aliases)
     for head in entry.heads:
-        order = f"order of {head.labels}" if head.labels else "no order known"
+        order = f"order of {head.labels}" if head.labels else "class order unknown"
         others = [stem for stem in head.known_orders() if stem != head.labels]
         order += f", also in use: {', '.join(others)}" if others else ""
         yield f"{head.name}s", f"{head.size} classes, {order}"
     for split in entry.splits.values():
-        size = f"{split.size:,} samples ({split.source})" if split.size else "size not known"
+        size = f"{split.size:,} samples ({split.source})" if split.size else "size unknown"
         tested = ", tested by default" if split.name == entry.default_split else ""
         yield "split", f"{split.name}: {size}{tested}"
     yield "annotations", entry.annotations
     yield "metric", entry.metric
     rate = f"{entry.frame_rate:g} frames per second" if entry.frame_rate else ""
     yield "videos", f"folders of {entry.frame_names}, {rate}" if rate else ""
-    yield "mirroring", "never: classes name a direction" if entry.flip_sensitive else ""
+    yield "mirroring", "never: class names include directions" if entry.flip_sensitive else ""
     yield "license", entry.license
     yield "notes", entry.notes
 
@@ -122,8 +126,8 @@ def _print_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def print_dataset(dataset: Dataset, format: str) -> None:
-    """Print what was summary of an annotation: the sentence, the first samples, every class with
-    the number of its samples.
+    """Print the content of an annotation: a summary, the first samples, and every class with its
+    number of samples.
     """
     table = _dataset_table(dataset)
     if format == "json":
@@ -133,8 +137,8 @@ def print_dataset(dataset: Dataset, format: str) -> None:
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(dataset.summary)
-    missing = f"{table['missing']:,} of them not there" if table["missing"] else "all there"
-    console.print(f"videos below {dataset.root}: {missing}")
+    missing = f"{table['missing']:,} missing" if table["missing"] else "none missing"
+    console.print(f"videos in {dataset.root}: {missing}")
     rows = [[s["id"], " ".join(s["labels"]), s["path"]] for s in table["first"]]
     _print_table(("first samples", "label", "file"), rows)
     for head, classes in table["classes"].items():
@@ -172,7 +176,7 @@ def _sample_table(dataset: Dataset, sample: Sample) -> dict[str, Any]:
 
 
 def _class_table(dataset: Dataset, place: int) -> list[dict[str, Any]]:
-    """Index, name and number of samples of each class; without names, of those that occur."""
+    """Index, name and number of samples of each class; without class names, of those that occur."""
     names = tuple(dataset.classes.values())[place]
     several = len(dataset.heads) > 1
     counts = Counter(
@@ -191,18 +195,11 @@ def _class_name(names: Sequence[str], index: int) -> str:
 def _print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()
 ) -> None:
-    """A table in which every cell stands whole, on a line of any length."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+    """Print a table whose columns are left-aligned but for those in `right`."""
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in columns:
-        justify: Any = "right" if name in right else "left"
-        table.add_column(name, justify=justify, no_wrap=True)
+    left = [name for name in columns if name not in right]
+    table = plain_table(*columns, left=left, wraps="nothing")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console(highlight=False)
-    console.width = max(console.width, Console(width=10_000).measure(table).maximum)
-    console.print(table)
+    print_uncut(table)

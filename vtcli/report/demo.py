@@ -1,4 +1,7 @@
-"""What `vt demo` shows of its steps, beside the tables of the commands themselves."""
+"""The tables of `vt demo` that no other command prints, and the headings of its steps.
+
+The other steps print through the reports of their own commands.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_step(console: Console, title: str, command: str) -> None:
-    """A step's name, and the command that does the same."""
+    """A step's title, and the command that does the same."""
     from rich.text import Text
 
     console.print(Text(title, style="bold"))
@@ -23,31 +26,31 @@ def print_step(console: Console, title: str, command: str) -> None:
 
 
 def print_seen(console: Console, clips: Sequence[Mapping[str, Any]]) -> None:
-    """A row per clip, a column per model: how sure it is, and of what where it is wrong."""
-    models = list(clips[0]["answers"]) if clips else []
-    table = plain_table("shown", *(model.split("-")[0] for model in models))
-    for column in table.columns[1:]:  # a long wrong answer is folded, never cut
+    """A row per clip, a column per model: its confidence, and its prediction where it is wrong."""
+    models = list(clips[0]["predictions"]) if clips else []
+    table = plain_table("target", *(model.split("-")[0] for model in models))
+    for column in table.columns[1:]:  # a long wrong prediction is folded, never cut
         column.no_wrap, column.overflow = False, "fold"
     for clip in clips:
-        table.add_row(clip["target"], *map(_answer, clip["answers"].values()))
+        table.add_row(clip["target"], *map(_prediction, clip["predictions"].values()))
     console.print(table)
 
 
-def _answer(answer: Mapping[str, Any]) -> Text:
+def _prediction(prediction: Mapping[str, Any]) -> Text:
     from rich.text import Text
 
-    sure = f"{100 * answer['score']:.0f} %"
-    if answer["right"]:
-        return Text(f"✓ {sure}", style="green")
-    return Text(f"✗ {answer['label']}, {sure}", style="red")
+    confidence = f"{100 * prediction['score']:.0f}%"
+    if prediction["correct"]:
+        return Text(f"✓ {confidence}", style="green")
+    return Text(f"✗ {prediction['label']}, {confidence}", style="red")
 
 
 def print_costs(console: Console, profiles: Sequence[Mapping[str, Any]]) -> None:
-    """A row per model: its size, its multiply-accumulates, its time."""
+    """A row per model: parameters, multiply-accumulates and latency of a clip."""
     table = plain_table("model", "parameters", "MMACs per clip", "ms per clip")
     for profile in profiles:
-        macs = profile["published_form"]["macs_per_view"]
-        times = [1e3 * timing["median"] for timing in profile["timings"]]
+        macs = profile["macs_paper"]["per_view"]
+        times = [1e3 * timing["latency_median"] for timing in profile["timings"]]
         table.add_row(
             profile["id"],
             f"{profile['params']:,}",
@@ -58,9 +61,10 @@ def print_costs(console: Console, profiles: Sequence[Mapping[str, Any]]) -> None
 
 
 def print_accuracies(console: Console, reports: Sequence[EvaluationReport], pages: str) -> None:
-    """A row per model: top-1 with its interval; and where the pages lie."""
-    table = plain_table("model", "top-1, 95 % interval")
+    """A row per model: top-1 accuracy with its interval; then where the reports are."""
+    table = plain_table("model", "top-1 accuracy in percent (95% interval)")
     for report in reports:
         table.add_row(report.model, with_interval(report.headline.top1_read))
     console.print(table)
-    console.print(f"pages with every class and the worst mistakes: {pages}\n", soft_wrap=True)
+    text = f"reports with every class and the most confident misclassifications: {pages}\n"
+    console.print(text, soft_wrap=True, markup=False)

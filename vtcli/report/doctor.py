@@ -1,4 +1,7 @@
-"""The diagnosis as a block that can be pasted into a bug report, or as JSON."""
+"""The output of `vt doctor`: a block of plain text for a bug report, or JSON.
+
+The facts are collected in `vtcli.doctor`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from typing import Any
 
 
 def print_diagnosis(diagnosis: Mapping[str, Mapping[str, Any]], format: str) -> None:
-    """Print sections of name -> value; plain text on purpose, so that it survives pasting."""
+    """Print sections of name -> value on standard output; `format` is `table` or `json`."""
     if format == "json":
         print(json.dumps(diagnosis, indent=2))
         return
+    # Without styles or a box: the block is pasted into issues.
     for section, facts in diagnosis.items():
         print(section)
         for name, value in facts.items():

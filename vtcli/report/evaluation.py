@@ -1,7 +1,6 @@
-"""What an evaluation found, for people and for programs: the results as data, tables, JSON.
+"""Prints the results of an evaluation as tables and text for the terminal.
 
-Accuracies are shares in 0..1 here and per cent only where they are printed; figures that a paper
-published are per cent, as the paper prints them. An interval holds 95 %.
+Accuracies are printed in percent with one decimal; differences are in percentage points.
 """
 
 from __future__ import annotations
@@ -17,22 +16,23 @@ from vtcli.evaluation.results import (
     HeadResult,
     MeanStd,
     PerClassResult,
-    Published,
+    ReportedMetrics,
     SplitMean,
-    percent,
 )
-from vtcli.report.tables import _say, plain_table, plural, points, with_interval
+from vtcli.report.tables import plain_table, points, print_text, with_interval
+from vtcli.runtime.words import and_more, percent, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-FAILURES_NAMED = 3
-CLASSES_NAMED = 5
+FAILURES_SHOWN = 3
+CLASSES_SHOWN = 5
+SIGNIFICANCE_LEVEL = 0.05
 
 
 def speed_in_words(report: EvaluationReport) -> str:
-    """How long it took, and the videos per second where any were read; "" where nobody says."""
+    """Wall time, and videos per second if any were read; "" if the time is unknown."""
     if not report.seconds:
         return ""
     minutes, seconds = divmod(round(report.seconds), 60)
@@ -44,7 +44,7 @@ def speed_in_words(report: EvaluationReport) -> str:
 
 
 def counts_in_words(report: EvaluationReport) -> str:
-    """How many were expected, read, failed, and not come to where a run was broken off."""
+    """How many videos were expected, read, failed, and not done if the run was interrupted."""
     words = f"{report.expected:,} expected, {report.read:,} read, {report.failed:,} failed"
     left = report.expected - report.read - report.failed
     return f"{words}, {left:,} not done" if left else words
@@ -59,143 +59,142 @@ def by_reason(failures: Iterable[FailureRow]) -> dict[str, list[FailureRow]]:
 
 
 def failure_in_words(failure: FailureRow) -> str:
-    """The error, led by the path where it does not name it itself."""
+    """The error message, preceded by the path unless it contains it."""
     named = failure.path in failure.error
     return failure.error if named else f"{failure.path}: {failure.error}"
 
 
 def worst_first(rows: Iterable[PerClassResult]) -> list[PerClassResult]:
-    """The classes that have samples by accuracy; of two that are equal, the one with more."""
-    return sorted((row for row in rows if row.n), key=lambda row: (row.right / row.n, -row.n))
+    """The classes that have samples by ascending accuracy; ties by descending number of samples."""
+    return sorted((row for row in rows if row.n), key=lambda row: (row.correct / row.n, -row.n))
 
 
 def print_evaluation(report: EvaluationReport, console: Console) -> None:
-    """Print what a person reads at the end of a run; fits 80 columns."""
-    _say(console, report.title, "bold")
-    _say(console, report.protocol, "dim")
+    """Print the results of a run; fits 80 columns."""
+    print_text(console, report.title, "bold")
+    print_text(console, report.protocol, "dim")
     if report.differs:
-        _say(console, report.differs, "yellow")
-    console.print(_figure_table(report))
-    _say(console, _legend(report), "dim")
+        print_text(console, report.differs, "yellow")
+    console.print(_headline_table(report))
+    print_text(console, _legend(report), "dim")
     console.print()
     speed = speed_in_words(report)
-    _say(console, counts_in_words(report) + (f"; {speed}" if speed else ""))
+    print_text(console, counts_in_words(report) + (f"; {speed}" if speed else ""))
     for warning in report.warnings:
-        _say(console, f"warning: {warning}", "yellow")
+        print_text(console, f"warning: {warning}", "yellow")
     _print_failures(report.failures, console)
     for head in report.heads:
-        _print_worst(head, console, f" of {head.name}" if len(report.heads) > 1 else "")
+        _print_worst_classes(head, console, f" of {head.name}" if len(report.heads) > 1 else "")
 
 
-def _figure_table(report: EvaluationReport) -> Table:
-    """Without the column over all where everything was read, and without published figures where
-    there are none.
-    """
+def _headline_table(report: EvaluationReport) -> Table:
+    """Without the column over all videos if all were read, and without empty columns."""
     from rich.text import Text
 
     all_read = report.read == report.expected
-    columns = ["per cent", "read" if not all_read else "ours", *([] if all_read else ["all"])]
-    table = plain_table(*columns, *(["published", "diff"] if report.published else []))
-    for row in report.figures:
+    columns = ["percent", "this run"] if all_read else ["percent", "read", "all"]
+    table = plain_table(*columns, *(["published", "diff"] if report.reported else []))
+    for number, row in enumerate(report.headline_rows):
         cells = [row.label, with_interval(row.read)]
         if not all_read:
             cells.append(with_interval(row.over_all) if row.over_all else "")
-        if report.published:
-            stated = "" if row.published is None else f"{row.published:.1f}"
-            cells += [stated, points(row.difference)]
-        style = "bold" if row.label == report.figures[0].label else ""
-        table.add_row(*(Text(cell, style=style) for cell in cells))
+        if report.reported:
+            published = "" if row.reported is None else f"{row.reported:.1f}"
+            cells += [published, points(row.difference)]
+        table.add_row(*(Text(cell, style="" if number else "bold") for cell in cells))
     return table
 
 
 def _legend(report: EvaluationReport) -> str:
-    words = "In brackets: 95 % intervals."
+    words = "In parentheses: 95 % intervals."
     if report.read != report.expected:
-        words += " all: whatever was not read counts as wrong."
-    if report.published:
-        source = f"published: {report.published.source}; " if report.published.source else ""
-        words += f" {source}diff: in points, over what was read."
+        words += " all: videos that could not be read count as wrong."
+    if report.reported:
+        source = f"published: {report.reported.source}; " if report.reported.source else ""
+        words += f" {source}diff: in points, over the videos read."
     return words
 
 
 def _print_failures(failures: Sequence[FailureRow], console: Console) -> None:
     for reason, group in by_reason(failures).items():
-        _say(console, f"failed, {reason}: {len(group):,}", "red")
-        for failure in group[:FAILURES_NAMED]:
-            _say(console, failure_in_words(failure), indent=2)
-        if len(group) > FAILURES_NAMED:
-            _say(console, f"and {len(group) - FAILURES_NAMED:,} more", "dim", indent=2)
+        print_text(console, f"failed, {reason}: {len(group):,}", "red")
+        for failure in group[:FAILURES_SHOWN]:
+            print_text(console, failure_in_words(failure), indent=2)
+        if more := and_more(len(group) - FAILURES_SHOWN):
+            print_text(console, more, "dim", indent=2)
 
 
-def _print_worst(head: HeadResult, console: Console, of_head: str) -> None:
+def _print_worst_classes(head: HeadResult, console: Console, of_head: str) -> None:
     from rich.text import Text
 
-    worst = [r for r in worst_first(head.per_class) if r.right < r.n][:CLASSES_NAMED]
+    worst = [r for r in worst_first(head.per_class) if r.correct < r.n][:CLASSES_SHOWN]
     if not worst:
         return
-    table = plain_table(f"worst classes{of_head}", "right", "%")
-    table.add_column("most often taken for")
+    predicted = "most often predicted as"
+    name = f"worst classes{of_head}"
+    table = plain_table(name, "correct", "%", predicted, left=(name, predicted))
     for row in worst:
         other = "" if row.confused_with is None else head.classes[row.confused_with]
-        accuracy = percent(row.right / row.n)
-        cells = (row.name, f"{row.right}/{row.n}", accuracy, f"{other} ({row.confused})")
+        accuracy = percent(row.correct / row.n)
+        cells = (row.name, f"{row.correct}/{row.n}", accuracy, f"{other} ({row.confused})")
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
 
 
-def print_splits(splits: SplitMean, published: Published | None, console: Console) -> None:
+def print_splits(splits: SplitMean, reported: ReportedMetrics | None, console: Console) -> None:
     """Print the top-1 of each split, their mean and their standard deviation."""
     from rich.text import Text
 
-    table = plain_table("top-1, per cent", "read", "all")
+    table = plain_table("top-1, percent", "read", "all")
     for name, read, over_all in zip(
         splits.names, splits.read.values, splits.over_all.values, strict=True
     ):
         table.add_row(Text(f"split {name}"), percent(read), percent(over_all))
-    means = (_spread_in_words(splits.read), _spread_in_words(splits.over_all))
+    means = (_format_mean(splits.read), _format_mean(splits.over_all))
     table.add_row(Text("mean", style="bold"), *(Text(cell, style="bold") for cell in means))
     console.print(table)
-    if published and published.top1 is not None:
-        difference = points(100 * splits.read.mean - published.top1)
-        source = f" ({published.source})" if published.source else ""
-        _say(console, f"published: {published.top1:.1f}{source}, difference {difference}", "dim")
+    if reported and reported.top1 is not None:
+        difference = points(100 * splits.read.mean - reported.top1)
+        source = f" ({reported.source})" if reported.source else ""
+        text = f"published: {reported.top1:.1f}{source}, difference {difference}"
+        print_text(console, text, "dim")
 
 
-def _spread_in_words(spread: MeanStd) -> str:
-    deviation = "" if spread.deviation is None else f" ± {percent(spread.deviation)}"
-    return percent(spread.mean) + deviation
+def _format_mean(values: MeanStd) -> str:
+    std = "" if values.std is None else f" ± {percent(values.std)}"
+    return percent(values.mean) + std
 
 
 def print_comparison(found: Comparison, name_a: str, name_b: str, console: Console) -> None:
     """Print two runs side by side; fits 80 columns."""
-    accuracy_a = (found.both_right + found.only_a) / found.n
-    accuracy_b = (found.both_right + found.only_b) / found.n
-    _say(console, f"A  {percent(accuracy_a)} %  {name_a}")
-    _say(console, f"B  {percent(accuracy_b)} %  {name_b}")
-    table = plain_table(f"of {plural(found.n, 'sample')}", "B right", "B wrong")
-    table.add_row("A right", f"{found.both_right:,}", f"{found.only_a:,}")
-    table.add_row("A wrong", f"{found.only_b:,}", f"{found.both_wrong:,}")
+    accuracy_a = (found.correct_both + found.correct_only_a) / found.n
+    accuracy_b = (found.correct_both + found.correct_only_b) / found.n
+    print_text(console, f"A  {percent(accuracy_a)} %  {name_a}")
+    print_text(console, f"B  {percent(accuracy_b)} %  {name_b}")
+    table = plain_table(f"of {plural(found.n, 'sample')}", "B correct", "B wrong")
+    table.add_row("A correct", f"{found.correct_both:,}", f"{found.correct_only_a:,}")
+    table.add_row("A wrong", f"{found.correct_only_b:,}", f"{found.correct_neither:,}")
     console.print(table)
-    _say(console, _verdict(found), "bold")
+    print_text(console, _verdict(found), "bold")
     for missing, run, other in (
         (found.missing_in_a, "B", "A"),
         (found.missing_in_b, "A", "B"),
     ):
         if missing:
-            words = f"{plural(missing, 'sample')} of {run} not in {other}, left out"
-            _say(console, words, "yellow")
-    _print_changes("won by B", found.improved, console)
-    _print_changes("lost by B", found.regressed, console)
+            skipped = f"{plural(missing, 'sample')} of {run} skipped: not in {other}"
+            print_text(console, skipped, "yellow")
+    _print_changes("improved in B", found.improved, console)
+    _print_changes("regressed in B", found.regressed, console)
 
 
 def _verdict(found: Comparison) -> str:
     d = found.difference
     interval = f"{points(100 * d.low)} to {points(100 * d.high)}"
-    small = "< 0.0001" if found.p_value < 1e-4 else f"= {found.p_value:.4f}"
-    meaning = "hardly chance" if found.p_value < 0.05 else "may well be chance"
+    p_value = "< 0.0001" if found.p_value < 1e-4 else f"= {found.p_value:.4f}"
+    verdict = "significant" if found.p_value < SIGNIFICANCE_LEVEL else "not significant"
     return (
-        f"B - A: {points(100 * d.value)} points ({interval}), exact McNemar test p {small}: "
-        f"{meaning}"
+        f"B - A: {points(100 * d.value)} points ({interval}), exact McNemar test p {p_value}: "
+        f"{verdict}"
     )
 
 
@@ -205,9 +204,9 @@ def _print_changes(title: str, changes: Sequence[ClassChange], console: Console)
     if not changes:
         return
     table = plain_table(f"{plural(len(changes), 'class', 'classes')} {title}", "n", "A", "B")
-    for change in changes[:CLASSES_NAMED]:
-        counts = (change.n, change.right_a, change.right_b)
+    for change in changes[:CLASSES_SHOWN]:
+        counts = (change.n, change.correct_a, change.correct_b)
         table.add_row(Text(change.name), *(str(count) for count in counts))
-    if len(changes) > CLASSES_NAMED:
-        table.add_row(Text(f"and {len(changes) - CLASSES_NAMED:,} more", style="dim"))
+    if more := and_more(len(changes) - CLASSES_SHOWN):
+        table.add_row(Text(more, style="dim"))
     console.print(table)

@@ -1,30 +1,28 @@
-"""An evaluation as one HTML file that needs nothing else: no network, no fonts, no server.
+"""An evaluation as one self-contained HTML file: no network, no fonts, no server.
 
-All numbers and tables are written here and read without scripts; `page/page.js` adds sorting, the
-filter and the large confusion matrices. Names and paths are escaped, and the page's own policy lets
-no script run but that one.
+This file prepares what the Jinja templates in `templates/` show. Numbers and tables are readable
+without scripts; `page.js` adds sorting, the filter and the large confusion matrices. Everything is
+escaped, and the page's Content-Security-Policy allows no script but that one.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
 from pathlib import Path
-from string import Template
+from typing import TYPE_CHECKING, Any
 
 from vtcli.evaluation.results import (
-    Estimate,
     EvaluationReport,
     FailureRow,
     HeadlineRow,
     HeadResult,
     Misclassification,
     PerClassResult,
-    percent,
 )
 from vtcli.report.evaluation import (
     by_reason,
@@ -33,308 +31,239 @@ from vtcli.report.evaluation import (
     speed_in_words,
     worst_first,
 )
-from vtcli.report.tables import plural, points
+from vtcli.report.tables import points
 from vtcli.runtime.files import atomic_write
+from vtcli.runtime.words import and_more, percent, plural
 
-PAGE = Path(__file__).parent / "page"
-MOST_LABELLED = 24
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MAX_LABELED_CLASSES = 24
 """Up to this many classes a confusion matrix is a table with names and counts."""
 PAIRS_SHOWN = 15
 FAILURES_SHOWN = 200
-BINS = 10
-AXIS = 200
+OPEN_UP_TO = 5
+"""A reason with at most this many failures is shown unfolded."""
+HISTOGRAM_BINS = 10
+HISTOGRAM_BIN_WIDTH, HISTOGRAM_HEIGHT = 46, 56
+AXIS_WIDTH = 200
+CONTROL_CHARACTERS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127), "\ufffd")
+"""HTML has no form for these; a replacement character is shown instead."""
 
 
 def write_html(report: EvaluationReport, path: Path) -> None:
-    """Write the page; it appears under its name only when whole.
+    """Write the page; the file appears under its name only once it is complete.
 
     Raises `DataError` where it cannot be written.
     """
-    # A path that is not UTF-8 has no faithful form in a page; a question mark stands in its place.
-    page = _page(report).encode("utf-8", "replace")
+    # HTML has no form for the bytes of a path that is not UTF-8: a question mark replaces them.
+    page = render_html(report).encode("utf-8", "replace")
     with atomic_write(path, len(page)) as part:
         part.write_bytes(page)
 
 
-def _page(report: EvaluationReport) -> str:
-    sections = list(_sections(report))
-    script = (PAGE / "page.js").read_text("utf-8")
-    # The digest is of all between the tags, where the template has a line break at either end.
-    digest = base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode()
-    return Template((PAGE / "page.html").read_text("utf-8")).substitute(
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'",
-        title=escape(report.title),
-        style=(PAGE / "page.css").read_text("utf-8"),
-        script=script,
-        head=_head(report, [(anchor, title) for anchor, title, _ in sections]),
-        sections="\n".join(_section(*section) for section in sections),
-        foot="<p>Intervals hold 95 %. Top-1 and top-5: Wilson's score interval. Mean class: "
-        "bootstrap within classes.</p>",
+def render_html(report: EvaluationReport) -> str:
+    """The page as text."""
+    from markupsafe import Markup
+
+    script = _template_file("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = (
+        _templates()
+        .get_template("report.html.j2")
+        .render(
+            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+            f"script-src 'sha256-{digest}'",
+            style=Markup(_template_file("page.css")),
+            script=Markup(script),
+            title=report.title,
+            protocol=report.protocol,
+            differs=report.differs,
+            warnings=report.warnings,
+            sections=list(_sections(report)),
+        )
     )
+    return page.translate(CONTROL_CHARACTERS)
 
 
-def _sections(report: EvaluationReport) -> Iterator[tuple[str, str, str]]:
-    """Anchor, title and content of each."""
-    yield "figures", "Accuracy", _figures(report)
-    yield "counts", "What was read", _counts(report)
-    several = len(report.heads) > 1
+@cache
+def _templates() -> Environment:
+    """The page's templates; jinja2 is imported only when a page is written."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader("vtcli.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    templates.filters["percent"] = percent
+    return templates
+
+
+def _template_file(name: str) -> str:
+    return (resources.files("vtcli.report") / "templates" / name).read_text("utf-8")
+
+
+def _sections(report: EvaluationReport) -> Iterator[dict[str, Any]]:
+    """Each section's anchor, title, kind (the name of its template) and data."""
+    yield _section("accuracy", "Accuracy", _accuracy(report))
+    yield _section("videos", "Videos", _videos(report))
     for number, head in enumerate(report.heads):
         if head.n_read:
-            of_head = f" of {head.name}" if several else ""
-            yield f"confusion-{number}", f"Confusion{of_head}", _confusion(head)
-            yield f"classes-{number}", f"Classes{of_head}", _classes(head, number)
-    if report.mistakes:
-        yield "mistakes", "Worst mistakes", _mistakes(report.mistakes)
-    yield "settings", "Settings", _settings(report)
+            of_head = f" of {head.name}" if len(report.heads) > 1 else ""
+            yield _section("confusion", f"Confusion matrix{of_head}", _confusion(head), number)
+            yield _section("classes", f"Classes{of_head}", _classes(head, number), number)
+    if report.misclassifications:
+        rows = [_misclassification(mistake) for mistake in report.misclassifications]
+        yield _section("misclassifications", "Most confident misclassifications", rows)
+    yield _section("settings", "Settings", _settings(report))
 
 
-def _section(anchor: str, title: str, content: str) -> str:
-    return (
-        f'<section id="{anchor}" aria-labeledby="{anchor}-title">\n'
-        f'<h2 id="{anchor}-title">{escape(title)}</h2>\n{content}\n</section>'
-    )
+def _section(kind: str, title: str, data: object, number: int | None = None) -> dict[str, Any]:
+    anchor = kind if number is None else f"{kind}-{number}"
+    return {"anchor": anchor, "title": title, "kind": kind, "data": data}
 
 
-def _name(text: str) -> str:
-    """A name as it is, set apart so that its writing direction stays its own."""
-    return f"<bdi>{escape(text)}</bdi>"
+# --- accuracy -----------------------------------------------------------------------------------
 
 
-def _bar(share: float, words: str, kind: str = "") -> str:
-    return (
-        f'<div class="bar"><span class="track {kind}" style="--width:{100 * share:.2f}%"><i></i>'
-        f'</span><span class="value">{words}</span></div>'
-    )
+def _accuracy(report: EvaluationReport) -> dict[str, Any]:
+    """The headline metric, and all metrics on one axis of percent.
 
-
-# --- head and figures ---------------------------------------------------------------------------
-
-
-def _head(report: EvaluationReport, sections: Iterable[tuple[str, str]]) -> str:
-    parts = [
-        f"<h1>{_name(report.title)}</h1>",
-        f'<p class="lead">{escape(report.protocol)}</p>',
-    ]
-    if report.differs:
-        parts.append(_callout("Not the published protocol:", report.differs))
-    parts += [_callout("Warning:", warning) for warning in report.warnings]
-    links = "".join(
-        f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in sections
-    )
-    parts.append(f'<nav aria-label="Sections"><ul>{links}</ul></nav>')
-    return "\n".join(parts)
-
-
-def _callout(title: str, words: str) -> str:
-    return f'<p class="callout" role="note"><strong>{title}</strong> {escape(words)}</p>'
-
-
-def _figures(report: EvaluationReport) -> str:
-    return f'<div class="headline">{_hero(report)}{_figure_table(report)}</div>{_key(report)}'
-
-
-def _hero(report: EvaluationReport) -> str:
-    first = report.figures[0]
-    if first.read is None:
-        return (
-            '<div class="hero"><span class="name">Nothing was read</span><b>–</b>'
-            "<span>see the failures below</span></div>"
-        )
-    lines = [f"{percent(first.read.low)} to {percent(first.read.high)}"]
-    if first.over_all and report.read != report.expected:
-        lines[0] += ", over what was read"
-        lines.append(f"{percent(first.over_all.value)} % over all expected")
-    if first.published is not None:
-        lines.append(f"published {first.published:.1f} % ({points(first.difference)})")
-    return (
-        f'<div class="hero"><span class="name">{escape(first.label)}</span>'
-        f"<b>{percent(first.read.value)}<small> %</small></b>"
-        + "".join(f'<span class="soft">{line}</span>' for line in lines)
-        + "</div>"
-    )
-
-
-def _figure_table(report: EvaluationReport) -> str:
-    """Columns that would say nothing, or the same as another, are left out."""
-    rows = report.figures
-    low, high = _domain(rows)
+    Columns that would be empty, or repeat another, are left out by the template.
+    """
+    rows = report.headline_rows
     all_read = report.read == report.expected
-    columns = {"ours" if all_read else "over what was read": [_figure(row.read) for row in rows]}
-    if not all_read:
-        columns["over all expected"] = [_figure(row.over_all) for row in rows]
-    if any(row.published is not None for row in rows):
-        columns["published"] = [_stated(row.published) for row in rows]
-        columns["difference"] = [points(row.difference) for row in rows]
-    head = '<th scope="col">per cent</th>' + "".join(
-        f'<th scope="col" class="number">{words}</th>' for words in columns
-    )
-    head += f'<td class="chart" aria-hidden="true">{_axis_head(low, high)}</td>'
-    lines = zip(rows, zip(*columns.values(), strict=True), strict=True)
-    body = "\n".join(
-        f'<tr><th scope="row">{escape(row.label)}</th>'
-        + "".join(f'<td class="number">{cell}</td>' for cell in cells)
-        + f'<td class="chart" aria-hidden="true">{_whisker(row, low, high)}</td></tr>'
-        for row, cells in lines
-    )
-    return f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
+    low, high = _axis_range(rows)
+    source = f": {report.reported.source}" if report.reported and report.reported.source else ""
+    return {
+        "hero": _hero(report),
+        "measured": "this run" if all_read else "over videos read",
+        "all_read": all_read,
+        "has_published": any(row.reported is not None for row in rows),
+        "published_key": f"published{source}; the difference is in points, over videos read",
+        "low": low,
+        "high": high,
+        "width": AXIS_WIDTH,
+        "rows": [
+            {
+                "label": row.label,
+                "read": row.read,
+                "over_all": row.over_all,
+                "published": "" if row.reported is None else f"{row.reported:.1f}",
+                "difference": points(row.difference),
+                "marks": _marks(row, low, high),
+            }
+            for row in rows
+        ],
+    }
 
 
-def _figure(figure: Estimate | None) -> str:
-    if figure is None:
-        return '<span class="soft">–</span>'
-    interval = f"{percent(figure.low)} to {percent(figure.high)}"
-    return f"<b>{percent(figure.value)}</b><span>{interval}</span>"
+def _hero(report: EvaluationReport) -> dict[str, Any] | None:
+    """The first metric in large type with its notes; None where no video was read."""
+    first = report.headline_rows[0]
+    if first.read is None:
+        return None
+    notes = [f"{percent(first.read.low)} to {percent(first.read.high)}"]
+    if first.over_all and report.read != report.expected:
+        notes[0] += ", over videos read"
+        notes.append(f"{percent(first.over_all.value)}% over all expected")
+    if first.reported is not None:
+        notes.append(f"published: {first.reported:.1f}% ({points(first.difference)})")
+    return {"label": first.label, "value": first.read.value, "notes": notes}
 
 
-def _stated(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def _domain(rows: Sequence[HeadlineRow]) -> tuple[int, int]:
-    """The tens of per cent between which all figures lie."""
-    values = [row.published for row in rows if row.published is not None]
-    for figure in (f for row in rows for f in (row.read, row.over_all) if f is not None):
-        values += [100 * figure.low, 100 * figure.high]
+def _axis_range(rows: Sequence[HeadlineRow]) -> tuple[int, int]:
+    """The multiples of ten percent that enclose all metrics and their intervals."""
+    values = [row.reported for row in rows if row.reported is not None]
+    for estimate in (e for row in rows for e in (row.read, row.over_all) if e is not None):
+        values += [100 * estimate.low, 100 * estimate.high]
     low = math.floor(min(values, default=0) / 10) * 10
     high = math.ceil(max(values, default=100) / 10) * 10
     return low, max(high, low + 10)
 
 
-def _position(value: float, low: int, high: int) -> float:
-    return round(AXIS * (value - low) / (high - low), 2)
+def _marks(row: HeadlineRow, low: int, high: int) -> dict[str, float | None]:
+    """Where a metric's marks are on the axis; None for those it does not have."""
+
+    def x(value: float) -> float:
+        return round(AXIS_WIDTH * (value - low) / (high - low), 2)
+
+    read, other = row.read, row.over_all if row.over_all != row.read else None
+    return {
+        "published": None if row.reported is None else x(row.reported),
+        "over_all": None if other is None else x(100 * other.value),
+        "low": None if read is None else x(100 * read.low),
+        "high": None if read is None else x(100 * read.high),
+        "read": None if read is None else x(100 * read.value),
+    }
 
 
-def _axis_head(low: int, high: int) -> str:
-    return (
-        f'<svg viewBox="0 0 {AXIS} 22"><text x="0" y="16">{low}</text>'
-        f'<text x="{AXIS}" y="16" text-anchor="end">{high}</text></svg>'
-    )
+# --- videos -------------------------------------------------------------------------------------
 
 
-def _whisker(row: HeadlineRow, low: int, high: int) -> str:
-    marks = [f'<line class="axis" x1="0" x2="{AXIS}" y1="11" y2="11"/>']
-    if row.published is not None:
-        x = _position(row.published, low, high)
-        marks.append(f'<line class="stated" x1="{x}" x2="{x}" y1="2" y2="20"/>')
-    if row.over_all and row.over_all != row.read:
-        x = _position(100 * row.over_all.value, low, high)
-        marks.append(f'<circle class="ring" cx="{x}" cy="11" r="3.5"/>')
-    if row.read:
-        ends = [_position(100 * end, low, high) for end in (row.read.low, row.read.high)]
-        x = _position(100 * row.read.value, low, high)
-        marks.append(f'<line class="whisker" x1="{ends[0]}" x2="{ends[1]}" y1="11" y2="11"/>')
-        marks.append(f'<circle class="dot" cx="{x}" cy="11" r="4"/>')
-    return f'<svg viewBox="0 0 {AXIS} 22">{"".join(marks)}</svg>'
-
-
-def _key(report: EvaluationReport) -> str:
-    all_read = report.read == report.expected
-    ours = "ours" if all_read else "over what was read"
-    items = [('<circle class="dot" cx="11" cy="7" r="4"/>', f"{ours}, 95 % interval")]
-    if not all_read:
-        words = "over all expected: what was not read counts as wrong"
-        items.append(('<circle class="ring" cx="11" cy="7" r="3.5"/>', words))
-    if report.published and any(row.published is not None for row in report.figures):
-        source = f": {report.published.source}" if report.published.source else ""
-        mark = '<line class="stated" x1="11" x2="11" y1="0" y2="14"/>'
-        items.append((mark, f"published{source}; the difference is over what was read, in points"))
-    return '<p class="keys small soft">{}</p>'.format(
-        "".join(
-            f'<span class="key"><svg viewBox="0 0 22 14" aria-hidden="true">{mark}</svg>'
-            f"{escape(words)}</span>"
-            for mark, words in items
-        )
-    )
-
-
-# --- what was read ------------------------------------------------------------------------------
-
-
-def _counts(report: EvaluationReport) -> str:
+def _videos(report: EvaluationReport) -> dict[str, Any]:
+    parts = (("read", report.read), ("failed", report.failed))
     whole = max(1, report.expected)
-    parts = "".join(
-        f'<i class="{kind}" style="width:{100 * n / whole:.3f}%"></i>'
-        for kind, n in (("read", report.read), ("failed", report.failed))
-        if n
-    )
-    speed = speed_in_words(report)
-    words = f"<strong>{counts_in_words(report)}</strong>"
-    if speed:
-        words += f' <span class="soft">in {speed}</span>'
-    if not report.failures:
-        return f'<p>{words}</p><div class="counts" aria-hidden="true">{parts}</div>'
-    groups = by_reason(report.failures).items()
-    listed = "\n".join(
-        f"<details{' open' if len(group) <= 5 else ''}><summary>{escape(reason)}: "
-        f"{plural(len(group), 'video')}</summary>"
-        f"<ol>{''.join(_failure_items(group))}</ol></details>"
-        for reason, group in groups
-    )
-    return f'<p>{words}</p><div class="counts" aria-hidden="true">{parts}</div>\n{listed}'
+    return {
+        "counts": counts_in_words(report),
+        "speed": speed_in_words(report),
+        "parts": [{"kind": kind, "percent": 100 * n / whole} for kind, n in parts if n],
+        "failures": [
+            _failure_group(reason, group) for reason, group in by_reason(report.failures).items()
+        ],
+    }
 
 
-def _failure_items(group: Sequence[FailureRow]) -> Iterator[str]:
-    for failure in group[:FAILURES_SHOWN]:
-        yield f"<li>{_name(failure_in_words(failure))}</li>"
-    if len(group) > FAILURES_SHOWN:
-        yield f'<li class="soft">and {len(group) - FAILURES_SHOWN:,} more</li>'
+def _failure_group(reason: str, group: Sequence[FailureRow]) -> dict[str, Any]:
+    return {
+        "title": f"{reason}: {plural(len(group), 'video')}",
+        "open": len(group) <= OPEN_UP_TO,
+        "shown": [failure_in_words(failure) for failure in group[:FAILURES_SHOWN]],
+        "more": and_more(len(group) - FAILURES_SHOWN),
+    }
 
 
 # --- confusion ----------------------------------------------------------------------------------
 
 
-def _confusion(head: HeadResult) -> str:
-    if len(head.classes) <= MOST_LABELLED:
-        return (
-            f'<div class="confusion labeled"><div class="scroll">{_labeled_matrix(head)}</div>'
-            f"<div>{_pairs(head)}</div></div>"
-        )
-    return (
-        '<div class="confusion matrix-part">'
-        '<div><div class="matrix"><p class="across">answer →</p><div class="plot">'
-        '<p class="down" aria-hidden="true">← target</p>'
-        '<canvas class="big" tabindex="0" role="application" aria-label="Confusion matrix: rows '
-        'are the target, columns the answers. Arrow keys move from cell to cell."></canvas></div>'
-        '<span class="over"></span></div>'
-        '<p class="small soft">Point at a cell, or move with the arrow keys (with shift by ten). '
-        "Color: share of the row; right answers in blue, wrong ones in orange.</p></div>"
-        '<div><div class="reading" aria-live="polite">'
-        '<p class="label">target</p><p><bdi data-is="target"></bdi></p>'
-        '<p class="label">answer</p><p><bdi data-is="predicted"></bdi></p>'
-        '<p class="label">samples</p><p data-is="count"></p></div>'
-        '<canvas class="lens" width="420" height="420" aria-hidden="true"></canvas>'
-        f'{_pairs(head)}</div><script type="application/json">{_matrix_data(head)}</script></div>'
-    )
+def _confusion(head: HeadResult) -> dict[str, Any]:
+    """The rows of a small matrix, or the data that page.js draws a large one from."""
+    pairs = _most_confused(head)
+    few = len(head.classes) <= MAX_LABELED_CLASSES
+    return {
+        "pairs": [
+            {
+                "target": head.classes[target],
+                "prediction": head.classes[prediction],
+                "count": count,
+                "n": head.per_class[target].n,
+            }
+            for target, prediction, count in pairs
+        ],
+        "rows": [_matrix_row(row, head) for row in head.per_class] if few else [],
+        "matrix": None if few else _matrix_data(head, pairs[0][:2] if pairs else (0, 0)),
+    }
 
 
-def _labeled_matrix(head: HeadResult) -> str:
-    columns = "".join(
-        f'<th scope="col" title="{escape(name)}"><span>{_name(name)}</span></th>'
-        for name in head.classes
-    )
-    rows = "\n".join(
-        f'<tr><th scope="row" title="{escape(row.name)}">{_name(row.name)}</th>'
-        + "".join(_cell(row, column, int(n)) for column, n in enumerate(head.confusion[row.index]))
-        + "</tr>"
-        for row in head.per_class
-    )
-    return (
-        '<table class="grid"><caption>Rows: the target. Columns: the answer. Color: share of the '
-        "row; right answers in blue, wrong ones in orange.</caption>"
-        f"<thead><tr><td></td>{columns}</tr></thead><tbody>\n{rows}\n</tbody></table>"
-    )
+def _matrix_row(row: PerClassResult, head: HeadResult) -> dict[str, Any]:
+    """Counts of one target; the strength of a cell's color grows with its fraction of the row."""
+    cells = [
+        {
+            "count": int(count),
+            "correct": column == row.index,
+            "strength": 0.7 * math.sqrt(count / row.n) if count else 0.0,
+        }
+        for column, count in enumerate(head.confusion[row.index])
+    ]
+    return {"name": row.name, "cells": cells}
 
 
-def _cell(row: PerClassResult, column: int, count: int) -> str:
-    if not count:
-        return '<td class="none">·</td>'
-    same = ' class="same"' if row.index == column else ""
-    return f'<td{same} style="--share:{0.7 * math.sqrt(count / row.n):.2f}">{count}</td>'
-
-
-def _worst_pairs(head: HeadResult) -> list[tuple[int, int, int]]:
-    """(target, answer, count) of the most frequent wrong answers."""
+def _most_confused(head: HeadResult) -> list[tuple[int, int, int]]:
+    """(target, prediction, count) of the most frequent wrong predictions."""
     wrong = head.confusion.copy()
     wrong[range(len(wrong)), range(len(wrong))] = 0
     order = (-wrong).ravel().argsort(kind="stable")[:PAIRS_SHOWN]
@@ -342,142 +271,91 @@ def _worst_pairs(head: HeadResult) -> list[tuple[int, int, int]]:
     return [pair for pair in pairs if pair[2]]
 
 
-def _pairs(head: HeadResult) -> str:
-    pairs = _worst_pairs(head)
-    if not pairs:
-        return ""
-    items = "".join(
-        f"<li><span>{_name(head.classes[target])} → {_name(head.classes[answer])}</span>"
-        f'<span class="soft">{count} of {head.per_class[target].n}</span></li>'
-        for target, answer, count in pairs
-    )
-    return f'<h3>Most often confused</h3><ol class="pairs">{items}</ol>'
-
-
-def _matrix_data(head: HeadResult) -> str:
-    """JSON for the script; `<` is written so that no name can end the element it stands in."""
+def _matrix_data(head: HeadResult, start: tuple[int, int]) -> dict[str, Any]:
+    """JSON-able: class names, samples per class, the matrix's non-zero cells, the first cell."""
     rows, columns = head.confusion.nonzero()
     counts = head.confusion[rows, columns]
-    pairs = _worst_pairs(head)
-    data = {
+    return {
         "classes": head.classes,
         "n": [row.n for row in head.per_class],
         "cells": [[int(v) for v in cell] for cell in zip(rows, columns, counts, strict=True)],
-        "start": pairs[0][:2] if pairs else (0, 0),
+        "start": start,
     }
-    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 # --- classes ------------------------------------------------------------------------------------
 
 
-def _classes(head: HeadResult, number: int) -> str:
-    shown = worst_first(head.per_class)
-    rows = "\n".join(
-        _class_row(row, head) for row in [*shown, *(r for r in head.per_class if not r.n)]
-    )
-    columns = (("name", "class", ""), ("accuracy", "accuracy", ""), ("n", "samples", "number"))
-    heads = "".join(
-        f'<th scope="col" data-sort="{key}" class="{kind}"><button type="button">{words}</button>'
-        "</th>"
-        for key, words, kind in columns
-    )
-    tools = (
-        f'<div class="tools"><label for="filter-{number}">Filter</label>'
-        f'<input type="search" id="filter-{number}" placeholder="part of a name">'
-        f'<output class="soft small">{plural(len(head.classes), "class", "classes")}</output></div>'
-    )
-    return (
-        f'{_histogram(shown)}<div class="class-part">{tools}<div class="classes" tabindex="0" '
-        f'role="region" aria-label="Table of classes"><table><thead><tr>{heads}'
-        f'<th scope="col">most often taken for</th></tr></thead><tbody>\n{rows}\n</tbody></table>'
-        "</div></div>"
-    )
+def _classes(head: HeadResult, number: int) -> dict[str, Any]:
+    """Lowest accuracy first; classes without samples come last."""
+    with_samples = worst_first(head.per_class)
+    rows = [*with_samples, *(row for row in head.per_class if not row.n)]
+    return {
+        "number": number,
+        "count": plural(len(head.classes), "class", "classes"),
+        "histogram": _histogram(with_samples),
+        "rows": [_class_row(row, head) for row in rows],
+    }
 
 
-def _class_row(row: PerClassResult, head: HeadResult) -> str:
-    if row.accuracy is None:
-        bar, accuracy = '<span class="soft">no samples</span>', ""
-    else:
-        bar, accuracy = _bar(row.accuracy, f"{percent(row.accuracy)} %"), f"{row.accuracy:.6f}"
-    other = ""
-    if row.confused_with is not None:
-        other = f"{_name(head.classes[row.confused_with])} "
-        other += f'<span class="soft">{row.confused}</span>'
-    counts = f"{row.right} of {row.n}" if row.n else "0"
-    return (
-        f'<tr data-accuracy="{accuracy}" data-n="{row.n}"><th scope="row">{_name(row.name)}</th>'
-        f'<td class="bars">{bar}</td><td class="number">{counts}</td><td>{other}</td></tr>'
-    )
+def _class_row(row: PerClassResult, head: HeadResult) -> dict[str, Any]:
+    other = row.confused_with
+    return {
+        "name": row.name,
+        "n": row.n,
+        "accuracy": row.accuracy,
+        "counts": f"{row.correct} of {row.n}" if row.n else "0",
+        "other": None if other is None else head.classes[other],
+        "confused": row.confused,
+    }
 
 
-def _histogram(rows: Sequence[PerClassResult]) -> str:
-    """How many classes have which accuracy, in tens of per cent; the last ten hold 100 too."""
-    counts = [0] * BINS
+def _histogram(rows: Sequence[PerClassResult]) -> dict[str, Any]:
+    """How many classes have which accuracy, in bins of ten percent; the last one includes 100."""
+    counts = [0] * HISTOGRAM_BINS
     for row in rows:
-        counts[min(BINS - 1, BINS * row.right // row.n)] += 1
-    tallest, width = max(counts, default=0) or 1, 46
-    columns = []
-    for index, count in enumerate(counts):
-        height = 56 * count / tallest
-        x, middle = index * width, index * width + width / 2 - 2
-        columns.append(
-            f'<rect x="{x}" y="{70 - height:.1f}" width="{width - 4}" height="{height:.1f}"/>'
-            f'<text x="{middle}" y="{65 - height:.1f}" text-anchor="middle">{count or ""}</text>'
-            f'<text x="{middle}" y="84" text-anchor="middle">{index * 10}–{index * 10 + 10}</text>'
-        )
-    words = f"Classes by accuracy in tens of per cent, from lowest: {', '.join(map(str, counts))}"
-    return (
-        '<figure class="histogram"><figcaption class="small soft">classes by accuracy, per cent'
-        f'</figcaption><svg viewBox="0 0 {BINS * width} 90" role="img" aria-label="{words}">'
-        f"{''.join(columns)}</svg></figure>"
-    )
+        counts[min(HISTOGRAM_BINS - 1, HISTOGRAM_BINS * row.correct // row.n)] += 1
+    tallest = max(counts, default=0) or 1
+    columns: list[Mapping[str, Any]] = [
+        {
+            "count": count,
+            "x": index * HISTOGRAM_BIN_WIDTH,
+            "middle": index * HISTOGRAM_BIN_WIDTH + HISTOGRAM_BIN_WIDTH / 2 - 2,
+            "width": HISTOGRAM_BIN_WIDTH - 4,
+            "height": HISTOGRAM_HEIGHT * count / tallest,
+            "range": f"{index * 10}–{index * 10 + 10}",
+        }
+        for index, count in enumerate(counts)
+    ]
+    return {
+        "width": HISTOGRAM_BINS * HISTOGRAM_BIN_WIDTH,
+        "columns": columns,
+        "description": "Number of classes by accuracy in bins of ten percent, lowest first: "
+        + ", ".join(map(str, counts)),
+    }
 
 
-# --- mistakes and settings ----------------------------------------------------------------------
+# --- misclassifications and settings ------------------------------------------------------------
 
 
-def _mistakes(mistakes: Sequence[Misclassification]) -> str:
-    items = "\n".join(f"<li>{_mistake(mistake)}</li>" for mistake in mistakes)
-    return (
-        '<p class="soft">Wrong answers with the highest score, and the frames the model saw.</p>'
-        f'<ol class="mistakes">\n{items}\n</ol>'
-    )
-
-
-def _mistake(mistake: Misclassification) -> str:
-    answer = _bar(mistake.score, f"{percent(mistake.score)} %", "wrong")
-    target = _bar(mistake.target_score, f"{percent(mistake.target_score)} %")
-    return (
-        '<dl class="answers">'
-        f"<dt>answer</dt><dd><strong>{_name(mistake.predicted)}</strong>{answer}</dd>"
-        f"<dt>target</dt><dd><span>{_name(mistake.target)}</span>{target}</dd></dl>"
-        f'<p class="path soft">{_name(mistake.path)}</p>{_strip(mistake)}'
-    )
-
-
-def _strip(mistake: Misclassification) -> str:
-    if not mistake.frames:
-        return ""
+def _misclassification(mistake: Misclassification) -> dict[str, Any]:
     times = mistake.times or ("",) * len(mistake.frames)
-    items = "".join(
-        f'<li><img src="{_data_uri(frame)}" alt="frame {number} of {len(mistake.frames)}" '
-        f'loading="lazy" decoding="async"><span>{escape(time)}</span></li>'
-        for number, (frame, time) in enumerate(zip(mistake.frames, times, strict=True), 1)
-    )
-    return f'<ol class="strip">{items}</ol>'
+    frames = zip(mistake.frames, times, strict=True)
+    return {
+        "target": mistake.target,
+        "target_score": mistake.target_score,
+        "prediction": mistake.predicted,
+        "score": mistake.score,
+        "path": mistake.path,
+        "frames": [{"uri": _data_uri(image), "time": time} for image, time in frames],
+    }
 
 
-def _data_uri(picture: bytes) -> str:
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+def _data_uri(image: bytes) -> str:
+    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
-def _settings(report: EvaluationReport) -> str:
+def _settings(report: EvaluationReport) -> list[tuple[str, str]]:
     named = {"model": report.model, "dataset": report.dataset, "split": report.split}
-    rows = "\n".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{_name(value)}</td></tr>'
-        for name, value in {**named, **report.settings}.items()
-        if value
-    )
-    return f'<table class="settings"><tbody>\n{rows}\n</tbody></table>'
+    return [(name, value) for name, value in {**named, **report.settings}.items() if value]

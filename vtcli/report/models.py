@@ -1,4 +1,7 @@
-"""Registry rows for people and for programs: the list, and one row's whole card."""
+"""Registry entries as tables, JSON or CSV: the list, and everything about one of them.
+
+The output of `vt models list` and `vt models show`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtcli.report.tables import full_width, plain_table, print_uncut
+from vtcli.runtime.words import plural
 from vtcli.weights.registry import Checkpoint, Registry, Source
 
 if TYPE_CHECKING:
@@ -28,12 +33,20 @@ COLUMNS = (
     "gmacs",
     "state",
 )
+TITLES = {"resolution": "size", "params": "M params", "gmacs": "GMACs"}
+STATE_STYLES = {
+    "alive": "green",
+    "likely": "yellow",
+    "unknown": "yellow",
+    "dead": "red",
+    "unread": "red",
+}
 
 
 def best_state(row: Checkpoint) -> str:
-    """The most hopeful state among a row's sources, which is what on_download will meet.
+    """The best state among an entry's sources: the one that a download will try first.
 
-    `unread` where files are known whose tensor names are not.
+    `unread` where all known files have tensor names that no layout describes.
     """
     states = [s.state for s in row.sources if s.convertible]
     last = "dead" if states else "unread"
@@ -41,7 +54,7 @@ def best_state(row: Checkpoint) -> str:
 
 
 def print_list(rows: Sequence[Checkpoint], registry: Registry, format: str) -> None:
-    """Print rows as `table`, `json` or `csv` on standard output."""
+    """Print entries as `table`, `json` or `csv` on standard output."""
     tables = [_line(row) for row in rows]
     if format == "json":
         print(json.dumps(tables, indent=2))
@@ -58,55 +71,35 @@ def _line(row: Checkpoint) -> dict[str, Any]:
 
 
 def _print_table(lines: Sequence[dict[str, Any]], defaults: set[str]) -> None:
-    """All columns where they fit or nobody's terminal is narrow, else the most asked-for ones."""
+    """All columns, or on a terminal too narrow for them the most important ones."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    note = f"{len(lines)} checkpoints; * is its model's default."
-    table, width = _table(COLUMNS, lines, defaults)
-    if sys.stdout.isatty() and width > console.width:
-        table, width = _table(NARROW_COLUMNS, lines, defaults)
+    note = f"{plural(len(lines), 'checkpoint')}; * marks the default of its model."
+    table = _table(COLUMNS, lines, defaults)
+    if sys.stdout.isatty() and full_width(table) > console.width:
+        table = _table(NARROW_COLUMNS, lines, defaults)
     else:
-        note += " Cost is per view as published."
-    console.width = max(console.width, width)
-    console.print(table)
+        note += " GMACs are per view, as published."
+    print_uncut(table)
     console.print(note, style="dim", soft_wrap=True)
 
 
-def _table(
-    columns: Sequence[str], lines: Sequence[dict[str, Any]], defaults: set[str]
-) -> tuple[Table, int]:
-    """The table and the characters it needs to show every cell on one line."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+def _table(columns: Sequence[str], lines: Sequence[dict[str, Any]], defaults: set[str]) -> Table:
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in columns:
-        numeric = name not in ("id", "dataset", "views", "state")
-        table.add_column(
-            {"resolution": "size", "params": "M params", "gmacs": "GMACs"}.get(name, name),
-            justify="right" if numeric else "left",
-            no_wrap=True,
-        )
-    styles = {
-        "alive": "green",
-        "likely": "yellow",
-        "unknown": "yellow",
-        "dead": "red",
-        "unread": "red",
-    }
+    titles = [TITLES.get(name, name) for name in columns]
+    table = plain_table(*titles, left=("id", "dataset", "views", "state"), wraps="nothing")
     for line in lines:
         cells = [Text("" if line[name] is None else str(line[name])) for name in columns]
         cells[0].append(" *" if line["id"] in defaults else "")
-        cells[-1].stylize(styles[line["state"]])
+        cells[-1].stylize(STATE_STYLES[line["state"]])
         table.add_row(*cells)
-    return table, Console(width=10_000).measure(table).maximum
+    return table
 
 
 def print_card(row: Checkpoint, cached: Path | None, format: str) -> None:
-    """Print everything a row holds; `cached` is our converted file, where there is one."""
+    """Print everything about an entry; `cached` is our converted file, where there is one."""
     if format == "json":
         table = asdict(row) | {"pipeline": row.pipeline.to_dict(), "cached": cached and str(cached)}
         print(json.dumps(table, indent=2, ensure_ascii=False))

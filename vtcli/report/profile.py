@@ -1,7 +1,7 @@
-"""Profiles for people and for programs: tables, JSON, CSV.
+"""Profiles as tables, JSON or CSV.
 
-A profile is a table as the profiler makes it (`to_dict`): MACs and FLOPs in whole numbers, times in
-seconds, memory in bytes. MACs in published form and as executed stand in columns of their own.
+A profile is a table as `ModelProfile.to_dict` makes it: MACs and FLOPs are whole numbers, times are
+seconds, memory is in bytes. MACs as papers count them and as executed have columns of their own.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vtcli.report.tables import plain_table, print_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-Row = Mapping[str, Any]
-FORMS = ("published_form", "as_executed")
+ProfileTable = Mapping[str, Any]
+COUNTS = ("macs_paper", "macs_executed", "flops_paper", "flops_executed")
 NOT_STATED = "not stated"
 NOT_TERMINAL_WIDTH = 160
 
 
 def write_profiles(
-    stream: TextIO, format: str, profiles: Sequence[Row], header: Row, blocks: bool
+    stream: TextIO,
+    format: str,
+    profiles: Sequence[ProfileTable],
+    header: Mapping[str, Any],
+    blocks: bool,
 ) -> None:
     """Write as `table`, `json` or `csv`.
 
     header: `machine`, and `decoding` where a video was measured. blocks: also the cost of every
-    block; a CSV then has a row per block instead of one per model and timing.
+    block; CSV then has one row per block instead of one per model and timing.
     """
     if format == "json":
         models = list(profiles)
@@ -35,21 +41,36 @@ def write_profiles(
         json.dump({**header, "models": models}, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
     elif format == "csv":
-        _write_csv(stream, [r for p in profiles for r in (_block_rows(p) if blocks else _rows(p))])
+        rows_of = _block_rows if blocks else _timing_rows
+        _write_csv(stream, [row for profile in profiles for row in rows_of(profile)])
     else:
         _print_tables(stream, profiles, header, blocks)
 
 
-def _write_csv(stream: TextIO, rows: Sequence[Row]) -> None:
+def _write_csv(stream: TextIO, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(stream, columns, restval="")
     writer.writeheader()
     writer.writerows(rows)
 
 
-def _rows(profile: Row) -> Iterator[dict[str, Any]]:
+def _timing_rows(profile: ProfileTable) -> Iterator[dict[str, Any]]:
     """One flat row per timing; one without times where nothing was timed."""
-    shared = {
+    shared = _cost_columns(profile)
+    video_timings = {(t["precision"], t["batch_size"]): t for t in profile["video_timings"]}
+    for timing in profile["timings"]:
+        times = {k: v for k, v in timing.items() if k != "block_seconds"}
+        key = (timing["precision"], timing["batch_size"])
+        yield {**shared, **times, **video_timings.get(key, {}), "failure": ""}
+    for failure in profile["failures"]:
+        yield {**shared, "failure": failure}
+    if not profile["timings"] and not profile["failures"]:
+        yield shared
+
+
+def _cost_columns(profile: ProfileTable) -> dict[str, Any]:
+    """The columns that all rows of a profile share."""
+    columns = {
         "id": profile["id"],
         "arch": profile["arch"],
         "dataset": profile["dataset"],
@@ -57,39 +78,32 @@ def _rows(profile: Row) -> Iterator[dict[str, Any]]:
         "views": profile["views"],
         "params": profile["params"],
     }
-    for form in FORMS:
-        shared |= {f"{name}_{form}": value for name, value in profile[form].items()}
-    printed = profile["printed"]
-    difference = printed["difference_percent"]
-    shared |= {
-        "printed_params_millions": printed["params_millions"],
-        "printed_gmacs_per_view": printed["gmacs_per_view"],
+    for count in COUNTS:
+        columns |= {f"{count}_{scope}": value for scope, value in profile[count].items()}
+    reported = profile["reported"]
+    difference = reported["difference_percent"]
+    return columns | {
+        "reported_params_millions": reported["params_millions"],
+        "reported_gmacs_per_view": reported["gmacs_per_view"],
         "difference_percent": None if difference is None else round(difference, 2),
-        "printed_source": printed["source"],
-        "printed_note": printed["note"],
+        "reported_source": reported["source"],
+        "reported_note": reported["note"],
     }
-    clip_times = {(t["precision"], t["batch_size"]): t for t in profile["clip_times"]}
-    for timing in profile["timings"]:
-        times = {k: v for k, v in timing.items() if k != "block_seconds"}
-        key = (timing["precision"], timing["batch_size"])
-        yield {**shared, **times, **clip_times.get(key, {}), "failure": ""}
-    for failure in profile["failures"]:
-        yield {**shared, "failure": failure}
-    if not profile["timings"] and not profile["failures"]:
-        yield shared
 
 
-def _block_rows(profile: Row) -> Iterator[dict[str, Any]]:
+def _block_rows(profile: ProfileTable) -> Iterator[dict[str, Any]]:
     for block in profile["blocks"]:
         row = {"id": profile["id"], "block": block["name"], "params": block["params"]}
-        row |= {"macs_as_executed": block["macs"]}
+        row |= {"macs_executed": block["macs"]}
         yield row | {
             f"seconds_{t['precision']}_b{t['batch_size']}": t["block_seconds"][block["name"]]
             for t in profile["timings"]
         }
 
 
-def _print_tables(stream: TextIO, profiles: Sequence[Row], header: Row, blocks: bool) -> None:
+def _print_tables(
+    stream: TextIO, profiles: Sequence[ProfileTable], header: Mapping[str, Any], blocks: bool
+) -> None:
     from rich.console import Console
 
     console = Console(file=stream, highlight=False)
@@ -105,52 +119,55 @@ def _print_tables(stream: TextIO, profiles: Sequence[Row], header: Row, blocks: 
             _print_blocks(console, profile)
 
 
-def _print_costs(console: Console, profiles: Sequence[Row]) -> None:
+def _print_costs(console: Console, profiles: Sequence[ProfileTable]) -> None:
     columns = ["model", "M params", "GMACs/view", "executed", "GFLOPs/view", "views"]
-    columns += ["TMACs/video", "executed", "TFLOPs/video", "printed GMACs", "diff"]
+    columns += ["TMACs/video", "executed", "TFLOPs/video", "reported GMACs", "diff"]
     notes: dict[str, int] = {}
     rows = []
     for p in profiles:
-        published, executed, printed = p["published_form"], p["as_executed"], p["printed"]
-        note = printed["note"]
+        reported = p["reported"]
+        note, gmacs = reported["note"], reported["gmacs_per_view"]
         mark = f" [{notes.setdefault(note, len(notes) + 1)}]" if note else ""
-        difference = printed["difference_percent"]
+        difference = reported["difference_percent"]
         rows.append(
             (
                 p["id"],
                 f"{p['params'] / 1e6:.3f}",
-                _scaled(published["macs_per_view"], 1e9),
-                _scaled(executed["macs_per_view"], 1e9),
-                _scaled(published["flops_per_view"], 1e9),
+                _scaled(p["macs_paper"]["per_view"], 1e9),
+                _scaled(p["macs_executed"]["per_view"], 1e9),
+                _scaled(p["flops_paper"]["per_view"], 1e9),
                 p["views"],
-                _scaled(published["macs_per_video"], 1e12, 2),
-                _scaled(executed["macs_per_video"], 1e12, 2),
-                _scaled(published["flops_per_video"], 1e12, 2),
-                ("" if printed["gmacs_per_view"] is None else f"{printed['gmacs_per_view']}")
-                + mark,
-                "" if difference is None else f"{difference:+.1f} %",
+                _scaled(p["macs_paper"]["per_video"], 1e12, 2),
+                _scaled(p["macs_executed"]["per_video"], 1e12, 2),
+                _scaled(p["flops_paper"]["per_video"], 1e12, 2),
+                ("" if gmacs is None else f"{gmacs}") + mark,
+                "" if difference is None else f"{difference:+.1f}%",
             )
         )
     _print_table(console, columns, rows)
     for note, number in notes.items():
-        console.print(f"[{number}] {note}", style="dim", markup=False)
-    console.print(
-        "GMACs and FLOPs as papers count them, FLOPs = 2 x MACs; executed: what runs here, with "
-        "the same result. printed: per view, and ours against it.",
-        style="dim",
+        print_text(console, f"[{number}] {note}", "dim")
+    print_text(
+        console,
+        "MACs and FLOPs as papers count them, FLOPs = 2 x MACs. executed: MACs of the optimized "
+        "implementation, which computes the same result. reported: per view, by the authors. diff: "
+        "our count relative to the reported one.",
+        "dim",
     )
 
 
-def _print_timings(console: Console, profiles: Sequence[Row], machine: Row) -> None:
+def _print_timings(
+    console: Console, profiles: Sequence[ProfileTable], machine: Mapping[str, Any]
+) -> None:
     columns = ["model", "precision", "batch", "median", "p95", "clips/s", "videos/s"]
-    columns += ["peak memory", "matrix rate", "share", "executed"]
+    columns += ["peak memory", "peak matmul", "MFU of peak", "HFU of peak"]
     rows = [
         (
             p["id"],
             t["precision"] + (" compiled" if t["compiled"] else ""),
             str(t["batch_size"]),
-            f"{1e3 * t['median']:.1f} ms",
-            f"{1e3 * t['p95']:.1f} ms",
+            f"{1e3 * t['latency_median']:.1f} ms",
+            f"{1e3 * t['latency_p95']:.1f} ms",
             f"{t['clips_per_second']:.2f}",
             f"{t['videos_per_second']:.3f}",
             "" if t["peak_bytes"] is None else f"{t['peak_bytes'] / 2**20:.0f} MiB",
@@ -163,70 +180,71 @@ def _print_timings(console: Console, profiles: Sequence[Row], machine: Row) -> N
     ]
     console.print()
     _print_table(console, columns, rows)
-    console.print(
-        f"on {machine['device']} ({machine['name']}), {machine['threads']} threads, "
-        f"torch {machine['torch']}; share: of this machine's own matrix rate, by MACs in published "
-        "form and as executed; videos/s: all views of a video.",
-        style="dim",
+    print_text(
+        console,
+        f"Measured on {machine['device']} ({machine['name']}), {machine['threads']} threads, "
+        f"torch {machine['torch']}. median, p95: latency of a forward pass. videos/s: all views of "
+        "a video. MFU, HFU: model and hardware FLOPs utilization, relative to the peak matmul rate "
+        "measured on this machine; MFU counts MACs as papers do, HFU as executed.",
+        "dim",
     )
 
 
-def _print_decoding(console: Console, profiles: Sequence[Row], decoding: Row) -> None:
-    console.print(
-        f"\n{decoding['path']}: {decoding['frames']} frames of {decoding['width']}x"
+def _print_decoding(
+    console: Console, profiles: Sequence[ProfileTable], decoding: Mapping[str, Any]
+) -> None:
+    console.print()
+    print_text(
+        console,
+        f"{decoding['path']}: {decoding['frames']} frames of {decoding['width']}x"
         f"{decoding['height']} ({decoding['codec']}), {decoding['duration']:.1f} s; decoded at "
         f"{decoding['decoded_fps']:.0f} frames/s",
-        markup=False,
     )
-    columns = ("model", "precision", "batch", "decode and cut", "compute", "bound by", "real time")
+    columns = ("model", "precision", "batch", "decode + crop", "compute", "bound by", "real time")
     rows = [
         (
             p["id"],
             t["precision"],
             str(t["batch_size"]),
-            f"{t['read_seconds']:.3f} s",
+            f"{t['decode_seconds']:.3f} s",
             f"{t['compute_seconds']:.3f} s",
             t["bound"],
             f"{t['realtime_factor']:.2f}x",
         )
         for p in profiles
-        for t in p["clip_times"]
+        for t in p["video_timings"]
     ]
     if rows:
         _print_table(console, columns, rows)
-        console.print("all views of the protocol, one step after the other", style="dim")
+        print_text(console, "All views of the protocol, decoding and computing in turn.", "dim")
 
 
-def _print_blocks(console: Console, profile: Row) -> None:
+def _print_blocks(console: Console, profile: ProfileTable) -> None:
     timings = profile["timings"]
-    columns = ["block", "M params", "GMACs executed", "share"]
+    columns = ["block", "M params", "GMACs executed", "fraction"]
     for timing in timings:
-        columns += [f"{timing['precision']} -b {timing['batch_size']}", "share"]
-    whole = profile["as_executed"]["macs_per_view"]
+        columns += [f"{timing['precision']} -b {timing['batch_size']}", "fraction"]
+    total = profile["macs_executed"]["per_view"]
     rows = []
     for block in profile["blocks"]:
         name = block["name"]
         row = [name, f"{block['params'] / 1e6:.3f}"]
-        row += [f"{block['macs'] / 1e9:.3f}", f"{100 * block['macs'] / whole:.1f} %"]
+        row += [f"{block['macs'] / 1e9:.3f}", f"{block['macs'] / total:.1%}"]
         for timing in timings:
             seconds = timing["block_seconds"]
-            share = seconds[name] / sum(seconds.values())
-            row += [f"{1e3 * seconds[name]:.1f} ms", f"{100 * share:.1f} %"]
+            fraction = seconds[name] / sum(seconds.values())
+            row += [f"{1e3 * seconds[name]:.1f} ms", f"{fraction:.1%}"]
         rows.append(row)
-    console.print(f"\n{profile['id']}", style="bold")
+    console.print()
+    print_text(console, profile["id"], "bold")
     _print_table(console, columns, rows)
 
 
 def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """The first column is a name, the others are numbers."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    """A table whose first column is a name, never broken, and whose others are numbers."""
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        left = number == 0
-        table.add_column(column, justify="left" if left else "right", no_wrap=left)
+    table = plain_table(*columns, wraps="numbers")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

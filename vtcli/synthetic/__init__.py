@@ -1,0 +1,1 @@
+"""Synthetic videos: the Motion-8 dataset and the demonstration on it."""

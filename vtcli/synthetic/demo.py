@@ -1,6 +1,7 @@
-"""Everything once, on made-up clips and with the models of this package: what `vt demo` shows.
+"""The steps of `vt demo`: every main command once, on synthetic clips and with bundled models.
 
-Each step is what a command does; the clips are a fresh test part of Motion-8 (`data.motion8`).
+Each step does what a command does; the clips are a new test split of Motion-8
+(`vtcli.synthetic.motion8`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from vtcli.weights.registry import bundled_path, load_registry
 if TYPE_CHECKING:
     from vtcli.evaluation.results import EvaluationReport
     from vtcli.inference.windows import Timeline
-    from vtcli.profiling.profiler import Report
+    from vtcli.profiling import ProfileReport
     from vtcli.runtime.progress import ProgressCallback
 
 CLIPS_PER_CLASS = 12
@@ -37,25 +38,25 @@ SECONDS = FRAMES / FRAMES_PER_SECOND
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One clip: what it shows, and each model's best class and its probability."""
+class DemoClip:
+    """One clip: its label, and each model's top-1 class and its probability."""
 
     path: str
     target: str
-    answers: Mapping[str, tuple[str, float]]
+    predictions: Mapping[str, tuple[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        answers = {
-            model: {"label": label, "score": score, "right": label == self.target}
-            for model, (label, score) in self.answers.items()
+        predictions = {
+            model: {"label": label, "score": score, "correct": label == self.target}
+            for model, (label, score) in self.predictions.items()
         }
-        return {"path": self.path, "target": self.target, "answers": answers}
+        return {"path": self.path, "target": self.target, "predictions": predictions}
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The steps of one demonstration in a folder of its own; every clip is a function of `seed`."""
+    """The steps of one demonstration, which write to `folder`; clips depend only on `seed`."""
 
     folder: Path
     seed: int = 0
@@ -64,7 +65,7 @@ class Demo:
 
     @property
     def models(self) -> list[str]:
-        """Ids of the models whose weights lie in this package."""
+        """Ids of the models whose weights are bundled with this package."""
         return [
             row.id
             for row in load_registry().checkpoints.values()
@@ -73,7 +74,7 @@ class Demo:
 
     @property
     def clips(self) -> int:
-        """How many clips there are, of all classes."""
+        """Number of clips of all classes."""
         return CLIPS_PER_CLASS * len(MOTIONS)
 
     @property
@@ -83,64 +84,61 @@ class Demo:
 
     @property
     def dataset(self) -> Path:
-        """The test clips, in a folder per class."""
+        """The folder of the Motion-8 dataset with the test clips."""
         return self.folder / "motion8"
 
     @property
     def film(self) -> Path:
-        """A video of all motions, one after the other."""
+        """The video of all motions, one after the other."""
         return self.folder / "film.mp4"
 
     @property
     def annotated(self) -> Path:
-        """The film with what was seen drawn into it."""
+        """The film with its timeline drawn into the frames."""
         return self.folder / "film-annotated.mp4"
 
     def make_clips(self, progress: ProgressCallback | None = None) -> None:
         """Write the test clips.
 
-        Raises `DataError` where the folder holds something already or cannot be written.
+        Raises `DataError` if the folder is not empty or cannot be written.
         """
         folder = self.folder
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DataError(f"{folder} is not an empty folder; name another with -o")
         make_motion8(
             self.dataset,
+            clips={"test": self.clips},
             seed=self.seed,
-            train=0,
-            val=0,
-            test=self.clips,
             frames=FRAMES,
             workers=self.workers,
             progress=progress,
         )
 
-    def predict(self) -> list[Seen]:
-        """What the models see in one clip of each class."""
+    def predict(self) -> list[DemoClip]:
+        """Classify one clip of each class with every model."""
         from vtcli.inference.predictor import Predictor
         from vtcli.inference.results import VideoPrediction
 
-        answers: dict[str, dict[str, tuple[str, float]]] = {
+        predictions: dict[str, dict[str, tuple[str, float]]] = {
             str(path): {} for _, path in self.examples
         }
         for model in self.models:
-            for outcome in Predictor(model, topk=1, device=self.device).predict(list(answers)):
+            for outcome in Predictor(model, topk=1, device=self.device).predict(list(predictions)):
                 if not isinstance(outcome, VideoPrediction):
                     raise outcome.error
                 best = outcome.predictions[0]
-                answers[outcome.path][model] = (best.label, best.score)
-        return [Seen(str(path), motion, answers[str(path)]) for motion, path in self.examples]
+                predictions[outcome.path][model] = (best.label, best.score)
+        return [DemoClip(str(p), motion, predictions[str(p)]) for motion, p in self.examples]
 
-    def profile(self) -> Report:
-        """What the models cost, and how long they take here."""
-        from vtcli.profiling.profiler import Options, choose, profile
+    def profile(self) -> ProfileReport:
+        """Parameters, multiply-accumulates and latency of every model."""
+        from vtcli.profiling import ProfileSettings, profile
 
-        return profile(choose(self.models), Options(device=self.device, timed=True))
+        return profile(self.models, ProfileSettings(device=self.device, timed=True))
 
     def evaluate(self, model: str) -> EvaluationReport:
-        """A model's accuracy on all clips; its run directory has the report as a page."""
+        """A model's accuracy on all clips; its run directory holds the scores."""
         from vtcli.data.open import open_dataset
-        from vtcli.evaluation.conclude import conclude
         from vtcli.evaluation.evaluator import Evaluator
         from vtcli.evaluation.plan import EvalSettings, plan_evaluation
         from vtcli.runtime.distributed import Group
@@ -149,14 +147,14 @@ class Demo:
         settings = EvalSettings(device=self.device, workers=self.workers)
         evaluator = Evaluator(plan_evaluation(dataset, model, settings), self.run(model), Group())
         evaluator.run()
-        return conclude(evaluator)
+        return evaluator.conclude()
 
     def run(self, model: str) -> Path:
-        """Where a model's evaluation lies."""
+        """The run directory of a model's evaluation."""
         return self.folder / "runs" / model
 
     def make_film(self) -> None:
-        """Write a video of all motions, one after the other, in other scenes than the clips'."""
+        """Write a video of all motions, one after the other, with other scenes than the clips."""
         frames_THWC = np.concatenate(list(self._scenes()))
         film = encode(frames_THWC)
         with atomic_write(self.film, len(film)) as part:
@@ -176,8 +174,8 @@ class Demo:
             )
 
     def watch_film(self, model: str) -> tuple[Mapping[str, Any], Timeline]:
-        """What happens when in the film, drawn into a copy of it: how it was made, and what it
-        says.
+        """Predict the timeline of the film and draw it into a copy; returns the settings that the
+        timeline was made with, and the timeline.
         """
         from vtcli.inference.predictor import Predictor
         from vtcli.inference.results import Failure

@@ -1,7 +1,7 @@
-"""What the scenes of Motion-8 are made of: families of shapes and kinds of texture. The splits have
-none in common.
+"""Shapes and background textures of Motion-8, in families of which no two splits share one.
 
-Shape legend: N side of a texture.
+A shape is a union of convex polygons; a texture is a gray image of any mean and contrast.
+Shape legend: N side of a texture, M = N // 2 + 1 frequencies of a real FFT.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ SHAPES: Mapping[str, tuple[Callable[[Generator], list[Polygon]], ...]] = {
     "val": (_tee, _chevron),
     "test": (_flag, _fish, _chair),
 }
-"""The families of shapes of each split; each draws convex polygons, whose union is the shape. None
-looks the same after a quarter turn, so that its angle can be followed.
+"""The shape families of each split; a function samples convex polygons, whose union is the shape.
+None looks the same after a quarter turn, so that its rotation is visible.
 """
 
 
 def _grid(rng: Generator, side: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates from 0 to 1 along two lines at right angles, turned by chance [N, N]."""
+    """Coordinates from 0 to 1 along two orthogonal axes, rotated by a random angle [N, N]."""
     y_NN, x_NN = np.mgrid[:side, :side] / side
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -94,7 +94,7 @@ def _grid(rng: Generator, side: int) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def _waves(rng: Generator, side: int) -> NDArray[np.float64]:
-    """Plane waves of several directions, 2 to 9 to the frame, added up."""
+    """The sum of plane waves in random directions, with 2 to 9 periods per frame."""
     waves = (
         np.sin(2 * np.pi * (rng.uniform(2, 9) * _grid(rng, side)[0] + rng.random()))
         for _ in range(4)
@@ -103,7 +103,7 @@ def _waves(rng: Generator, side: int) -> NDArray[np.float64]:
 
 
 def _clouds(rng: Generator, side: int) -> NDArray[np.float64]:
-    """Noise whose amplitude falls with frequency."""
+    """Noise whose amplitude decreases with frequency."""
     frequency_NM = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     frequency_NM[0, 0] = np.inf
     noise_NM = np.fft.rfft2(rng.standard_normal((side, side)))
@@ -111,7 +111,7 @@ def _clouds(rng: Generator, side: int) -> NDArray[np.float64]:
 
 
 def _patches(rng: Generator, side: int) -> NDArray[np.float64]:
-    """A patchwork: each pixel has the shade of the nearest of some points."""
+    """A Voronoi diagram: each pixel has the gray level of the nearest of several points."""
     count = rng.integers(15, 35)
     x_NN, y_NN = _grid(rng, side)
     across, down = rng.uniform(-1, 1.5, (2, 4 * count, 1, 1))
@@ -120,7 +120,7 @@ def _patches(rng: Generator, side: int) -> NDArray[np.float64]:
 
 
 def _bricks(rng: Generator, side: int) -> NDArray[np.float64]:
-    """Rows of bricks of different shades, each row shifted by half a brick."""
+    """Rows of bricks with random gray levels, each row shifted by half a brick."""
     x_NN, y_NN = _grid(rng, side)
     row_NN = np.floor(y_NN * rng.uniform(6, 10)).astype(int)
     column_NN = np.floor(x_NN * rng.uniform(3, 5) + row_NN % 2 / 2).astype(int)
@@ -128,14 +128,14 @@ def _bricks(rng: Generator, side: int) -> NDArray[np.float64]:
 
 
 def _ripples(rng: Generator, side: int) -> NDArray[np.float64]:
-    """Lines that snake."""
+    """Wavy lines."""
     x_NN, y_NN = _grid(rng, side)
     bends_NN = rng.uniform(0.5, 1.5) * np.sin(2 * np.pi * rng.uniform(1, 3) * x_NN)
     return np.sin(2 * np.pi * rng.uniform(4, 7) * y_NN + bends_NN)
 
 
 def _weave(rng: Generator, side: int) -> NDArray[np.float64]:
-    """Two gratings at right angles, multiplied."""
+    """The product of two orthogonal gratings."""
     x_NN, y_NN = _grid(rng, side)
     along, across = rng.uniform(3, 8, 2)
     return np.sin(2 * np.pi * (along * x_NN + rng.random())) * np.sin(2 * np.pi * across * y_NN)
@@ -153,4 +153,4 @@ TEXTURES: Mapping[str, tuple[Callable[[Generator, int], NDArray[np.float64]], ..
     "val": (_bricks, _ripples),
     "test": (_weave, _rings),
 }
-"""The kinds of texture of each split, all [N, N] of any mean and spread."""
+"""The texture families of each split; each function samples an array [N, N]."""

@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vtcli.errors import VideoDecodeError, VideoReason
+from vtcli.runtime.io_errors import is_transient_io_error
 
 # libav writes to stderr from C; what matters is raised as exceptions.
 av.logging.set_level(None)
@@ -67,6 +68,8 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
         status = os.stat(name)
         readable = os.access(name, os.R_OK)
     except (OSError, ValueError) as error:
+        if is_transient_io_error(error):
+            raise io_failure(name, error) from error
         why = getattr(error, "strerror", None) or error
         raise VideoDecodeError(
             name, "not_found", f"cannot be opened ({why}); check the path"
@@ -109,7 +112,8 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
     """The stream's packets that contain data, up to the end or to where the file is truncated.
 
     Skipped are empty packets (in AVI a dropped frame, for a decoder the end of the stream) and a
-    last packet that the file contains only partly.
+    last packet that the file contains only partly. Raises VideoDecodeError `io_error`, because a
+    failing disk or network mount must not be taken for the end of the file.
     """
     held: Packet | None = None
     try:
@@ -118,8 +122,9 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
                 if held is not None:
                     yield held
                 held = packet
-    except av.error.FFmpegError:
-        pass
+    except av.error.FFmpegError as error:
+        if is_transient_io_error(error):
+            raise io_failure(container.name, error) from error
     if held is not None and not held.is_corrupt:
         yield held
 
@@ -157,13 +162,24 @@ def _is_cover(stream: object) -> bool:
     return disposition is not None and bool(disposition & type(disposition).attached_pic)
 
 
+def io_failure(path: str | Path, error: Exception) -> VideoDecodeError:
+    """The error for a file that the system failed to read, which may succeed at another time."""
+    why = getattr(error, "strerror", None) or error
+    message = f"cannot be read ({why}); check the disk or the network mount and try again"
+    return VideoDecodeError(path, "io_error", message, [f"pyav: {error}"])
+
+
 def _refusal(path: Path, error: Exception) -> VideoDecodeError:
     """The error for a file that libav did not open."""
+    if is_transient_io_error(error):
+        return io_failure(path, error)
     messages = [f"pyav: {error}"]
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as unreadable:
+        if is_transient_io_error(unreadable):
+            return io_failure(path, unreadable)
         return VideoDecodeError(
             path, "not_found", f"cannot be read ({unreadable.strerror})", messages
         )

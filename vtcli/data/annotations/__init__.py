@@ -1,7 +1,7 @@
-"""Every annotation format that is read, one small module per family: from a file or folder to rows.
+"""Readers of every supported annotation format, one small module per family.
 
-A reader looks at nothing but its own file and class lists beside it; `vtcli.data.open` finds
-the videos and turns labels into indices.
+A reader looks at its own file or folder and at class lists next to it, and nothing else;
+`vtcli.data.open` finds the videos and turns labels into class indices.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vtcli.data.annotations.diving48 import read_diving48
 from vtcli.data.annotations.epic import read_epic
 from vtcli.data.annotations.folders import read_class_folders, read_videofolder
 from vtcli.data.annotations.kinetics import read_kinetics
-from vtcli.data.annotations.lists import FORMS, read_list, read_pyslowfast
+from vtcli.data.annotations.lists import LINE_FORMATS, read_list, read_pyslowfast
 from vtcli.data.annotations.manifest import read_manifest, read_metadata
 from vtcli.data.annotations.moments import read_moments
 from vtcli.data.annotations.pyslowfast_frames import read_frame_list
@@ -25,8 +25,8 @@ from vtcli.data.annotations.ucf_hmdb import read_hmdb51, read_ucf101
 from vtcli.errors import DataError, UsageError
 
 FOLDER_FORMATS = ("class-folders", "huggingface")
-# Their paths begin where the list lies.
-LIST_FORMATS = ("manifest", "huggingface", *FORMS, "pyslowfast", "pyslowfast-frames")
+# Paths in these are relative to the list's own folder.
+LIST_FORMATS = ("manifest", "huggingface", *LINE_FORMATS, "pyslowfast", "pyslowfast-frames")
 
 
 def _read_huggingface(path: Path) -> Annotation:
@@ -37,7 +37,7 @@ FORMATS: Mapping[str, Callable[[Path], Annotation]] = {
     "manifest": read_manifest,
     "class-folders": read_class_folders,
     "huggingface": _read_huggingface,
-    **{name: partial(read_list, format=name) for name in FORMS},
+    **{name: partial(read_list, format=name) for name in LINE_FORMATS},
     "pyslowfast": read_pyslowfast,
     "pyslowfast-frames": read_frame_list,
     "kinetics": read_kinetics,
@@ -53,18 +53,18 @@ FORMATS: Mapping[str, Callable[[Path], Annotation]] = {
 
 
 def check_format(format: str) -> None:
-    """Raise `UsageError` for a name that no annotation format has."""
+    """Raise `UsageError` if `format` is not the name of an annotation format."""
     if format not in FORMATS:
         known = ", ".join(FORMATS)
-        raise UsageError(f"there is no annotation format '{format}'; known are {known}")
+        raise UsageError(f"unknown annotation format '{format}'; choose from {known}")
 
 
 def read_annotation(path: Path, format: str) -> Annotation:
     """Read one annotation file or folder in a format of `FORMATS`.
 
-    Raises `DataError` naming the file and the line where it does not fit.
+    Raises `DataError` naming the file and the line that does not fit.
     """
     if path.is_dir() != (format in FOLDER_FORMATS) and format != "huggingface":
-        kind = "a folder" if path.is_dir() else "a file"
-        raise DataError(f"{path} is {kind}, which format '{format}' does not read; name another")
+        kind, wanted = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
+        raise DataError(f"{path} is {kind}, but format '{format}' reads {wanted}; name another")
     return FORMATS[format](path)

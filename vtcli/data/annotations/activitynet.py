@@ -1,5 +1,5 @@
 """ActivityNet and HACS: one JSON database with the subset, the duration and the labeled segments
-of every video. Whole videos are tested, so a video takes the labels of its segments.
+of every video. Whole videos are classified, so a video takes the labels of all its segments.
 """
 
 from __future__ import annotations
@@ -7,15 +7,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vtcli.data.annotations.base import Annotation, Row, problem, read_json
+from vtcli.data.annotations.base import Annotation, AnnotationRow, annotation_error, read_json
 from vtcli.errors import DataError
 
 
 def read_activitynet(path: Path) -> Annotation:
-    """One row per video, labeled by class name, in the subset's split.
+    """One row per video, labeled by class name; the subset is its split.
 
-    Videos of a labeled subset that have no segment are left out, and counted in the description.
-    Raises `DataError` naming a record without subset, or with a segment without label.
+    Videos without a segment in an otherwise labeled subset are left out and counted in the
+    description. Raises `DataError` naming a record without a subset or a segment without a label.
     """
     database = read_json(path)
     database = database.get("database") if isinstance(database, dict) else None
@@ -30,13 +30,13 @@ def read_activitynet(path: Path) -> Annotation:
     return Annotation(path, description, kept, unique_filenames=True, unit="record")
 
 
-def _row(path: Path, number: int, video: str, entry: Any) -> Row:
+def _row(path: Path, number: int, video: str, entry: Any) -> AnnotationRow:
     try:
         split = str(entry["subset"])
         labels = tuple(dict.fromkeys(str(a["label"]) for a in entry.get("annotations", ())))
     except (KeyError, TypeError, AttributeError) as error:
         text = f"video {video} has no usable subset and labels ({error}); give the official file"
-        raise problem(path, number, text, "record") from error
+        raise annotation_error(path, number, text, "record") from error
     files = (f"v_{video}.mp4", f"{video}.mp4")
     folders = tuple(f"{label.replace(' ', '_')}/{files[0]}" for label in labels)
-    return Row((*files, *folders), labels, number, video, split=split)
+    return AnnotationRow((*files, *folders), labels, number, video, split=split)

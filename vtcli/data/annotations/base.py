@@ -1,5 +1,7 @@
-"""What every annotation format is read into before files are looked for and labels become indices,
-and the reading of text that all formats share.
+"""What every annotation format is read into, and the text parsing that all formats share.
+
+A reader turns one annotation file or folder into an `Annotation`, a list of `AnnotationRow`s.
+Finding the video files and turning labels into class indices comes later (`vtcli.data.build`).
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +21,17 @@ from vtcli.errors import DataError
 Label = int | str
 
 
-class Row(NamedTuple):
+class AnnotationRow(NamedTuple):
     """One labeled video as an annotation states it.
 
-    `places` are relative paths where the video may lie, the likeliest first. `labels` are names, or
-    numbers as the file counts them: one per head, or several for the only head; none where the
-    annotation gives none. `line` is the line or record it stands in. `id` "": the first place.
-    `start` and `end` are seconds.
+    `candidate_paths` are the relative paths at which the video may be found, most likely first.
+    `labels` are class names, or class numbers as the file counts them: one per head, or any number
+    of them if there is one head; empty if the annotation gives none. `line` is the number of the
+    line or record. An empty `id` stands for the first candidate path. `start` and `end` are in
+    seconds.
     """
 
-    places: tuple[str, ...]
+    candidate_paths: tuple[str, ...]
     labels: tuple[Label, ...] = ()
     line: int = 0
     id: str = ""
@@ -35,40 +40,77 @@ class Row(NamedTuple):
     split: str = ""
 
 
+class SkippedFolder(NamedTuple):
+    """A folder next to class folders in which no video was found.
+
+    `path` is relative to the dataset folder. `empty`: it contains no file of any kind.
+    """
+
+    path: str
+    split: str = ""
+    empty: bool = False
+
+
 @dataclass(frozen=True)
 class Annotation:
-    """One annotation, read but not yet fitted to files and classes.
+    """One annotation file or folder, before video files and class indices are looked up.
 
-    `description` says in words what was read. `classes` are the names that the annotation itself
-    states for a head, in index order. `index_base` is the number of the first class where the
-    format fixes it, None where lists differ. `unique_filenames`: the names of video files are unique
-    in the whole dataset, whatever folder they lie in. `unit` is what `Row.line` counts.
+    `description` says what was read. `classes` are the class names that the annotation itself
+    lists for a head, in index order. `index_base` is the number of the first class if the format
+    defines it, None if lists of this format differ. `unique_filenames`: a video's file name is
+    unique within the dataset, whatever folder it is in. `unit` is what `AnnotationRow.line` counts.
     """
 
     path: Path
     description: str
-    rows: Sequence[Row]
+    rows: Sequence[AnnotationRow]
     heads: tuple[str, ...] = ("action",)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     index_base: int | None = None
     unique_filenames: bool = False
     unit: str = "line"
+    skipped_folders: tuple[SkippedFolder, ...] = ()
 
-    def problem(self, row: Row, text: str) -> DataError:
-        """The error that says what is wrong with one row."""
-        return problem(self.path, row.line, text, self.unit)
+    def row_error(self, row: AnnotationRow, text: str) -> DataError:
+        """The error for one row; see `annotation_error`."""
+        return annotation_error(self.path, row.line, text, self.unit)
 
 
-def problem(path: Path, line: int, text: str, unit: str = "line") -> DataError:
-    """The error that names the file, the line (0: the whole file) and what is wrong with it."""
+def annotation_error(path: Path, line: int, text: str, unit: str = "line") -> DataError:
+    """An error that names the file, the line (0: the whole file) and what is wrong with it."""
     return DataError(f"{path}, {unit} {line}: {text}" if line else f"{path}: {text}")
 
 
-def read_text(path: Path) -> str:
-    """A whole text file, without a byte order mark.
+_TEXTS: ContextVar[dict[Path, str] | None] = ContextVar("annotation texts", default=None)
 
-    Raises `DataError` where it cannot be read or is not UTF-8, naming the line.
+
+@contextmanager
+def share_texts(texts: dict[Path, str]) -> Iterator[None]:
+    """Within this block, read each file from disk once and keep its text in `texts`.
+
+    Detecting a format and reading it both need the text, and large lists are on slow disks.
     """
+    token = _TEXTS.set(texts)
+    try:
+        yield
+    finally:
+        _TEXTS.reset(token)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file without its byte order mark.
+
+    Raises `DataError` if it cannot be read or is not UTF-8, naming the line.
+    """
+    texts = _TEXTS.get()
+    if texts is None:
+        return _read_text(path)
+    if path not in texts:
+        texts[path] = _read_text(path)
+    return texts[path]
+
+
+def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -77,10 +119,10 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise problem(path, line, "is not text in UTF-8; save it as UTF-8") from error
+        raise annotation_error(path, line, "is not UTF-8 text; save it as UTF-8") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise problem(path, line, "holds zero bytes and is no text; save it as UTF-8")
+        raise annotation_error(path, line, "contains null bytes, not text; save it as UTF-8")
     return text
 
 
@@ -97,11 +139,11 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a csv file with a header, by column name, with their line numbers.
+    """The rows of a csv file with a header as {column: value}, with their line numbers.
 
-    Commas, semicolons or tabs separate the columns, which are named in lower case and
-    without blanks around them. Raises `DataError` where a
-    column of `needed` is missing, a row has fewer or more fields than the header, or none is there.
+    Columns are separated by commas, semicolons or tabs; their names are lowercased and stripped.
+    Raises `DataError` if a column of `needed` is missing, a row has more or fewer fields than the
+    header, or there are no rows.
     """
     text = read_text(path)
     delimiter = delimiter_of(text.split("\n", 1)[0])
@@ -111,28 +153,30 @@ def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str,
         header = [name.strip().casefold() for name in next(reader, [])]
         missing = [name for name in needed if name not in header]
         if missing:
-            raise problem(path, 1, f"has no column '{missing[0]}'; write {','.join(needed)}")
+            text = f"has no column '{missing[0]}'; the header must name {','.join(needed)}"
+            raise annotation_error(path, 1, text)
         for fields in reader:
             if not any(fields):
                 continue
             if len(fields) != len(header):
-                text = f"has {len(fields)} fields where the header has {len(header)}; mend the row"
-                raise problem(path, reader.line_num, text)
+                text = f"has {len(fields)} fields, but the header has {len(header)}; fix the row"
+                raise annotation_error(path, reader.line_num, text)
             records.append((reader.line_num, dict(zip(header, fields, strict=True))))
     except csv.Error as error:
-        raise problem(path, reader.line_num, f"is not valid csv ({error})") from error
+        text = f"is not valid csv ({error}); fix the row"
+        raise annotation_error(path, reader.line_num, text) from error
     if not records:
         raise DataError(f"{path} is empty; give an annotation with at least one video")
     return records
 
 
 def delimiter_of(header: str) -> str:
-    """What separates the columns of a csv file: a comma, a semicolon or a tab."""
+    """The column separator of a csv file: a comma, a semicolon or a tab."""
     return max(",;\t", key=header.count)
 
 
 def csv_fields(line: str, delimiter: str = ",") -> list[str]:
-    """The fields of one line of csv, without blanks around them; none where it is not valid."""
+    """The stripped fields of one csv line; empty if it is not valid csv."""
     try:
         return [field.strip() for field in next(csv.reader([line], delimiter=delimiter), [])]
     except csv.Error:
@@ -140,63 +184,74 @@ def csv_fields(line: str, delimiter: str = ",") -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file.
+    """The content of a JSON file.
 
-    Raises `DataError` naming the line where it is not valid.
+    Raises `DataError` naming the line if it is not valid.
     """
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise problem(path, error.lineno, f"is not valid JSON ({error.msg})") from error
+        raise annotation_error(path, error.lineno, f"is not valid JSON ({error.msg})") from error
 
 
 def read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a file with one JSON object per line, with their line numbers.
 
-    Raises `DataError` naming the line where one is not.
+    Raises `DataError` naming a line that is not a JSON object.
     """
     records = []
     for number, line in read_lines(path):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise problem(path, number, f"is not valid JSON ({error.msg})") from error
+            raise annotation_error(path, number, f"is not valid JSON ({error.msg})") from error
         if not isinstance(record, dict):
-            raise problem(path, number, "is no JSON object; write one object per line")
+            text = "is not a JSON object; write one object per line"
+            raise annotation_error(path, number, text)
         records.append((number, record))
     return records
 
 
 def json_records(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON list with their numbers from 1; each must have `key`."""
+    """The objects of a JSON list, numbered from 1.
+
+    Raises `DataError` if there are none, or if one of them does not have `key`.
+    """
     records = read_json(path)
     if not isinstance(records, list) or not records:
-        raise DataError(f"{path} is no list with at least one record; give the official file")
+        raise DataError(f"{path} is not a list with at least one record; give the official file")
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or key not in record:
-            raise problem(path, number, f"has no '{key}'; give the official file", "record")
+            raise annotation_error(
+                path, number, f"has no '{key}'; give the official file", "record"
+            )
         yield number, record
 
 
 def indexed_names(path: Path, pairs: Sequence[tuple[int, str, str]], first: int) -> tuple[str, ...]:
-    """Class names in index order from (line, number, name); numbers run on from `first`.
+    """Class names in index order.
 
-    Raises `DataError` for a number that is none, comes twice or leaves a gap.
+    pairs: (line, class number, class name); the numbers are consecutive from `first`.
+    Raises `DataError` for a number that is not a whole number, is repeated or is missing.
     """
     names: dict[int, str] = {}
     for line, number, name in pairs:
         if not number.strip().isdecimal():
-            raise problem(path, line, f"'{number}' is no class number; write a whole number")
+            text = f"'{number}' is not a class number; write a whole number"
+            raise annotation_error(path, line, text)
         if int(number) in names:
-            raise problem(path, line, f"class number {number} comes twice; give each its own")
+            text = f"class number {number} is used twice; give each class its own"
+            raise annotation_error(path, line, text)
         names[int(number)] = name.strip()
     wanted = range(first, first + len(names))
     missing = next((n for n in wanted if n not in names), None)
     if missing is not None:
-        raise DataError(f"{path} names no class {missing}; number the classes from {first} on")
+        raise DataError(
+            f"{path} does not list class {missing}; number the classes from {first} without gaps"
+        )
     return tuple(names[n] for n in wanted)
 
 
-def beside(path: Path, *names: str) -> Path | None:
-    """The first of these files that lies beside `path`."""
+def sibling(path: Path, *names: str) -> Path | None:
+    """The first of the named files that exists in the folder of `path`."""
     return next((p for name in names if (p := path.parent / name).is_file()), None)

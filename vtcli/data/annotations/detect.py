@@ -1,6 +1,5 @@
-"""Which format an annotation file has, told by its content and, where formats look alike, its name.
-
-A file that fits two formats is refused with both names; nothing is guessed.
+"""Detects the format of an annotation file from its content and, where two formats look alike,
+from its name. A file that fits two formats is refused with both names; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -10,49 +9,49 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vtcli.data.annotations import kinetics, pyslowfast_frames
-from vtcli.data.annotations.base import beside, csv_fields, delimiter_of, read_json, read_lines
-from vtcli.data.annotations.lists import NUMBER, sniff_list
+from vtcli.data.annotations.base import csv_fields, delimiter_of, read_json, read_lines, sibling
+from vtcli.data.annotations.lists import NUMBER, detect_list_format
 from vtcli.data.annotations.ucf_hmdb import HMDB_NAME, UCF_NAME
 from vtcli.errors import DataError
 from vtcli.video.extensions import has_video_suffix
 
-_LINES_LOOKED_AT = 1000
+_MAX_LINES = 1000
 _HEADERS = (
     ("epic100", ("narration_id", "video_id")),
     ("kinetics", kinetics.COLUMNS),
     ("huggingface", ("file_name",)),
     ("manifest", ("path", "label")),
 )
-_ADVICE = "name its format with --annotations, or write a manifest with the header path,label"
+_HINT = "name its format with --annotations, or write a manifest with the header path,label"
 
 
-def sniff_file(path: Path, otherwise: str = "") -> str:
-    """The format of an annotation file; `otherwise` where its content shows none.
+def detect_file_format(path: Path, default: str = "") -> str:
+    """The format of an annotation file; `default` if its content fits none.
 
-    Raises `DataError` where it fits more than one, or none and there is no `otherwise`.
+    Raises `DataError` if it fits more than one, or none and there is no `default`.
     """
     if path.suffix.lower() == ".json":
-        return _sniff_json(path)
-    lines = read_lines(path)[:_LINES_LOOKED_AT]
-    found = _sniff_lines(path, lines)
+        return _detect_json(path)
+    lines = read_lines(path)[:_MAX_LINES]
+    found = _detect_lines(path, lines)
     if len(found) > 1:
         raise DataError(
             f"{path} fits {len(found)} formats, {' and '.join(found)}; name one with --annotations"
         )
-    if not found and not otherwise:
+    if not found and not default:
         number, line = lines[0]
         shown = line if len(line) <= 60 else f"{line[:57]}..."
-        raise DataError(f"{path}, line {number}: '{shown}' is in no known format; {_ADVICE}")
-    return found[0] if found else otherwise
+        raise DataError(f"{path}, line {number}: '{shown}' is not in a known format; {_HINT}")
+    return found[0] if found else default
 
 
-def _sniff_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
+def _detect_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
     first = lines[0][1]
     if first.lstrip().startswith("{"):
-        return _sniff_json_line(first)
+        return _detect_json_line(first)
     if HMDB_NAME.fullmatch(path.name):
         return ["hmdb51"]
-    if UCF_NAME.fullmatch(path.name) and beside(path, "classInd.txt"):
+    if UCF_NAME.fullmatch(path.name) and sibling(path, "classInd.txt"):
         return ["ucf101"]
     if first.startswith(pyslowfast_frames.HEADER):
         return ["pyslowfast-frames"]
@@ -62,7 +61,7 @@ def _sniff_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
             return [format]
     if _most(lines, _has_class_name):
         return ["mit"]
-    return sniff_list(path, lines) or (["id-label"] if _most(lines, _has_semicolon) else [])
+    return detect_list_format(path, lines) or (["id-label"] if _most(lines, _has_semicolon) else [])
 
 
 def _most(lines: Sequence[tuple[int, str]], has: Callable[[str], bool]) -> bool:
@@ -74,13 +73,13 @@ def _has_semicolon(line: str) -> bool:
 
 
 def _has_class_name(line: str) -> bool:
-    """Whether the first of several fields is a video and the next a word."""
+    """Whether the first field is a video file and the second a word."""
     video, word, *_ = [*csv_fields(line), "", ""]
     named = bool(word) and not NUMBER.fullmatch(word) and not has_video_suffix(word)
     return has_video_suffix(video) and named
 
 
-def _sniff_json_line(line: str) -> list[str]:
+def _detect_json_line(line: str) -> list[str]:
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
@@ -92,7 +91,7 @@ def _sniff_json_line(line: str) -> list[str]:
     ]
 
 
-def _sniff_json(path: Path) -> str:
+def _detect_json(path: Path) -> str:
     content = read_json(path)
     if isinstance(content, dict) and "database" in content:
         return "activitynet"
@@ -102,6 +101,6 @@ def _sniff_json(path: Path) -> str:
     if isinstance(first, dict) and "id" in first:
         return "something-json"
     raise DataError(
-        f"{path} is in no known format, or holds only the class names; give the JSON file that "
+        f"{path} is not in a known format, or lists only the class names; give the JSON file that "
         "lists the videos"
     )

@@ -1,5 +1,7 @@
-"""Folders that are their own annotation: one folder per class, or Hugging Face's videofolder with
+"""Folders that need no annotation file: one folder per class, or Hugging Face's videofolder with
 one folder per split, each with class folders or a metadata file.
+
+A folder without videos is not a class: it is skipped, and reported in the dataset's summary.
 """
 
 from __future__ import annotations
@@ -9,25 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from vtcli.data.annotations.base import Annotation, Row
+from vtcli.data.annotations.base import Annotation, AnnotationRow, SkippedFolder
 from vtcli.data.annotations.manifest import metadata_file, read_metadata
 from vtcli.data.catalog import canonical_split
 from vtcli.errors import DataError
 from vtcli.video.extensions import IMAGE_SUFFIXES, has_video_suffix
 
-_STANDARD = ("train", "validation", "test")
+_STANDARD_SPLITS = ("train", "validation", "test")
 
 
-def sniff_folder(folder: Path) -> str | None:
+def detect_folder_format(folder: Path) -> str | None:
     """`huggingface` for split folders, `class-folders` for class folders, None for neither.
 
-    Raises `DataError` where it could be both.
+    Raises `DataError` if it could be both.
     """
     if metadata_file(folder):
         return "huggingface"
     below = _subfolders(folder)
-    splits = [p for p in below if canonical_split(p.name) in _STANDARD and _holds_classes(p)]
-    classes = [p for p in below if p not in splits and _holds_videos(p)]
+    splits = [p for p in below if canonical_split(p.name) in _STANDARD_SPLITS and _has_classes(p)]
+    classes = [p for p in below if p not in splits and _has_videos(p)]
     if splits and classes:
         raise DataError(
             f"{folder} fits two formats, huggingface ('{splits[0].name}' is a split) and "
@@ -37,92 +39,118 @@ def sniff_folder(folder: Path) -> str | None:
 
 
 def read_class_folders(folder: Path) -> Annotation:
-    """One row per video, labeled by the folder it lies in.
+    """One row per video, labeled by the name of its class folder.
 
-    Raises `DataError` where there is none.
+    Raises `DataError` if there is none.
     """
-    rows = list(_class_rows(folder, ""))
+    rows, skipped = _class_rows(folder)
     if not rows:
         raise DataError(f"{folder} has no folders with videos; make one folder per class")
-    return Annotation(folder, "folder of class folders", rows)
+    return Annotation(folder, "folder of class folders", rows, skipped_folders=tuple(skipped))
 
 
 def read_videofolder(folder: Path) -> Annotation:
     """One row per video of every split.
 
-    Raises `DataError` where there is none.
+    Raises `DataError` if there is none.
     """
     metadata = metadata_file(folder)
     if metadata:
         return read_metadata(metadata)
-    rows: list[Row] = []
+    rows: list[AnnotationRow] = []
+    skipped: list[SkippedFolder] = []
     found = []
     for below in _subfolders(folder):
         split = canonical_split(below.name)
-        if split in _STANDARD:
-            part = _split_rows(below, split)
-            rows += part
-            found += [below.name] * bool(part)
+        if split in _STANDARD_SPLITS:
+            of_split, without_videos = _split_rows(below, split)
+            rows += of_split
+            skipped += without_videos
+            found += [below.name] * bool(of_split)
     if not rows:
         raise DataError(f"{folder} has no folder 'train', 'validation' or 'test' with videos")
-    return Annotation(folder, f"Hugging Face videofolder ({', '.join(found)})", rows)
+    description = f"Hugging Face videofolder ({', '.join(found)})"
+    return Annotation(folder, description, rows, skipped_folders=tuple(skipped))
 
 
-def _split_rows(folder: Path, split: str) -> list[Row]:
+def _split_rows(folder: Path, split: str) -> tuple[list[AnnotationRow], list[SkippedFolder]]:
     metadata = metadata_file(folder)
     if metadata is None:
-        return list(_class_rows(folder, split, f"{folder.name}/"))
-    rows = read_metadata(metadata).rows
-    return [row._replace(places=(f"{folder.name}/{row.places[0]}",), split=split) for row in rows]
+        return _class_rows(folder, split, f"{folder.name}/")
+    rows = []
+    for row in read_metadata(metadata).rows:
+        path = f"{folder.name}/{row.candidate_paths[0]}"
+        rows.append(row._replace(candidate_paths=(path,), split=split))
+    return rows, []
 
 
-def _class_rows(folder: Path, split: str, prefix: str = "") -> Iterator[Row]:
+def _class_rows(
+    folder: Path, split: str = "", prefix: str = ""
+) -> tuple[list[AnnotationRow], list[SkippedFolder]]:
+    """The videos of a folder of class folders, and the folders that have none."""
+    rows: list[AnnotationRow] = []
+    skipped = []
     for below in _subfolders(folder):
-        for place in sorted(_videos(below)):
-            yield Row((f"{prefix}{below.name}/{place}",), (below.name,), split=split)
+        videos = sorted(_videos(below))
+        rows += (
+            AnnotationRow((f"{prefix}{below.name}/{video}",), (below.name,), split=split)
+            for video in videos
+        )
+        if not videos:
+            skipped.append(SkippedFolder(f"{prefix}{below.name}", split, _is_empty(below)))
+    return rows, skipped
 
 
 def _videos(folder: Path) -> Iterator[str]:
-    """Video files and folders of images below a class folder, through links to folders as well, as
-    relative paths.
+    """Relative paths of the video files and folders of images below a class folder, following
+    links to folders.
 
     Raises `DataError` for a folder that cannot be opened.
     """
     above: dict[str, frozenset[str]] = {}
-    for path, below, files in os.walk(folder, onerror=_not_opened, followlinks=True):
-        real, way = os.path.realpath(path), above.get(os.path.dirname(path), frozenset())
-        if real in way:  # a link back to a folder it lies in
+    for path, below, files in os.walk(folder, onerror=_raise_unreadable, followlinks=True):
+        real, ancestors = os.path.realpath(path), above.get(os.path.dirname(path), frozenset())
+        if real in ancestors:  # a link to a folder that contains it
             below.clear()
             continue
-        above[path] = way | {real}
+        above[path] = ancestors | {real}
         below[:] = [name for name in below if not name.startswith(".")]
-        place = os.path.relpath(path, folder).replace(os.sep, "/")
-        inside = "" if place == "." else f"{place}/"
-        seen = [name for name in files if not name.startswith(".")]
-        videos = [name for name in seen if has_video_suffix(name)]
+        relative = os.path.relpath(path, folder).replace(os.sep, "/")
+        inside = "" if relative == "." else f"{relative}/"
+        visible = [name for name in files if not name.startswith(".")]
+        videos = [name for name in visible if has_video_suffix(name)]
         yield from (f"{inside}{name}" for name in videos)
-        if inside and not videos and any(n.casefold().endswith(IMAGE_SUFFIXES) for n in seen):
-            yield place
+        if inside and not videos and any(n.casefold().endswith(IMAGE_SUFFIXES) for n in visible):
+            yield relative
 
 
-def _not_opened(error: OSError) -> NoReturn:
-    """Its videos would be missing, and nobody would know."""
+def _raise_unreadable(error: OSError) -> NoReturn:
+    """Raise `DataError`; skipping the folder would silently drop its videos."""
     raise DataError(
         f"folder {error.filename} cannot be opened ({error.strerror}); check its permissions"
     ) from error
 
 
-def _holds_classes(folder: Path) -> bool:
-    return bool(metadata_file(folder)) or any(_holds_videos(p) for p in _subfolders(folder))
+def _has_classes(folder: Path) -> bool:
+    return bool(metadata_file(folder)) or any(_has_videos(p) for p in _subfolders(folder))
 
 
-def _holds_videos(folder: Path) -> bool:
+def _has_videos(folder: Path) -> bool:
     return next(_videos(folder), None) is not None
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is no file below a folder; hidden files do not count."""
+    return all(
+        name.startswith(".")
+        for _, _, files in os.walk(folder, onerror=_raise_unreadable)
+        for name in files
+    )
 
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
         below = [p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir()]
     except OSError as error:
-        _not_opened(error)
+        _raise_unreadable(error)
     return sorted(below, key=lambda p: p.name)

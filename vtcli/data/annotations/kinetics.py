@@ -1,14 +1,14 @@
 """Kinetics' official csv: label, youtube_id, time_start, time_end, split.
 
-A video is the cut-out clip {youtube_id}_{start:06d}_{end:06d}, in a folder named after its class
-(with blanks or underscores) or beside all others. The test file has no labels.
+A video is the trimmed clip {youtube_id}_{start:06d}_{end:06d}, either in a folder named after its
+class (with spaces or underscores) or in one folder with all others. The test file has no labels.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from vtcli.data.annotations.base import Annotation, Row, problem, read_records
+from vtcli.data.annotations.base import Annotation, AnnotationRow, annotation_error, read_records
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
 
@@ -16,7 +16,7 @@ COLUMNS = ("youtube_id", "time_start", "time_end")
 def read_kinetics(path: Path) -> Annotation:
     """One row per clip, labeled by class name.
 
-    Raises `DataError` naming a line without an id, with a time that is no number or, where other
+    Raises `DataError` naming a line without an id, with a time that is not a number or, if other
     lines have one, without a label.
     """
     records = read_records(path, COLUMNS)
@@ -25,16 +25,18 @@ def read_kinetics(path: Path) -> Annotation:
     return Annotation(path, "Kinetics csv", rows, unique_filenames=True)
 
 
-def _row(path: Path, line: int, record: dict[str, str], labeled: bool) -> Row:
+def _row(path: Path, line: int, record: dict[str, str], labeled: bool) -> AnnotationRow:
     video, label = record["youtube_id"].strip(), record.get("label", "").strip().strip('"')
     if not video or (labeled and not label):
-        raise problem(path, line, f"has no {'label' if video else 'youtube_id'}; mend the row")
+        text = f"has no {'label' if video else 'youtube_id'}; fix the row"
+        raise annotation_error(path, line, text)
     try:
         start, end = (int(float(record[name])) for name in COLUMNS[1:])
     except (ValueError, OverflowError) as error:
-        raise problem(path, line, f"has a time that is no number ({error}); mend it") from error
+        text = f"has a time that is not a number ({error}); fix the row"
+        raise annotation_error(path, line, text) from error
     stem = f"{video}_{start:06d}_{end:06d}"
     folders = (f"{label}/", f"{label.replace(' ', '_')}/") if label else ()
-    places = tuple(dict.fromkeys(f"{folder}{stem}.mp4" for folder in ("", *folders)))
+    paths = tuple(dict.fromkeys(f"{folder}{stem}.mp4" for folder in ("", *folders)))
     split = record.get("split", "")
-    return Row(places, (label,) if label else (), line, stem, split=split)
+    return AnnotationRow(paths, (label,) if label else (), line, stem, split=split)

@@ -1,9 +1,9 @@
-"""Lists with one line per video and numbers at its end, as training code keeps them.
+"""Lists with one line per video that ends in numbers, as training code uses them.
 
 mmaction2: `path label [label ...]` and, for folders of frames, `folder frames label [label ...]`.
-PySlowFast and what descends from it (UniFormer, VideoMAE, X-ViT): `path`, `path label` or
+PySlowFast and its descendants (UniFormer, VideoMAE, X-ViT): `path`, `path label` or
 `path frames label` with any separator. UniFormerV2, ActivityNet: `path total start end label`.
-A line is split from its end, so that a path may hold blanks, commas and numbers.
+A line is split from its end, so that a path may contain spaces, commas and numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vtcli.data.annotations.base import Annotation, Row, problem, read_lines
+from vtcli.data.annotations.base import Annotation, AnnotationRow, annotation_error, read_lines
 from vtcli.errors import DataError
 from vtcli.video.extensions import has_video_suffix
 
@@ -28,8 +28,10 @@ class _Line(NamedTuple):
     fields: tuple[str, ...]
 
 
-class _Form(NamedTuple):
-    """How a format's lines end: `skipped` numbers before the labels, `labels` of them or any."""
+class _LineFormat(NamedTuple):
+    """The numbers at the end of a line: how many come before the labels, and how many labels there
+    are (None: one or more).
+    """
 
     title: str
     skipped: int
@@ -37,22 +39,22 @@ class _Form(NamedTuple):
     columns: str
 
 
-FORMS = {
-    "mmaction2": _Form("mmaction2 video list", 0, None, "path label"),
-    "mmaction2-frames": _Form("mmaction2 frame list", 1, None, "folder frames label"),
-    "xvit": _Form("X-ViT list", 1, 1, "id frames label"),
-    "uniformerv2-segments": _Form("UniFormerV2 list", 3, 1, "path total start end label"),
+LINE_FORMATS = {
+    "mmaction2": _LineFormat("mmaction2 video list", 0, None, "path label"),
+    "mmaction2-frames": _LineFormat("mmaction2 frame list", 1, None, "folder frames label"),
+    "xvit": _LineFormat("X-ViT list", 1, 1, "id frames label"),
+    "uniformerv2-segments": _LineFormat("UniFormerV2 list", 3, 1, "path total start end label"),
 }
 _PYSLOWFAST = (
-    _Form("PySlowFast csv", 0, 0, "path"),
-    _Form("PySlowFast csv", 0, 1, "path label"),
-    _Form("PySlowFast csv", 1, 1, "path frames label"),
+    _LineFormat("PySlowFast csv", 0, 0, "path"),
+    _LineFormat("PySlowFast csv", 0, 1, "path label"),
+    _LineFormat("PySlowFast csv", 1, 1, "path frames label"),
 )
 
 
 def separator_of(lines: Sequence[tuple[int, str]]) -> str | None:
-    """What stands between path and label: a mark after which most lines end in a number; None is
-    white space.
+    """The separator of path and label, after which most lines end in a number; None is white
+    space.
     """
     for mark in SEPARATORS:
         ends = [line.rsplit(mark, 1)[1].strip() for _, line in lines if mark in line]
@@ -61,10 +63,10 @@ def separator_of(lines: Sequence[tuple[int, str]]) -> str | None:
     return None
 
 
-def sniff_list(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
-    """The formats of this family that a file fits; several where its content cannot tell."""
+def detect_list_format(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
+    """The formats of this family that a file fits; several if its content cannot tell."""
     separator = separator_of(lines)
-    split = _read_lines(lines, separator)
+    split = _split_lines(lines, separator)
     counts = Counter(len(line.fields) for line in split)
     numbers = counts.most_common(1)[0][0]
     as_videos = 2 * sum(has_video_suffix(line.path) for line in split) > len(split)
@@ -73,7 +75,7 @@ def sniff_list(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
         return ["pyslowfast"] if as_videos else []
     if numbers == 4 and 2 * sum(_is_segment(line.fields) for line in split) > len(split):
         timed = any("." in field for line in split for field in line.fields)
-        # Without endings and fractions it could be a folder, its frames and three labels.
+        # Without extensions and decimals it could be a folder, its frame count and three labels.
         others = [] if as_videos or as_csv or timed else ["mmaction2-frames"]
         return ["uniformerv2-segments", *others]
     if as_csv and numbers <= 2:
@@ -86,16 +88,17 @@ def sniff_list(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
 
 
 def read_list(path: Path, format: str) -> Annotation:
-    """A list in one of `FORMS`.
+    """A list in one of `LINE_FORMATS`.
 
     Raises `DataError` naming a line with too few or too many numbers.
     """
-    form = FORMS[format]
+    line_format = LINE_FORMATS[format]
     lines = read_lines(path)
     separator = separator_of(lines)
-    split = _read_lines(lines, separator)
-    rows = [_row(path, line, form) for line in split]
-    description = f"{form.title} '{form.columns}', {_in_words(separator)}"
+    split = _split_lines(lines, separator)
+    rows = [_row(path, line, line_format) for line in split]
+    title, columns = line_format.title, line_format.columns
+    description = f"{title} '{columns}', {_describe_separator(separator)}"
     if format == "uniformerv2-segments":
         description += f", {len(rows):,} segments taken as whole videos"
         rows = _whole_videos(rows)
@@ -103,28 +106,30 @@ def read_list(path: Path, format: str) -> Annotation:
 
 
 def read_pyslowfast(path: Path) -> Annotation:
-    """A PySlowFast csv, all lines with as many columns as most.
+    """A PySlowFast csv; every line has the number of columns that most lines have.
 
     Raises `DataError` naming a line with another number of columns.
     """
     lines = read_lines(path)
     separator = separator_of(lines)
-    split = _read_lines(lines, separator)
+    split = _split_lines(lines, separator)
     numbers = Counter(len(line.fields) for line in split).most_common(1)[0][0]
     if numbers >= len(_PYSLOWFAST):
         raise DataError(
-            f"{path} has {numbers} numbers after each path where a PySlowFast csv has at most 2; "
+            f"{path} has {numbers} numbers after each path, but a PySlowFast csv has at most 2; "
             "name another format with --annotations"
         )
-    form = _PYSLOWFAST[numbers]
-    description = f"{form.title} '{form.columns}'"
-    description += f", {_in_words(separator)}" if numbers else ""
-    return Annotation(path, description, [_row(path, line, form) for line in split])
+    line_format = _PYSLOWFAST[numbers]
+    description = f"{line_format.title} '{line_format.columns}'"
+    description += f", {_describe_separator(separator)}" if numbers else ""
+    return Annotation(path, description, [_row(path, line, line_format) for line in split])
 
 
-def _read_lines(lines: Sequence[tuple[int, str]], separator: str | None) -> list[_Line]:
-    """Every line split. Where paths hold blanks and no ending, a number may be the end of a path:
-    there as many are taken as the line with the fewest has.
+def _split_lines(lines: Sequence[tuple[int, str]], separator: str | None) -> list[_Line]:
+    """Every line as path and numbers.
+
+    In a list whose paths contain spaces and have no extension, a path itself may end in a number:
+    there, every line has as many numbers as the line with the fewest.
     """
     split = [_split(number, line, separator) for number, line in lines]
     if all(has_video_suffix(line.path) or " " not in line.path for line in split):
@@ -134,7 +139,7 @@ def _read_lines(lines: Sequence[tuple[int, str]], separator: str | None) -> list
 
 
 def _split(number: int, line: str, separator: str | None) -> _Line:
-    """The path and the numbers behind it: all there are, down to an ending that videos have."""
+    """The path and all numbers after it; a video extension marks the end of the path."""
     rest, fields = line, []
     while not has_video_suffix(rest):
         parts = rest.rsplit(separator, 1)
@@ -146,7 +151,7 @@ def _split(number: int, line: str, separator: str | None) -> _Line:
 
 
 def _unquoted(path: str) -> str:
-    """A path without the quotes that csv writers put around one that holds a separator."""
+    """A path without the quotes that csv writers put around one that contains a separator."""
     if len(path) > 1 and path[0] == path[-1] == '"':
         return path[1:-1].replace('""', '"')
     return path
@@ -159,16 +164,17 @@ def _shortened(line: _Line, count: int) -> _Line:
     return _Line(line.number, " ".join((line.path, *line.fields[:cut])), line.fields[cut:])
 
 
-def _row(path: Path, line: _Line, form: _Form) -> Row:
-    labels = line.fields[form.skipped :]
-    count = len(line.fields) - form.skipped
-    if count != form.labels and (form.labels is not None or count < 1):
-        text = f"has {len(line.fields)} numbers after the path, not those of '{form.columns}'"
-        raise problem(path, line.number, text + "; mend the line")
+def _row(path: Path, line: _Line, line_format: _LineFormat) -> AnnotationRow:
+    labels = line.fields[line_format.skipped :]
+    count = len(line.fields) - line_format.skipped
+    if count != line_format.labels and (line_format.labels is not None or count < 1):
+        text = f"has {len(line.fields)} numbers after the path, which does not fit "
+        raise annotation_error(path, line.number, f"{text}'{line_format.columns}'; fix the line")
     for label in labels:
         if "." in label:
-            raise problem(path, line.number, f"'{label}' is no class number; write a whole number")
-    return Row((line.path,), tuple(int(label) for label in labels), line.number)
+            text = f"'{label}' is not a class number; write a whole number"
+            raise annotation_error(path, line.number, text)
+    return AnnotationRow((line.path,), tuple(int(label) for label in labels), line.number)
 
 
 def _is_segment(fields: Sequence[str]) -> bool:
@@ -179,16 +185,16 @@ def _is_segment(fields: Sequence[str]) -> bool:
     return 0 <= start <= end <= total and "." not in fields[3]
 
 
-def _whole_videos(rows: Sequence[Row]) -> list[Row]:
-    """One row per video with every label its segments have."""
+def _whole_videos(rows: Sequence[AnnotationRow]) -> list[AnnotationRow]:
+    """One row per video with the labels of all its segments."""
     labels: dict[tuple[str, ...], dict[int | str, None]] = {}
-    first: dict[tuple[str, ...], Row] = {}
+    first: dict[tuple[str, ...], AnnotationRow] = {}
     for row in rows:
-        first.setdefault(row.places, row)
-        labels.setdefault(row.places, {}).update(dict.fromkeys(row.labels))
-    return [row._replace(labels=tuple(labels[places])) for places, row in first.items()]
+        first.setdefault(row.candidate_paths, row)
+        labels.setdefault(row.candidate_paths, {}).update(dict.fromkeys(row.labels))
+    return [row._replace(labels=tuple(labels[paths])) for paths, row in first.items()]
 
 
-def _in_words(separator: str | None) -> str:
+def _describe_separator(separator: str | None) -> str:
     shown = {"\t": "tab", None: "white space"}.get(separator)
     return f"separator {shown}" if shown else f"separator '{separator}'"

@@ -1,5 +1,7 @@
-"""Files with one video per row and named columns: vt's own manifest, `path,label` and optionally
-`start,end,split,id`, and Hugging Face's metadata, `file_name,label`; csv or JSON lines.
+"""Files with one video per row and named columns, as csv or JSON lines.
+
+vt's own manifest has `path,label` and optionally `start,end,split,id`; Hugging Face's metadata has
+`file_name,label`.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ from typing import Any
 
 from vtcli.data.annotations.base import (
     Annotation,
+    AnnotationRow,
     Label,
-    Row,
-    problem,
+    annotation_error,
     read_json_lines,
     read_records,
 )
@@ -33,11 +35,12 @@ def _kind(path: Path) -> str:
     return "JSON lines" if path.suffix.lower() == ".jsonl" else "csv"
 
 
-def _read(path: Path, key: str) -> list[Row]:
-    """One row per video. Labels are numbers if all are, else names; `start` and `end` are seconds.
+def _read(path: Path, key: str) -> list[AnnotationRow]:
+    """One row per video. Labels are class numbers if all of them are numbers, else class names;
+    `start` and `end` are in seconds.
 
-    Raises `DataError` naming a row without a path, with a time that is none or, where others have
-    one, without a label.
+    Raises `DataError` naming a row without a path, with a time that is not a number or, if other
+    rows have one, without a label.
     """
     records: list[tuple[int, dict[str, Any]]]
     if path.suffix.lower() == ".jsonl":
@@ -47,14 +50,14 @@ def _read(path: Path, key: str) -> list[Row]:
     labels = _labels(path, records)
     rows = []
     for (line, record), label in zip(records, labels, strict=True):
-        place = str(record.get(key) or "").strip()
-        if not place:
-            raise problem(path, line, f"has no '{key}'; mend the row")
+        video = str(record.get(key) or "").strip()
+        if not video:
+            raise annotation_error(path, line, f"has no '{key}'; fix the row")
         start, end = (_seconds(path, line, record.get(name)) for name in ("start", "end"))
         if start is not None and end is not None and end <= start:
-            raise problem(path, line, "ends before it begins; mend start and end")
+            raise annotation_error(path, line, "ends before it begins; fix start and end")
         id_, split = (str(record.get(name) or "").strip() for name in ("id", "split"))
-        rows.append(Row((place,), label, line, id_, start, end, split))
+        rows.append(AnnotationRow((video,), label, line, id_, start, end, split))
     return rows
 
 
@@ -64,14 +67,15 @@ def _labels(path: Path, records: list[tuple[int, dict[str, Any]]]) -> list[tuple
     for line, record in records:
         label = record.get("label", "")
         if isinstance(label, bool) or not isinstance(label, int | str):
-            raise problem(path, line, f"{label!r} is no label; write a class name or number")
+            text = f"{label!r} is not a label; write a class name or number"
+            raise annotation_error(path, line, text)
         found.append(label.strip() if isinstance(label, str) else label)
     given = [label for label in found if label != ""]
     if not given:
         return [() for _ in found]
     if len(given) < len(found):
         line = next(n for (n, _), label in zip(records, found, strict=True) if label == "")
-        raise problem(path, line, "has no label; write a class name or number")
+        raise annotation_error(path, line, "has no label; write a class name or number")
     as_text = [str(label) for label in given]
     if all(text.isdecimal() for text in as_text):
         return [(int(text),) for text in as_text]
@@ -84,20 +88,20 @@ def _seconds(path: Path, line: int, value: Any) -> float | None:
     try:
         seconds = float(value)
     except (TypeError, ValueError) as error:
-        raise problem(path, line, f"'{value}' is no time; write seconds") from error
+        raise annotation_error(path, line, f"'{value}' is not a time; write seconds") from error
     if not 0 <= seconds < float("inf"):
-        raise problem(path, line, f"'{value}' is no time; write seconds from 0 on")
+        raise annotation_error(path, line, f"'{value}' is not a time; write seconds, 0 or more")
     return seconds
 
 
 def metadata_file(folder: Path) -> Path | None:
-    """The metadata of a folder, where there is one.
+    """The metadata file of a folder, if there is one.
 
-    Raises `DataError` for one that cannot be read here.
+    Raises `DataError` for two of them, and for a format that is not supported.
     """
     found = [p for name in ("metadata.csv", "metadata.jsonl") if (p := folder / name).is_file()]
     if len(found) > 1:
-        raise DataError(f"{folder} has metadata.csv and metadata.jsonl; keep one of them")
+        raise DataError(f"{folder} has metadata.csv and metadata.jsonl; remove one of them")
     if not found and (folder / "metadata.parquet").is_file():
-        raise DataError(f"{folder}/metadata.parquet is not read; save it as metadata.csv")
+        raise DataError(f"{folder}/metadata.parquet is not supported; save it as metadata.csv")
     return found[0] if found else None

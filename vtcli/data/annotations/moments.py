@@ -8,12 +8,12 @@ from pathlib import Path
 
 from vtcli.data.annotations.base import (
     Annotation,
-    Row,
-    beside,
+    AnnotationRow,
+    annotation_error,
     csv_fields,
     indexed_names,
-    problem,
     read_lines,
+    sibling,
 )
 from vtcli.video.extensions import has_video_suffix
 
@@ -27,15 +27,15 @@ def read_moments(path: Path) -> Annotation:
     for line, text in read_lines(path):
         video, label, *_ = [*csv_fields(text), "", ""]
         if not has_video_suffix(video) or not label:
-            raise problem(path, line, "is not 'video,class name'; mend the line")
-        rows.append(Row((video,), (label,), line))
-    source = beside(path, "moments_categories.txt")
+            raise annotation_error(path, line, "is not 'video,class name'; fix the line")
+        rows.append(AnnotationRow((video,), (label,), line))
+    source = sibling(path, "moments_categories.txt")
     classes = {"action": _categories(source)} if source else {}
-    return Annotation(path, "csv 'video,class name' as of Moments in Time", rows, classes=classes)
+    return Annotation(path, "Moments in Time csv 'video,class name'", rows, classes=classes)
 
 
 def _categories(path: Path) -> tuple[str, ...]:
-    """The names of moments_categories.txt (`name,number`) in index order."""
+    """The class names of moments_categories.txt (`name,number`) in index order."""
     pairs = []
     for line, text in read_lines(path):
         name, _, number = text.rpartition(",")

@@ -1,7 +1,7 @@
-"""UCF101 and HMDB51, each divided into training and test videos three times.
+"""UCF101 and HMDB51, each with three official train/test splits.
 
 UCF101: classInd.txt numbers the classes from 1; trainlistNN.txt has `class/video number`,
-testlistNN.txt `class/video`. HMDB51: one file per class and division, {class}_test_splitN.txt, with
+testlistNN.txt `class/video`. HMDB51: one file per class and split, {class}_test_splitN.txt, with
 `video 1` (train), `2` (test) or `0` (unused).
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from vtcli.data.annotations.base import (
     Annotation,
-    Row,
-    beside,
+    AnnotationRow,
+    annotation_error,
     indexed_names,
-    problem,
     read_lines,
+    sibling,
 )
 from vtcli.errors import DataError
 from vtcli.video.extensions import has_video_suffix
@@ -27,14 +27,14 @@ HMDB_USES = ("0", "1", "2")
 
 
 def read_ucf101(path: Path) -> Annotation:
-    """One row per video, labeled by the folder it lies in; a number behind it must agree.
+    """One row per video, labeled by its folder; a class number after the path must agree with it.
 
-    Raises `DataError` where classInd.txt is missing, and naming a line whose folder is no class or
+    Raises `DataError` if classInd.txt is missing, and naming a line whose folder is not a class or
     not the class of its number.
     """
-    source = beside(path, "classInd.txt")
+    source = sibling(path, "classInd.txt")
     if source is None:
-        raise DataError(f"{path} needs the class list classInd.txt beside it; copy it there")
+        raise DataError(f"{path} needs the class list classInd.txt next to it; copy it there")
     names = _class_index(source)
     by_case = {name.casefold(): index for index, name in enumerate(names)}
     named = UCF_NAME.fullmatch(path.name)
@@ -45,17 +45,18 @@ def read_ucf101(path: Path) -> Annotation:
         folder, _, file = video.rpartition("/")
         index = by_case.get(folder.rpartition("/")[2].casefold())
         if index is None:
-            text = f"'{folder}' is no class of classInd.txt; write class/video"
-            raise problem(path, line, text)
+            text = f"'{folder}' is not a class of classInd.txt; write class/video"
+            raise annotation_error(path, line, text)
         if number is not None and number != index + 1:
             text = f"has class {number}, but {names[index]} is {index + 1} in classInd.txt"
-            raise problem(path, line, text + "; mend one of them")
-        rows.append(Row((video, f"{names[index]}/{file}"), (index + 1,), line, split=split))
+            raise annotation_error(path, line, text + "; fix one of them")
+        paths = (video, f"{names[index]}/{file}")
+        rows.append(AnnotationRow(paths, (index + 1,), line, split=split))
     return Annotation(path, "UCF101 list", rows, ("action",), {"action": names}, 1, True)
 
 
 def _class_index(path: Path) -> tuple[str, ...]:
-    """The names of classInd.txt in index order."""
+    """The class names of classInd.txt in index order."""
     pairs = []
     for line, text in read_lines(path):
         number, _, name = text.strip().partition(" ")
@@ -71,33 +72,36 @@ def _video_and_number(text: str) -> tuple[str, int | None]:
 
 
 def read_hmdb51(path: Path) -> Annotation:
-    """Every class's file of the same division, for any one of them: one row per video in use, in
-    the order of the classes' names.
+    """The files of all classes for one split, whichever of them is given: one row per video that
+    the split uses, in the order of the class names.
 
-    Raises `DataError` naming a line without a use, or with another one than 0, 1 and 2.
+    Raises `DataError` naming a line whose use is not 0, 1 or 2.
     """
     named = HMDB_NAME.fullmatch(path.name)
     if named is None:
-        raise DataError(f"{path} is not called CLASS_test_split1.txt, as HMDB51's files are")
-    division = named[2]
-    files = sorted(path.parent.glob(f"*_test_split{division}.txt"), key=lambda p: p.name)
-    rows = [row for file in files for row in _hmdb_rows(file, division)]
+        raise DataError(
+            f"{path} is not named CLASS_test_split1.txt, as HMDB51's files are; rename it"
+        )
+    number = named[2]
+    files = sorted(path.parent.glob(f"*_test_split{number}.txt"), key=lambda p: p.name)
+    rows = [row for file in files for row in _hmdb_rows(file, number)]
     if not rows:
-        raise DataError(f"{path.parent} has no video in use in split {division}; copy it again")
+        raise DataError(f"{path.parent} lists no videos for split {number}; copy it again")
     names = tuple(sorted({str(row.labels[0]) for row in rows}))
-    description = f"HMDB51, {len(files)} files *_test_split{division}.txt"
+    description = f"HMDB51, {len(files)} files *_test_split{number}.txt"
     return Annotation(path, description, rows, classes={"action": names}, unique_filenames=True)
 
 
-def _hmdb_rows(path: Path, division: str) -> list[Row]:
+def _hmdb_rows(path: Path, number: str) -> list[AnnotationRow]:
     named = HMDB_NAME.fullmatch(path.name)
     label = named[1] if named else ""
     rows = []
     for line, text in read_lines(path):
         video, _, use = text.rpartition(" ")
         if not video or use not in HMDB_USES:
-            raise problem(path, line, "is not 'video 0', 'video 1' or 'video 2'; mend the line")
-        split = {"1": f"train{division}", "2": division}.get(use)
+            text = "is not 'video 0', 'video 1' or 'video 2'; fix the line"
+            raise annotation_error(path, line, text)
+        split = {"1": f"train{number}", "2": number}.get(use)
         if split:
-            rows.append(Row((f"{label}/{video.strip()}",), (label,), split=split))
+            rows.append(AnnotationRow((f"{label}/{video.strip()}",), (label,), split=split))
     return rows

@@ -1,6 +1,7 @@
 "use strict";
-// Sorting and filtering of the class tables, and the confusion matrices. The page says the same
-// without this script; what it adds lives in the address: #sort=name&order=descending&filter=dog
+// Sorting and filtering of the class tables, and the large confusion matrices. Every number is in
+// the page without this script. The state is kept in the address:
+// #sort=name&order=descending&filter=dog
 
 const SORTS = ["name", "accuracy", "n"];
 
@@ -22,7 +23,7 @@ function sortKey(row, sort) {
   return row.dataset[sort] === "" ? null : Number(row.dataset[sort]);
 }
 
-// Classes without samples have no accuracy and stay last either way.
+// Classes without samples have no accuracy: they are last in either order.
 function compareRows(a, b, state) {
   const [x, y] = [sortKey(a, state.sort), sortKey(b, state.sort)];
   if (x === null || y === null) return (x === null) - (y === null);
@@ -30,7 +31,7 @@ function compareRows(a, b, state) {
   return state.order === "descending" ? -forward : forward;
 }
 
-// A row names its class and the one it is most often taken for.
+// A row names its class and the one it is most often confused with.
 function namesInclude(row, words) {
   const names = [...row.querySelectorAll("bdi")];
   return names.some((name) => name.textContent.toLocaleLowerCase().includes(words));
@@ -82,14 +83,14 @@ function startClasses() {
 
 const LENS = 21; // cells across the enlarged part
 
-// Calls paint(target, predicted, color) for each of the cells.
-// Color: right answers and wrong ones in two hues, the stronger the larger the share of the row.
+// Calls paint(target, predicted, color) for each cell. Correct and wrong predictions have two hues,
+// stronger with a larger fraction of the row.
 function paintCells(cells, n, paint) {
   const style = getComputedStyle(document.documentElement);
-  const [right, wrong] = ["--right", "--wrong"].map((name) => style.getPropertyValue(name));
+  const [correct, wrong] = ["--correct", "--wrong"].map((name) => style.getPropertyValue(name));
   for (const [target, predicted, count] of cells) {
     const strength = 0.2 + 0.8 * Math.sqrt(count / n[target]);
-    paint(target, predicted, `rgb(${target === predicted ? right : wrong} / ${strength})`);
+    paint(target, predicted, `rgb(${target === predicted ? correct : wrong} / ${strength})`);
   }
 }
 
@@ -105,7 +106,7 @@ function startMatrix(part) {
   );
   let at = data.start;
 
-  // However many classes, a cell is drawn large enough to be seen.
+  // With many classes a cell is drawn larger than its place, so that it can be seen.
   function draw() {
     big.width = big.height = big.clientWidth * devicePixelRatio;
     const pen = big.getContext("2d");
@@ -141,8 +142,8 @@ function startMatrix(part) {
     const of = data.n[target];
     fields.target.textContent = data.classes[target];
     fields.predicted.textContent = data.classes[predicted];
-    const share = of ? ` (${((100 * count) / of).toFixed(1)} %)` : "";
-    fields.count.textContent = `${count} of ${of}${share}`;
+    const percent = of ? ` (${((100 * count) / of).toFixed(1)}%)` : "";
+    fields.count.textContent = `${count} of ${of}${percent}`;
     const step = big.clientWidth / size;
     const reach = Math.max(step, 7);
     Object.assign(frame.style, {
@@ -179,7 +180,7 @@ function startMatrix(part) {
   draw();
 }
 
-// Paper cannot be opened: everything that is folded is printed.
+// Folded lists are unfolded before the page is printed.
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details")) folded.open = true;
 });

@@ -1,0 +1,24 @@
+"""Numbers in messages and tables: counts with their nouns in agreement, and percentages.
+
+Every room uses these, so that "1 video" and "1,204 videos" are written the same way everywhere.
+"""
+
+from __future__ import annotations
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    """The number with a comma per thousand and its noun: `plural(1204, "video")` is "1,204 videos".
+
+    many: the plural where it is not `one` and an "s", as in `plural(2, "class", "classes")`.
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def and_more(n: int) -> str:
+    """The end of a list that leaves out `n` of its items; "" where it leaves out none."""
+    return f"and {n:,} more" if n > 0 else ""
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with one decimal, as papers print it."""
+    return f"{100 * fraction:.1f}"
