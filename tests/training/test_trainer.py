@@ -127,8 +127,8 @@ def test_a_killed_training_ends_with_the_same_weights(
     assert resumed.position.steps_done == saved
     resumed.fit()
     for name in ("best.safetensors", "last.safetensors"):
-        uninterrupted, resumed_ = (weights(tmp_path / run / name) for run in ("whole", "broken"))
-        assert same(uninterrupted, resumed_)
+        one, other = (weights(tmp_path / run / name) for run in ("whole", "broken"))
+        assert same(one, other)
     assert same(*(weights(tmp_path / run / FILE) for run in ("whole", "broken")))
     states = [find_state(tmp_path / run) for run in ("whole", "broken")]
     assert states[0]
