@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -33,12 +33,13 @@ from vtcli.cli.options import (
     split_option,
 )
 from vtcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
-from vtcli.training.recipes import find_recipe, options, override
+from vtcli.training.recipes import options
 
 if TYPE_CHECKING:
     from vtcli.data.splits import TrainValSplit
     from vtcli.runtime.distributed import Group
     from vtcli.runtime.progress import ProgressCallback
+    from vtcli.training.init import ModelInit
     from vtcli.training.plan import TrainPlan, TrainSettings
     from vtcli.training.trainer import Trainer
 
@@ -176,16 +177,16 @@ def finetune(
         typer.Option(
             "--recipe",
             metavar="NAME",
-            help="Training recipe by name, such as xvit-something.",
-            show_default="the architecture's",
+            help="Training recipe: paper, small, scratch, or a name such as xvit-something.",
+            show_default="by the number of videos",
         ),
     ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Print steps, learning rate, memory and time, measured on three optimizer steps, "
-            "and stop.",
+            help="Print the recipe and why it was chosen, steps, learning rates, memory and time, "
+            "measured on three optimizer steps, and stop.",
         ),
     ] = False,
     resume: ResumeOption = True,
@@ -202,9 +203,10 @@ def finetune(
         int | None,
         typer.Option(
             "--patience",
-            min=1,
-            help="Stop early after this many epochs without a better validation result.",
-            show_default="never",
+            min=0,
+            help="Stop early after this many epochs without a better validation result; 0 never "
+            "does.",
+            show_default="a third of the epochs with the small recipe, else 0",
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -233,8 +235,8 @@ def finetune(
 ) -> int:
     """Train a model on your own classes; the result is RUN/best.safetensors.
 
-    Options under Recipe override the architecture's recipe; they have the
-    names that timm's training script uses. The same command resumes an
+    The recipe is chosen by the number of training videos; options under
+    Recipe override it and have the names of timm's training script. The same command resumes an
     interrupted run. With `torchrun --nproc-per-node=N -m vtcli finetune ...`,
     N processes share each batch.
     """
@@ -269,27 +271,47 @@ def _restarted_by_launcher() -> bool:
 
 def _plan(request: _Request, group: Group, on_download: ProgressCallback) -> TrainPlan:
     """The training that was asked for; the main process logs its data and learning rate."""
+    from vtcli.models.recipe import Recipe
+    from vtcli.training.choose import choose_recipe, training_budget
     from vtcli.training.init import plan_init
     from vtcli.training.plan import TrainPlan, resolve_hflip
-    from vtcli.weights.resolve import lookup
 
     split, given = request.source.open(), request.given
-    arch = lookup(request.model, on_download).arch
-    name, recipe = find_recipe(arch, split.flip_sensitive, request.recipe)
-    recipe = resolve_hflip(override(recipe, given), split.flip_sensitive, given.get("hflip"))
     heads = {head: len(names) for head, names in split.train.classes.items()}
-    init = plan_init(request.model, request.init, heads, recipe, request.num_frames, on_download)
-    plan = TrainPlan(split, init, name, recipe, request.source.seed, group.size, request.settings)
+
+    def init_with(recipe: Recipe) -> ModelInit:
+        frames = request.num_frames
+        return plan_init(request.model, request.init, heads, recipe, frames, on_download)
+
+    budget = training_budget(init_with(Recipe()), split, group.size)
+    choice = choose_recipe(budget, request.recipe, given)
+    recipe = resolve_hflip(choice.recipe, split.flip_sensitive, given.get("hflip"))
+    patience = request.settings.patience
+    settings = replace(
+        request.settings, patience=choice.patience if patience is None else patience or None
+    )
+    seed = request.source.seed
+    init = init_with(recipe)
+    plan = TrainPlan(split, init, choice.name, recipe, seed, group.size, settings, choice.reason)
     if group.is_main_process:
-        for sentence in split.summary:
+        for sentence in (*split.summary, *_recipe_lines(plan), *choice.notes):
             _log(sentence)
-        if split.flip_sensitive:
-            _log("horizontal flips are off: some labels name a direction")
-        _log(
-            f"recipe {name}: learning rate {recipe.lr * plan.lr_scale:.3g} ({recipe.lr:.3g} for "
-            f"{recipe.lr_base_size} clips per optimizer step, here {plan.clips_per_step})"
-        )
     return plan
+
+
+def _recipe_lines(plan: TrainPlan) -> Iterator[str]:
+    """The recipe, why it was chosen, its length and learning rates, and what it cannot do."""
+    recipe = plan.recipe
+    if plan.split.flip_sensitive:
+        yield "horizontal flips are off: some labels name a direction"
+    yield f"recipe {plan.recipe_name}: {plan.recipe_reason}"
+    yield (
+        f"{plan.steps} optimizer steps of {plan.clips_per_step} clips; learning rate "
+        f"{plan.head_lr:.3g} of the classifier, {recipe.lr * plan.lr_scale:.3g} of the backbone "
+        f"({recipe.lr:.3g} for {recipe.lr_base_size} clips)"
+    )
+    if warning := plan.warning():
+        yield f"warning: {warning}"
 
 
 def _trainer(

@@ -27,18 +27,29 @@ def estimate_rows(e: TrainingEstimate) -> list[tuple[str, str]]:
         ("model", f"{e.model}, {e.classes} classes, initialized from {e.init}"),
         ("data", f"{e.train_videos} training videos, {e.val_videos} validation videos"),
         ("parameters", f"{e.trainable_parameters:,} trainable of {e.parameters:,}"),
-        ("recipe", e.recipe),
+        ("recipe", f"{e.recipe}: {e.recipe_reason}" if e.recipe_reason else e.recipe),
         (
             "steps",
-            f"{e.epochs} epochs x {e.steps_per_epoch} optimizer steps of {e.clips_per_step} clips",
+            f"{e.steps}: {e.epochs} epochs x {e.steps_per_epoch} optimizer steps of "
+            f"{e.clips_per_step} clips",
         ),
-        ("learning rate", f"{e.lr:.3g} ({e.lr_base:.3g} for {e.lr_base_size} clips, scaled)"),
+        (
+            "learning rate",
+            f"classifier {e.head_lr:.3g}, backbone {e.lr:.3g} down to {e.lowest_lr:.3g} "
+            f"({e.lr_base:.3g} for {e.lr_base_size} clips)",
+        ),
+        (
+            "sum of rates",
+            f"{e.sum_of_head_rates:.3g} over all steps of the classifier; it needs "
+            f"{e.least_sum_of_rates:.2g}",
+        ),
         ("memory", f"{e.memory_bytes / 2**30:.2f} GiB ({e.device})"),
         (
             "time",
             f"{duration(e.total_time)} ({e.step_time:.2f} s per step, {e.data_fraction:.0%} of it "
             "waiting for data), without validation",
         ),
+        *([("warning", e.warning)] if e.warning else []),
     ]
 
 
