@@ -32,13 +32,14 @@ from vtcli.cli.options import (
     run_output_option,
     split_option,
 )
-from vtcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
+from vtcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, UsageError
 from vtcli.training.recipes import options
 
 if TYPE_CHECKING:
     from vtcli.data.splits import TrainValSplit
     from vtcli.runtime.distributed import Group
     from vtcli.runtime.progress import ProgressCallback
+    from vtcli.training.head_fit import HeadFit
     from vtcli.training.init import ModelInit
     from vtcli.training.plan import TrainPlan, TrainSettings
     from vtcli.training.trainer import Trainer
@@ -129,6 +130,7 @@ class _Request:
     init: str
     num_frames: int | None
     recipe: str | None
+    few_shot: int | None
     given: Mapping[str, Any]
     settings: TrainSettings
 
@@ -181,6 +183,24 @@ def finetune(
             show_default="by the number of videos",
         ),
     ] = None,
+    few_shot: Annotated[
+        int | None,
+        typer.Option(
+            "--few-shot",
+            metavar="K",
+            min=1,
+            help="Train on K random videos of each class.",
+            show_default="all",
+        ),
+    ] = None,
+    learning_curve: Annotated[
+        bool,
+        typer.Option(
+            "--learning-curve",
+            help="Report the accuracy after fitting the classifier to 1/8, 1/4, 1/2 and all of the "
+            "training videos; implies --trainable head.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -242,6 +262,7 @@ def finetune(
     """
     from vtcli.cli.progress import fetch_progress
     from vtcli.runtime.distributed import process_group
+    from vtcli.training.head_fit import HeadFit
     from vtcli.training.plan import TrainSettings
     from vtcli.training.run_directory import open_run_directory
 
@@ -249,19 +270,33 @@ def finetune(
     settings = TrainSettings(
         device, workers, decoder, save_every, patience, parallel, ram_cache_gb, timeout
     )
-    request = _Request(source, model, init, num_frames, recipe, given, settings)
+    if learning_curve:
+        given["trainable"] = "head"
+    request = _Request(source, model, init, num_frames, recipe, few_shot, given, settings)
     with process_group() as group, fetch_progress() as on_download:
         resume_run = any(group.all_gather(resume or _restarted_by_launcher()))
         plan = _plan(request, group, on_download)
+        if learning_curve and not plan.fits_features:
+            raise UsageError(
+                "--learning-curve fits the classifier to cached features, which --recipe and "
+                "options of the optimizer do not go with; leave them out"
+            )
         if dry_run:
             return _estimate(plan, output, group, on_download, format)
+
+        def work() -> int:
+            if plan.fits_features:
+                head_fit = HeadFit(plan, output, group, on_download)
+                return _fit_head(head_fit, learning_curve, format)
+            return _train(_trainer(plan, output, group, resume_run, on_download), format)
+
         if not group.is_main_process:
             group.broadcast(None)
-            return _train(_trainer(plan, output, group, resume_run, on_download), format)
+            return work()
         with open_run_directory(output, plan.fingerprint(), resume_run):
             # The others read the folder only after the main process has locked it.
             group.broadcast(True)
-            return _train(_trainer(plan, output, group, resume_run, on_download), format)
+            return work()
 
 
 def _restarted_by_launcher() -> bool:
@@ -273,10 +308,13 @@ def _plan(request: _Request, group: Group, on_download: ProgressCallback) -> Tra
     """The training that was asked for; the main process logs its data and learning rate."""
     from vtcli.models.recipe import Recipe
     from vtcli.training.choose import choose_recipe, training_budget
+    from vtcli.training.few_shot import few_shot, unvalidated_classes
     from vtcli.training.init import plan_init
     from vtcli.training.plan import TrainPlan, resolve_hflip
 
     split, given = request.source.open(), request.given
+    if request.few_shot is not None:
+        split = few_shot(split, request.few_shot, request.source.seed)
     heads = {head: len(names) for head, names in split.train.classes.items()}
 
     def init_with(recipe: Recipe) -> ModelInit:
@@ -292,9 +330,20 @@ def _plan(request: _Request, group: Group, on_download: ProgressCallback) -> Tra
     )
     seed = request.source.seed
     init = init_with(recipe)
-    plan = TrainPlan(split, init, choice.name, recipe, seed, group.size, settings, choice.reason)
+    plan = TrainPlan(
+        split,
+        init,
+        choice.name,
+        recipe,
+        seed,
+        group.size,
+        settings,
+        choice.reason,
+        choice.fits_features,
+    )
     if group.is_main_process:
-        for sentence in (*split.summary, *_recipe_lines(plan), *choice.notes):
+        lines = (*split.summary, unvalidated_classes(split), *_recipe_lines(plan), *choice.notes)
+        for sentence in filter(None, lines):
             _log(sentence)
     return plan
 
@@ -305,6 +354,9 @@ def _recipe_lines(plan: TrainPlan) -> Iterator[str]:
     if plan.split.flip_sensitive:
         yield "horizontal flips are off: some labels name a direction"
     yield f"recipe {plan.recipe_name}: {plan.recipe_reason}"
+    if plan.fits_features:
+        yield "options of the optimizer, such as --epochs 10, train the classifier in steps instead"
+        return
     yield (
         f"{plan.steps} optimizer steps of {plan.clips_per_step} clips; learning rate "
         f"{plan.head_lr:.3g} of the classifier, {recipe.lr * plan.lr_scale:.3g} of the backbone "
@@ -325,11 +377,33 @@ def _trainer(
 def _estimate(
     plan: TrainPlan, folder: Path, group: Group, on_download: ProgressCallback, format: str
 ) -> int:
-    from vtcli.report.training import print_estimate
+    from vtcli.report.training import print_estimate, print_head_plan
 
+    if plan.fits_features:
+        if group.is_main_process:
+            print_head_plan(plan, format)
+        return EXIT_OK
     estimate = _trainer(plan, folder, group, False, on_download).estimate()
     if group.is_main_process:
         print_estimate(estimate, format)
+    return EXIT_OK
+
+
+def _fit_head(head_fit: HeadFit, learning_curve: bool, format: str) -> int:
+    from vtcli.report.training import print_head_fit, show_rows
+
+    is_main = head_fit.group.is_main_process
+    if is_main:
+        for notice in head_fit.notices:
+            _log(notice)
+    with show_rows(is_main) as on_row:
+        ended = head_fit.fit(on_row, learning_curve)
+    if ended in STOPPED:
+        if is_main:
+            _log(f"{ended}; features are cached, run the same command again to resume")
+        return STOPPED[ended]
+    if is_main:
+        print_head_fit(head_fit.outcome(), format)
     return EXIT_OK
 
 

@@ -19,7 +19,7 @@ from vtcli.models.recipe import Recipe
 from vtcli.training.init import CHECKPOINT, SCRATCH, ModelInit
 from vtcli.training.layers import layer_ids
 from vtcli.training.optim import least_sum_of_rates
-from vtcli.training.recipes import SHARED_RECIPES, find_recipe, override
+from vtcli.training.recipes import AUGMENTATION_FIELDS, SHARED_RECIPES, find_recipe, override
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +32,8 @@ PAPER_STEPS = 10_000
 Kinetics-400 and Something-Something."""
 SMALL_BATCH = 32
 """Clips per forward pass below which batch statistics are too noisy to update BatchNorm's."""
+FEATURE_OPTIONS = ("trainable", "batch_size", "freeze_bn", *AUGMENTATION_FIELDS)
+"""Recipe fields that a classifier fitted to cached features can take."""
 HEAD_LR = 1e-3
 NANO_WIDTH = 96
 """Features of the widest nano model: wider backbones are trained at a lower rate."""
@@ -43,7 +45,8 @@ class TrainingBudget:
 
     `width` is the number of features that the classifier reads, `classes` the number of its
     classes; `processes` share each batch.
-    `has_layers`: the network states its layers, so that its rates can decay from layer to layer.
+    `has_layers`: the network states its layers, so that its rates can decay from layer to layer;
+    `has_features`: it has a method `features` and one classifier.
     """
 
     arch: str
@@ -54,6 +57,7 @@ class TrainingBudget:
     flip_sensitive: bool = False
     has_layers: bool = True
     has_batchnorm: bool = False
+    has_features: bool = True
     processes: int = 1
 
 
@@ -61,12 +65,15 @@ class TrainingBudget:
 class RecipeChoice:
     """A recipe with its name, a sentence on why it was chosen, the default of `--patience` (epochs;
     None never stops early), and further sentences on what was decided with it.
+
+    `fits_features`: the classifier is fitted to cached features instead of trained in steps.
     """
 
     name: str
     recipe: Recipe
     reason: str
     patience: int | None = None
+    fits_features: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -82,6 +89,7 @@ def training_budget(model_init: ModelInit, split: TrainValSplit, processes: int)
         split.flip_sensitive,
         _states_layers(network),
         any(name.endswith("running_mean") for name, _ in network.named_buffers()),
+        hasattr(network, "features") and len(model_init.architecture.head_tensors) == 2,
         processes,
     )
 
@@ -121,7 +129,12 @@ def choose_recipe(
     recipe = override(found, given)
     recipe, notes = _with_notes(recipe, budget, given)
     patience = max(8, math.ceil(recipe.epochs / 3)) if kind == SMALL else None
-    return RecipeChoice(kind, recipe, reason, patience, notes)
+    fits = name is None and recipe.trainable == "head" and given.keys() <= set(FEATURE_OPTIONS)
+    if fits and budget.has_features and budget.init != SCRATCH:
+        reason = "the backbone is frozen, so its features are computed once and cached"
+        notes = tuple(note for note in notes if "BatchNorm" not in note)
+        return RecipeChoice("linear probe", recipe, reason, None, True, notes)
+    return RecipeChoice(kind, recipe, reason, patience, False, notes)
 
 
 def paper_steps(budget: TrainingBudget) -> int:

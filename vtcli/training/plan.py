@@ -15,12 +15,12 @@ from vtcli.models.recipe import Recipe
 from vtcli.training.choose import HEAD_LR, SMALL, head_width
 from vtcli.training.init import ModelInit
 from vtcli.training.optim import least_sum_of_rates, sum_of_head_rates
+from vtcli.training.recipes import AUGMENTATION_FIELDS
 from vtcli.video.decode import Backend
 from vtcli.video.decode_pool import TIMEOUT_SECONDS
 from vtcli.weights.checkpoint import HeadSpec
 
 Parallel = Literal["ddp", "fsdp"]
-AUGMENTATION_FIELDS = ("aa", "train_crop_mode", "scale", "ratio", "hflip", "reprob")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """One training by `processes` processes."""
+    """One training by `processes` processes.
+
+    `fits_features`: the classifier is fitted to cached features (`training.head_fit`).
+    """
 
     split: TrainValSplit
     model_init: ModelInit
@@ -56,6 +59,7 @@ class TrainPlan:
     processes: int = 1
     settings: TrainSettings = TrainSettings()
     recipe_reason: str = ""
+    fits_features: bool = False
 
     @property
     def heads(self) -> dict[str, int]:
@@ -120,8 +124,8 @@ class TrainPlan:
 
     def warning(self) -> str:
         """A sentence where a new classifier cannot learn with these settings; else empty."""
-        if self.model_init.known_labels == self.labels:
-            return ""  # the checkpoint's classifier is kept
+        if self.fits_features or self.model_init.known_labels == self.labels:
+            return ""  # there are no rates, or the checkpoint's classifier is kept
         total, least = self.sum_of_head_rates(), self.least_sum_of_rates()
         if total >= least:
             return ""
@@ -157,6 +161,7 @@ class TrainPlan:
             "val_samples": _digest(validation.samples),
             "seed": self.seed,
             "clips_per_step": self.clips_per_step,
+            "fits_features": self.fits_features,
         }
 
     def workers(self, local_processes: int) -> int:

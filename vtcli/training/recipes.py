@@ -14,6 +14,8 @@ from vtcli.errors import UsageError
 from vtcli.models import get_architecture, list_architectures
 from vtcli.models.recipe import Recipe
 
+AUGMENTATION_FIELDS = ("aa", "train_crop_mode", "scale", "ratio", "hflip", "reprob")
+"""Fields of a recipe that decide the augmentation of clips (`Augmentation`)."""
 FLIP_SENSITIVE_VARIANT = "something"
 SHARED_RECIPES: Mapping[str, Recipe] = {
     # Small networks trained from scratch, such as the nano models of this package.
