@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,14 @@ from tests.training.harness import (
     trainer,
     weights,
 )
+from vtcli.cli import run
+from vtcli.data.open import open_dataset
 from vtcli.errors import UsageError
+from vtcli.inference.predictor import Predictor
+from vtcli.inference.results import VideoPrediction
 from vtcli.models import find_preset, get_architecture, with_overrides
 from vtcli.models.recipe import Recipe
+from vtcli.synthetic.motion8 import make_motion8
 from vtcli.training.choose import (
     PAPER_STEPS,
     TrainingBudget,
@@ -267,3 +273,26 @@ def test_a_killed_training_with_the_small_recipe_ends_with_the_same_weights(
     resumed.fit()
     for name in ("best.safetensors", "last.safetensors"):
         assert same(*(weights(tmp_path / run / name) for run in ("whole", "broken")))
+
+
+@pytest.mark.slow
+def test_the_default_command_learns_from_eight_videos_per_class(tmp_path: Path) -> None:
+    """At least 75 % of 64 test videos of Motion-8 whose classes have other names."""
+    make_motion8(tmp_path / "motion8", clips={"train": 64, "test": 64}, seed=3)
+    data = tmp_path / "data"
+    for split in ("train", "test"):
+        classes = sorted((tmp_path / "motion8" / split).iterdir())
+        for number, folder in enumerate(classes):
+            shutil.copytree(folder, data / split / f"class {number}")
+    words = ["--dataset", str(data / "train"), "-m", "vivit-nano", "-o", str(tmp_path / "run")]
+    assert run(["finetune", *words, "--device", "cpu", "--ram-cache-gb", "1"]) == 0
+    test = open_dataset(data / "test")
+    outcomes = Predictor(tmp_path / "run" / "best.safetensors", topk=1).predict(
+        [sample.path for sample in test.samples]
+    )
+    correct = [
+        isinstance(outcome, VideoPrediction)
+        and outcome.predictions[0].label == test.classes["action"][sample.labels[0]]
+        for sample, outcome in zip(test.samples, outcomes, strict=True)
+    ]
+    assert sum(correct) / len(correct) >= 0.75
