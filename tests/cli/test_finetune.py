@@ -55,7 +55,7 @@ def test_from_a_folder_to_a_prediction(
     assert here(*words, "--epochs", "2", "--no-resume") == 7
     assert "holds a training already" in capsys.readouterr().err
     assert here(*words) == 7
-    assert "another recipe: epochs (2, not 30)" in capsys.readouterr().err
+    assert "another recipe: epochs (2, not 67)" in capsys.readouterr().err
 
 
 def here(*words: str | Path) -> int:
@@ -72,13 +72,33 @@ def test_a_dry_run_writes_nothing(
 ) -> None:
     folder = tmp_path / "run"
     words = ["--dataset", data, "-m", model, "-o", folder, "--dry-run", "--format", "json"]
+    words += ["--recipe", "paper"]
     assert here(*words, "--batch-size", "4", "--lr-base-scale", "linear") == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["steps_per_epoch"], plan["clips_per_step"], plan["epochs"]) == (3, 4, 30)
     assert plan["lr"] == pytest.approx(1e-3 * 4 / 64)
+    assert plan["recipe"] == "paper (videoswin)"
+    assert plan["steps"] == 90
     assert plan["memory_bytes"] > 0
     assert plan["total_time"] > 0
     assert not folder.exists()
+
+
+def test_a_dry_run_says_which_recipe_and_why_and_warns_of_one_that_cannot_learn(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset", data, "-m", model, "-o", tmp_path / "run", "--dry-run"]
+    assert here(*words) == 0
+    shown = capsys.readouterr()
+    rows = dict(line.split(None, 1) for line in shown.out.splitlines())
+    assert rows["recipe"].startswith("small: 12 training videos are 30 optimizer steps")
+    assert rows["steps"].startswith("200: 100 epochs x 2 optimizer steps of 8 clips")
+    assert "classifier 0.001, backbone 0.001 down to" in rows["learning"]
+    assert "warning" not in shown.out + shown.err
+    assert here(*words, "--head-lr", "1e-6") == 0
+    shown = capsys.readouterr()
+    assert "these settings cannot move the classifier" in shown.out
+    assert "warning: these settings cannot move the classifier" in shown.err
 
 
 @pytest.mark.parametrize(

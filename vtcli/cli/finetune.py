@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from vtcli.cli.finetune_run import (
+    Request,
+    Source,
+    fit_head,
+    make_trainer,
+    plan_training,
+    print_plan,
+    train,
+)
 from vtcli.cli.options import (
     DEFAULT_MODEL,
     TIMEOUT_SECONDS,
@@ -32,19 +39,10 @@ from vtcli.cli.options import (
     run_output_option,
     split_option,
 )
-from vtcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
-from vtcli.training.recipes import find_recipe, options, override
-
-if TYPE_CHECKING:
-    from vtcli.data.splits import TrainValSplit
-    from vtcli.runtime.distributed import Group
-    from vtcli.runtime.progress import ProgressCallback
-    from vtcli.training.plan import TrainPlan, TrainSettings
-    from vtcli.training.trainer import Trainer
+from vtcli.errors import UsageError
+from vtcli.training.recipes import options
 
 SHORT_FORMS = {"batch_size": "-b"}
-# Exit codes of a training that a signal stopped.
-STOPPED = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
 
 
 def option_name(field: str) -> str:
@@ -92,46 +90,6 @@ def _with_recipe_options(command: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The dataset, and how it is split, as the options name it."""
-
-    dataset: str
-    data_root: Path | None
-    split: str | None
-    val_split: str | None
-    val_fraction: float
-    annotations: str | None
-    seed: int
-
-    def open(self) -> TrainValSplit:
-        """The training and validation split."""
-        from vtcli.data.splits import split_train_val
-
-        return split_train_val(
-            self.dataset,
-            self.data_root,
-            self.split,
-            self.val_split,
-            self.val_fraction,
-            self.annotations,
-            self.seed,
-        )
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A parsed command line; `given` are the recipe options by field, None where not given."""
-
-    source: _Source
-    model: str
-    init: str
-    num_frames: int | None
-    recipe: str | None
-    given: Mapping[str, Any]
-    settings: TrainSettings
-
-
 @_with_recipe_options
 def finetune(
     dataset: Annotated[str, dataset_option()],
@@ -176,16 +134,34 @@ def finetune(
         typer.Option(
             "--recipe",
             metavar="NAME",
-            help="Training recipe by name, such as xvit-something.",
-            show_default="the architecture's",
+            help="Training recipe: paper, small, scratch, or a name such as xvit-something.",
+            show_default="by the number of videos",
         ),
     ] = None,
+    few_shot: Annotated[
+        int | None,
+        typer.Option(
+            "--few-shot",
+            metavar="K",
+            min=1,
+            help="Train on K random videos of each class.",
+            show_default="all",
+        ),
+    ] = None,
+    learning_curve: Annotated[
+        bool,
+        typer.Option(
+            "--learning-curve",
+            help="Report the accuracy after fitting the classifier to 1/8, 1/4, 1/2 and all of the "
+            "training videos; implies --trainable head.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Print steps, learning rate, memory and time, measured on three optimizer steps, "
-            "and stop.",
+            help="Print the recipe and why it was chosen, steps, learning rates, memory and time, "
+            "measured on three optimizer steps, and stop.",
         ),
     ] = False,
     resume: ResumeOption = True,
@@ -202,9 +178,10 @@ def finetune(
         int | None,
         typer.Option(
             "--patience",
-            min=1,
-            help="Stop early after this many epochs without a better validation result.",
-            show_default="never",
+            min=0,
+            help="Stop early after this many epochs without a better validation result; 0 never "
+            "does.",
+            show_default="a third of the epochs with the small recipe, else 0",
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -233,103 +210,50 @@ def finetune(
 ) -> int:
     """Train a model on your own classes; the result is RUN/best.safetensors.
 
-    Options under Recipe override the architecture's recipe; they have the
-    names that timm's training script uses. The same command resumes an
+    The recipe is chosen by the number of training videos; options under
+    Recipe override it and have the names of timm's training script. The same command resumes an
     interrupted run. With `torchrun --nproc-per-node=N -m vtcli finetune ...`,
     N processes share each batch.
     """
     from vtcli.cli.progress import fetch_progress
     from vtcli.runtime.distributed import process_group
+    from vtcli.training.head_fit import HeadFit
     from vtcli.training.plan import TrainSettings
     from vtcli.training.run_directory import open_run_directory
 
-    source = _Source(dataset, data_root, split, val_split, val_fraction, annotations, seed)
+    source = Source(dataset, data_root, split, val_split, val_fraction, annotations, seed)
     settings = TrainSettings(
         device, workers, decoder, save_every, patience, parallel, ram_cache_gb, timeout
     )
-    request = _Request(source, model, init, num_frames, recipe, given, settings)
+    if learning_curve:
+        given["trainable"] = "head"
+    request = Request(source, model, init, num_frames, recipe, few_shot, given, settings)
     with process_group() as group, fetch_progress() as on_download:
         resume_run = any(group.all_gather(resume or _restarted_by_launcher()))
-        plan = _plan(request, group, on_download)
+        plan = plan_training(request, group, on_download)
+        if learning_curve and not plan.fits_features:
+            raise UsageError(
+                "--learning-curve fits the classifier to cached features, which --recipe and "
+                "options of the optimizer do not go with; leave them out"
+            )
         if dry_run:
-            return _estimate(plan, output, group, on_download, format)
+            return print_plan(plan, output, group, on_download, format)
+
+        def work() -> int:
+            if plan.fits_features:
+                head_fit = HeadFit(plan, output, group, on_download)
+                return fit_head(head_fit, learning_curve, format)
+            return train(make_trainer(plan, output, group, resume_run, on_download), format)
+
         if not group.is_main_process:
             group.broadcast(None)
-            return _train(_trainer(plan, output, group, resume_run, on_download), format)
+            return work()
         with open_run_directory(output, plan.fingerprint(), resume_run):
             # The others read the folder only after the main process has locked it.
             group.broadcast(True)
-            return _train(_trainer(plan, output, group, resume_run, on_download), format)
+            return work()
 
 
 def _restarted_by_launcher() -> bool:
     """Whether torchrun restarted this process (`--max-restarts`): then the run is resumed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-def _plan(request: _Request, group: Group, on_download: ProgressCallback) -> TrainPlan:
-    """The training that was asked for; the main process logs its data and learning rate."""
-    from vtcli.training.init import plan_init
-    from vtcli.training.plan import TrainPlan, resolve_hflip
-    from vtcli.weights.resolve import lookup
-
-    split, given = request.source.open(), request.given
-    arch = lookup(request.model, on_download).arch
-    name, recipe = find_recipe(arch, split.flip_sensitive, request.recipe)
-    recipe = resolve_hflip(override(recipe, given), split.flip_sensitive, given.get("hflip"))
-    heads = {head: len(names) for head, names in split.train.classes.items()}
-    init = plan_init(request.model, request.init, heads, recipe, request.num_frames, on_download)
-    plan = TrainPlan(split, init, name, recipe, request.source.seed, group.size, request.settings)
-    if group.is_main_process:
-        for sentence in split.summary:
-            _log(sentence)
-        if split.flip_sensitive:
-            _log("horizontal flips are off: some labels name a direction")
-        _log(
-            f"recipe {name}: learning rate {recipe.lr * plan.lr_scale:.3g} ({recipe.lr:.3g} for "
-            f"{recipe.lr_base_size} clips per optimizer step, here {plan.clips_per_step})"
-        )
-    return plan
-
-
-def _trainer(
-    plan: TrainPlan, folder: Path, group: Group, resume: bool, on_download: ProgressCallback
-) -> Trainer:
-    from vtcli.training.trainer import Trainer
-
-    return Trainer(plan, folder, group, resume, on_download)
-
-
-def _estimate(
-    plan: TrainPlan, folder: Path, group: Group, on_download: ProgressCallback, format: str
-) -> int:
-    from vtcli.report.training import print_estimate
-
-    estimate = _trainer(plan, folder, group, False, on_download).estimate()
-    if group.is_main_process:
-        print_estimate(estimate, format)
-    return EXIT_OK
-
-
-def _train(trainer: Trainer, format: str) -> int:
-    from vtcli.report.training import epoch_line, print_outcome, show_progress
-
-    is_main, epochs = trainer.group.is_main_process, trainer.recipe.epochs
-    if is_main:
-        for notice in trainer.notices:
-            _log(notice)
-    if is_main and (done := trainer.position.steps_done):
-        _log(f"resuming after optimizer step {done} of {trainer.plan.steps}")
-    with show_progress(is_main) as on_step:
-        ended = trainer.fit(on_step, lambda row: _log(epoch_line(row, epochs)))
-    if ended in STOPPED:
-        if is_main:
-            _log(f"{ended} and saved; run the same command again to resume")
-        return STOPPED[ended]
-    if is_main:
-        print_outcome(trainer.outcome(ended), format)
-    return EXIT_OK
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

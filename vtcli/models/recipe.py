@@ -22,8 +22,9 @@ class Recipe:
     """Everything that decides how a network is trained, except its data and its initial weights.
 
     `batch_size` counts clips per process and forward pass; an optimizer step sees `batch_size` x
-    `grad_accum_steps` x processes of them. `lr`, `warmup_lr` and `min_lr` are stated for
-    `lr_base_size` clips per optimizer step. A field that is None keeps the model's own value.
+    `grad_accum_steps` x processes of them. `lr`, `head_lr`, `warmup_lr` and `min_lr` are stated for
+    `lr_base_size` clips per optimizer step. A field that is None keeps the model's own value;
+    without `head_lr` the classifier is trained at `lr`.
     `no_weight_decay` and `backbone_lr_except` hold parts of tensor names.
 
     Raises `UsageError`, naming the option, for a value out of range.
@@ -37,6 +38,9 @@ class Recipe:
     opt: Annotated[str, "Optimizer, by its name in timm."] = "adamw"
     momentum: Annotated[float, "Momentum of optimizers that have one."] = 0.9
     lr: Annotated[float, "Learning rate for --lr-base-size clips per optimizer step."] = 1e-3
+    head_lr: Annotated[
+        float | None, "Learning rate of the classifier, stated and scaled as --lr is."
+    ] = None
     lr_base_size: Annotated[int, "Clips per optimizer step that --lr is stated for."] = 64
     lr_base_scale: Annotated[
         Scaling, "How the learning rate scales with the clips per optimizer step: linear or sqrt."
@@ -118,6 +122,11 @@ class Recipe:
             )
         trainable_blocks(self.trainable)
 
+    @property
+    def top_lr(self) -> float:
+        """The highest learning rate of any layer: that of the factor 1."""
+        return max(self.lr, self.head_lr or 0.0)
+
     def lr_scale(self, clips: int) -> float:
         """Factor of the learning rates for optimizer steps of this many clips."""
         ratio = clips / self.lr_base_size
@@ -136,6 +145,7 @@ _MINIMUM = {
     "lr_base_size": 1,
     "momentum": 0,
     "lr": 0,
+    "head_lr": 0,
     "warmup_lr": 0,
     "min_lr": 0,
     "warmup_epochs": 0,

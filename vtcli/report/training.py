@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from vtcli.training.features import views_per_video
+from vtcli.training.plan import TrainPlan
 from vtcli.training.results import TrainingEstimate, TrainProgress
 
 
@@ -27,18 +29,29 @@ def estimate_rows(e: TrainingEstimate) -> list[tuple[str, str]]:
         ("model", f"{e.model}, {e.classes} classes, initialized from {e.init}"),
         ("data", f"{e.train_videos} training videos, {e.val_videos} validation videos"),
         ("parameters", f"{e.trainable_parameters:,} trainable of {e.parameters:,}"),
-        ("recipe", e.recipe),
+        ("recipe", f"{e.recipe}: {e.recipe_reason}" if e.recipe_reason else e.recipe),
         (
             "steps",
-            f"{e.epochs} epochs x {e.steps_per_epoch} optimizer steps of {e.clips_per_step} clips",
+            f"{e.steps}: {e.epochs} epochs x {e.steps_per_epoch} optimizer steps of "
+            f"{e.clips_per_step} clips",
         ),
-        ("learning rate", f"{e.lr:.3g} ({e.lr_base:.3g} for {e.lr_base_size} clips, scaled)"),
+        (
+            "learning rate",
+            f"classifier {e.head_lr:.3g}, backbone {e.lr:.3g} down to {e.lowest_lr:.3g} "
+            f"({e.lr_base:.3g} for {e.lr_base_size} clips)",
+        ),
+        (
+            "sum of rates",
+            f"{e.sum_of_head_rates:.3g} over all steps of the classifier; it needs "
+            f"{e.least_sum_of_rates:.2g}",
+        ),
         ("memory", f"{e.memory_bytes / 2**30:.2f} GiB ({e.device})"),
         (
             "time",
             f"{duration(e.total_time)} ({e.step_time:.2f} s per step, {e.data_fraction:.0%} of it "
             "waiting for data), without validation",
         ),
+        *([("warning", e.warning)] if e.warning else []),
     ]
 
 
@@ -57,6 +70,70 @@ def print_outcome(outcome: Mapping[str, Any], format: str) -> None:
             ("last", outcome["files"]["last"]),
         ]
     )
+
+
+def print_head_plan(plan: TrainPlan, format: str) -> None:
+    """Print what fitting the classifier to cached features would do, as a table or JSON."""
+    train, validation = plan.split.train.samples, plan.split.validation.samples
+    views = views_per_video(len(train))
+    table = {
+        "recipe": plan.recipe_name,
+        "recipe_reason": plan.recipe_reason,
+        "classes": len(plan.labels),
+        "train_videos": len(train),
+        "val_videos": len(validation),
+        "views": views,
+        "clips": views * len(train) + len(validation),
+    }
+    if format == "json":
+        print(json.dumps(table, indent=2))
+        return
+    _print_rows(
+        [
+            ("data", f"{len(train)} training videos, {len(validation)} validation videos"),
+            ("recipe", f"{plan.recipe_name}: {plan.recipe_reason}"),
+            ("features", f"of {table['clips']} clips, {views} views of each training video"),
+        ]
+    )
+
+
+def print_head_fit(outcome: Mapping[str, Any], format: str) -> None:
+    """Print the result of fitting the classifier, as a table or JSON."""
+    if format == "json":
+        print(json.dumps(outcome, indent=2))
+        return
+    best, penalties = outcome["best"], outcome["l2"].values()
+    curve = [
+        (
+            f"{point['videos']} videos",
+            f"{point['top1']:.1%} (95 % interval {point['low']:.1%} to {point['high']:.1%})",
+        )
+        for point in outcome["learning_curve"]
+    ]
+    _print_rows(
+        [
+            ("ended", f"{outcome['ended']} in {duration(best['epoch_time'])}"),
+            ("penalty", f"l2 = {', '.join(f'{l2:g}' for l2 in penalties)}, by cross-validation"),
+            ("top-1", f"{best['val_top1']:.1%} of {outcome['val_videos']} videos, one view each"),
+            *curve,
+            ("best", outcome["files"]["best"]),
+        ]
+    )
+
+
+@contextmanager
+def show_rows(shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show a live line on standard error, where that is a terminal: the clips whose features are
+    computed, of all clips.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    visible = shown and sys.stderr.isatty()
+    with Progress(console=console, disable=not visible, transient=True) as bars:
+        task = bars.add_task("features", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:

@@ -48,6 +48,11 @@ class ModelInit:
     pipeline: Pipeline
     known: ModelCard | Checkpoint
 
+    @property
+    def known_labels(self) -> tuple[str, ...] | None:
+        """The class names whose classifier the initial weights have; None for a new classifier."""
+        return self.known.labels if self.init == CHECKPOINT else None
+
     def card(self, heads: tuple[HeadSpec, ...], dataset: str) -> ModelCard:
         """The model card of the trained weights."""
         return ModelCard(

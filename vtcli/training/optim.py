@@ -7,6 +7,7 @@ rate for the backbone; where a recipe uses neither, they equal timm's `param_gro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+_GRADIENT_DESCENT = ("sgd", "momentum", "nesterov", "sgdw", "nesterovw", "sgdp")
 _UNSUPPORTED = ("adahessian", "kron")
 
 
@@ -27,10 +29,14 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Trained parameters grouped by weight decay and by the factor of the learning rate.
 
-    Each group has timm's keys `params`, `weight_decay` and `lr_scale`, and `names`. Raises
-    `UsageError` for layer decay where the network does not state its layers.
+    Each group has timm's keys `params`, `weight_decay` and `lr_scale`, and `names`. The factor 1
+    stands for `recipe.top_lr`. Raises `UsageError` for layer decay where the network does not state
+    its layers.
     """
     layer_scale = _layer_scales(model, recipe.layer_decay)
+    top_lr = recipe.top_lr or 1.0
+    head_scale = 1.0 if recipe.head_lr is None else recipe.head_lr / top_lr
+    backbone_scale = 1.0 if recipe.head_lr is None else recipe.lr / top_lr
     network: Any = model
     own_no_decay = network.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -39,9 +45,11 @@ def param_groups(
             continue
         excluded = name in own_no_decay or _no_decay(name, parameter, recipe)
         decay = 0.0 if excluded else recipe.weight_decay
-        scale = layer_scale[name]
-        full_rate = name in head_tensors or any(part in name for part in recipe.backbone_lr_except)
-        scale *= 1.0 if full_rate else recipe.backbone_lr
+        if name in head_tensors:
+            scale = layer_scale[name] if recipe.head_lr is None else head_scale
+        else:
+            full_rate = any(part in name for part in recipe.backbone_lr_except)
+            scale = layer_scale[name] * backbone_scale * (1.0 if full_rate else recipe.backbone_lr)
         new = {"params": [], "weight_decay": decay, "lr_scale": scale, "names": []}
         group = groups.setdefault((decay, scale), new)
         group["params"].append(parameter)
@@ -101,3 +109,32 @@ def make_schedule(
         warmup_prefix=True,
         t_in_epochs=False,
     )
+
+
+def sum_of_head_rates(recipe: Recipe, steps: int, steps_per_epoch: int, lr_scale: float) -> float:
+    """The sum of the learning rates that the classifier sees over all optimizer steps."""
+    import torch
+
+    head_lr = recipe.lr if recipe.head_lr is None else recipe.head_lr
+    top_lr = recipe.top_lr or 1.0
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=recipe.top_lr * lr_scale)
+    schedule: Any = make_schedule(optimizer, recipe, steps, steps_per_epoch, lr_scale)
+    every = max(1, steps // 10_000)  # of a longer training every n-th step stands for n
+    rates = [schedule._get_lr(step)[0] for step in range(0, steps, every)]
+    return sum(rates) / len(rates) * steps * head_lr / top_lr
+
+
+def least_sum_of_rates(recipe: Recipe, classes: int, width: int) -> float:
+    """The smallest sum of learning rates that can make a new classifier confident.
+
+    Confident is a probability of 0.9 for one of K classes: a logit ln(9(K-1)) above the others.
+    The classifier reads D normalized features, of which half at most differ between classes. Adam
+    moves a weight by its rate at most: rates that sum to S raise the logit by at most 2·S·D/2 above
+    the others. SGD with momentum m moves a weight by rate / (1 - m) times the gradient, to which
+    one example in K contributes.
+    """
+    logit = math.log(9 * max(1, classes - 1))
+    least = logit / width
+    if recipe.opt in _GRADIENT_DESCENT:
+        return least * classes * (1 - min(recipe.momentum, 0.99))
+    return least

@@ -10,14 +10,17 @@ from vtcli.data.augment import Augmentation
 from vtcli.data.clip_loader import workers_of
 from vtcli.data.splits import TrainValSplit
 from vtcli.errors import UsageError
+from vtcli.models.build import build_on_meta
 from vtcli.models.recipe import Recipe
+from vtcli.training.choose import HEAD_LR, SMALL, head_width
 from vtcli.training.init import ModelInit
+from vtcli.training.optim import least_sum_of_rates, sum_of_head_rates
+from vtcli.training.recipes import AUGMENTATION_FIELDS
 from vtcli.video.decode import Backend
 from vtcli.video.decode_pool import TIMEOUT_SECONDS
 from vtcli.weights.checkpoint import HeadSpec
 
 Parallel = Literal["ddp", "fsdp"]
-AUGMENTATION_FIELDS = ("aa", "train_crop_mode", "scale", "ratio", "hflip", "reprob")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """One training by `processes` processes."""
+    """One training by `processes` processes.
+
+    `fits_features`: the classifier is fitted to cached features (`training.head_fit`).
+    """
 
     split: TrainValSplit
     model_init: ModelInit
@@ -52,6 +58,8 @@ class TrainPlan:
     seed: int = 0
     processes: int = 1
     settings: TrainSettings = TrainSettings()
+    recipe_reason: str = ""
+    fits_features: bool = False
 
     @property
     def heads(self) -> dict[str, int]:
@@ -98,6 +106,42 @@ class TrainPlan:
         return self.recipe.lr_scale(self.clips_per_step)
 
     @property
+    def head_lr(self) -> float:
+        """The learning rate of the classifier."""
+        recipe = self.recipe
+        return (recipe.lr if recipe.head_lr is None else recipe.head_lr) * self.lr_scale
+
+    def sum_of_head_rates(self) -> float:
+        """The sum of the classifier's learning rates over all optimizer steps."""
+        return sum_of_head_rates(self.recipe, self.steps, self.steps_per_epoch, self.lr_scale)
+
+    def least_sum_of_rates(self) -> float:
+        """The sum of learning rates below which a new classifier cannot become confident."""
+        classes = max(self.heads.values())
+        network = build_on_meta(self.model_init.architecture, self.model_init.config)
+        width = head_width(network, self.model_init.architecture.head_tensors)
+        return least_sum_of_rates(self.recipe, classes, width)
+
+    def warning(self) -> str:
+        """A sentence where a new classifier cannot learn with these settings; else empty."""
+        if self.fits_features or self.model_init.known_labels == self.labels:
+            return ""  # there are no rates, or the checkpoint's classifier is kept
+        total, least = self.sum_of_head_rates(), self.least_sum_of_rates()
+        if total >= least:
+            return ""
+        other = "" if self.recipe_name == SMALL else f", or use --recipe {SMALL}"
+        return (
+            f"these settings cannot move the classifier: its learning rates sum to {total:.2g} "
+            f"over {self.steps} optimizer steps, and {max(self.heads.values())} classes need at "
+            f"least {least:.2g}; add --head-lr {self._enough_head_lr(total, least):.1g}{other}"
+        )
+
+    def _enough_head_lr(self, total: float, least: float) -> float:
+        """A value of `--head-lr` that suffices, with a margin of four."""
+        now = self.recipe.lr if self.recipe.head_lr is None else self.recipe.head_lr
+        return 4 * now * least / total if total else HEAD_LR / self.lr_scale
+
+    @property
     def augmentation(self) -> Augmentation:
         """The augmentation of training clips."""
         return Augmentation(**{name: getattr(self.recipe, name) for name in AUGMENTATION_FIELDS})
@@ -117,6 +161,7 @@ class TrainPlan:
             "val_samples": _digest(validation.samples),
             "seed": self.seed,
             "clips_per_step": self.clips_per_step,
+            "fits_features": self.fits_features,
         }
 
     def workers(self, local_processes: int) -> int:

@@ -14,6 +14,8 @@ from vtcli.errors import UsageError
 from vtcli.models import get_architecture, list_architectures
 from vtcli.models.recipe import Recipe
 
+AUGMENTATION_FIELDS = ("aa", "train_crop_mode", "scale", "ratio", "hflip", "reprob")
+"""Fields of a recipe that decide the augmentation of clips (`Augmentation`)."""
 FLIP_SENSITIVE_VARIANT = "something"
 SHARED_RECIPES: Mapping[str, Recipe] = {
     # Small networks trained from scratch, such as the nano models of this package.
@@ -62,7 +64,8 @@ def find_recipe(arch: str, flip_sensitive: bool, name: str | None = None) -> tup
         return chosen, own.get(chosen, Recipe())
     known = list_recipes()
     if name not in known:
-        raise UsageError(f"unknown recipe '{name}'; choose one of {', '.join(known)}")
+        choices = ", ".join(("paper", "small", "scratch", *known))
+        raise UsageError(f"unknown recipe '{name}'; choose one of {choices}")
     return name, known[name]
 
 
@@ -75,11 +78,14 @@ def options() -> Mapping[str, tuple[Any, str]]:
 def override(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     """The recipe with the given fields replaced; None keeps the recipe's value.
 
-    Changing the number of epochs keeps the fraction of warmup, unless that is given too. Raises
+    Changing the number of epochs keeps the fraction of warmup, unless that is given too. A
+    classifier with a rate of its own keeps at least `lr`, unless `head_lr` is given too. Raises
     `UsageError` for a value out of range.
     """
     values: dict[str, Any] = {n: v for n, v in given.items() if v is not None}
     if "epochs" in values:
         values.setdefault("warmup_epochs", recipe.warmup_epochs * values["epochs"] / recipe.epochs)
+    if "lr" in values and recipe.head_lr is not None:
+        values.setdefault("head_lr", max(recipe.head_lr, values["lr"]))
     frozen: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     return replace(recipe, **frozen)

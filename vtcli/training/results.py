@@ -37,12 +37,17 @@ class TrainProgress:
 class TrainingEstimate:
     """What a training would do, from `--dry-run`: times (seconds) and memory are measured on a few
     optimizer steps.
+
+    `lr` is the backbone's highest learning rate, `lowest_lr` that of its first layers, `head_lr`
+    the classifier's; `sum_of_head_rates` is over all optimizer steps, and a new classifier cannot
+    learn below `least_sum_of_rates`.
     """
 
     model: str
     init: str
     dataset: str
     recipe: str
+    recipe_reason: str
     classes: int
     train_videos: int
     val_videos: int
@@ -51,9 +56,15 @@ class TrainingEstimate:
     clips_per_step: int
     steps_per_epoch: int
     epochs: int
+    steps: int
     lr: float
     lr_base: float
     lr_base_size: int
+    head_lr: float
+    lowest_lr: float
+    sum_of_head_rates: float
+    least_sum_of_rates: float
+    warning: str
     device: str
     step_time: float
     data_fraction: float

@@ -70,8 +70,9 @@ class TrainStep:
         self.sharded = plan.settings.parallel == "fsdp" and group.size > 1
         self.net = self._distribute(model)
         groups = param_groups(model, recipe, head_tensors)
+        self.lowest_factor = min((group["lr_scale"] for group in groups), default=0.0)
         self.names = [name for group in groups for name in group["names"]]
-        self.optimizer = make_optimizer(groups, recipe, recipe.lr * plan.lr_scale)
+        self.optimizer = make_optimizer(groups, recipe, recipe.top_lr * plan.lr_scale)
         self.schedule = make_schedule(
             self.optimizer, recipe, plan.steps, plan.steps_per_epoch, plan.lr_scale
         )

@@ -82,7 +82,14 @@ def validate(
     several = group.size > 1
     scored = list(_score(net, loader, reader.pipeline, len(dataset.heads), autocast, several))
     net.train(was_training)
-    gathered = [video for part in group.all_gather(scored) for video in part]
+    return result_of([video for part in group.all_gather(scored) for video in part], dataset)
+
+
+def result_of(gathered: Sequence[ScoredVideo], dataset: Dataset) -> ValidationResult:
+    """The metrics of the videos of `dataset` that were read.
+
+    Raises `DataError` for none, and where a score is NaN.
+    """
     if not gathered:
         raise DataError(
             f"none of the {len(dataset.samples)} validation videos of {dataset.name} can be read; "

@@ -1,0 +1,192 @@
+"""What `vt finetune` does with its options: plan a training, report the plan, run it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
+
+if TYPE_CHECKING:
+    from vtcli.data.splits import TrainValSplit
+    from vtcli.models.recipe import Recipe
+    from vtcli.runtime.distributed import Group
+    from vtcli.runtime.progress import ProgressCallback
+    from vtcli.training.head_fit import HeadFit
+    from vtcli.training.init import ModelInit
+    from vtcli.training.plan import TrainPlan, TrainSettings
+    from vtcli.training.trainer import Trainer
+
+# Exit codes of a training that a signal stopped.
+STOPPED = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The dataset, and how it is split, as the options name it."""
+
+    dataset: str
+    data_root: Path | None
+    split: str | None
+    val_split: str | None
+    val_fraction: float
+    annotations: str | None
+    seed: int
+
+    def open(self) -> TrainValSplit:
+        """The training and validation split."""
+        from vtcli.data.splits import split_train_val
+
+        return split_train_val(
+            self.dataset,
+            self.data_root,
+            self.split,
+            self.val_split,
+            self.val_fraction,
+            self.annotations,
+            self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed command line; `given` are the recipe options by field, None where not given."""
+
+    source: Source
+    model: str
+    init: str
+    num_frames: int | None
+    recipe: str | None
+    few_shot: int | None
+    given: Mapping[str, Any]
+    settings: TrainSettings
+
+
+def plan_training(request: Request, group: Group, on_download: ProgressCallback) -> TrainPlan:
+    """The training that was asked for; the main process logs its data and learning rate."""
+    from vtcli.models.recipe import Recipe
+    from vtcli.training.choose import choose_recipe, training_budget
+    from vtcli.training.few_shot import few_shot, unvalidated_classes
+    from vtcli.training.init import plan_init
+    from vtcli.training.plan import TrainPlan, resolve_hflip
+
+    split, given = request.source.open(), request.given
+    if request.few_shot is not None:
+        split = few_shot(split, request.few_shot, request.source.seed)
+    heads = {head: len(names) for head, names in split.train.classes.items()}
+
+    def init_with(recipe: Recipe) -> ModelInit:
+        frames = request.num_frames
+        return plan_init(request.model, request.init, heads, recipe, frames, on_download)
+
+    budget = training_budget(init_with(Recipe()), split, group.size)
+    choice = choose_recipe(budget, request.recipe, given)
+    recipe = resolve_hflip(choice.recipe, split.flip_sensitive, given.get("hflip"))
+    patience = request.settings.patience
+    settings = replace(
+        request.settings, patience=choice.patience if patience is None else patience or None
+    )
+    seed = request.source.seed
+    init = init_with(recipe)
+    plan = TrainPlan(
+        split,
+        init,
+        choice.name,
+        recipe,
+        seed,
+        group.size,
+        settings,
+        choice.reason,
+        choice.fits_features,
+    )
+    if group.is_main_process:
+        lines = (*split.summary, unvalidated_classes(split), *_recipe_lines(plan), *choice.notes)
+        for sentence in filter(None, lines):
+            _log(sentence)
+    return plan
+
+
+def _recipe_lines(plan: TrainPlan) -> Iterator[str]:
+    """The recipe, why it was chosen, its length and learning rates, and what it cannot do."""
+    recipe = plan.recipe
+    if plan.split.flip_sensitive:
+        yield "horizontal flips are off: some labels name a direction"
+    yield f"recipe {plan.recipe_name}: {plan.recipe_reason}"
+    if plan.fits_features:
+        yield "options of the optimizer, such as --epochs 10, train the classifier in steps instead"
+        return
+    yield (
+        f"{plan.steps} optimizer steps of {plan.clips_per_step} clips; learning rate "
+        f"{plan.head_lr:.3g} of the classifier, {recipe.lr * plan.lr_scale:.3g} of the backbone "
+        f"({recipe.lr:.3g} for {recipe.lr_base_size} clips)"
+    )
+    if warning := plan.warning():
+        yield f"warning: {warning}"
+
+
+def make_trainer(
+    plan: TrainPlan, folder: Path, group: Group, resume: bool, on_download: ProgressCallback
+) -> Trainer:
+    from vtcli.training.trainer import Trainer
+
+    return Trainer(plan, folder, group, resume, on_download)
+
+
+def print_plan(
+    plan: TrainPlan, folder: Path, group: Group, on_download: ProgressCallback, format: str
+) -> int:
+    from vtcli.report.training import print_estimate, print_head_plan
+
+    if plan.fits_features:
+        if group.is_main_process:
+            print_head_plan(plan, format)
+        return EXIT_OK
+    estimate = make_trainer(plan, folder, group, False, on_download).estimate()
+    if group.is_main_process:
+        print_estimate(estimate, format)
+    return EXIT_OK
+
+
+def fit_head(head_fit: HeadFit, learning_curve: bool, format: str) -> int:
+    from vtcli.report.training import print_head_fit, show_rows
+
+    is_main = head_fit.group.is_main_process
+    if is_main:
+        for notice in head_fit.notices:
+            _log(notice)
+    with show_rows(is_main) as on_row:
+        ended = head_fit.fit(on_row, learning_curve)
+    if ended in STOPPED:
+        if is_main:
+            _log(f"{ended}; features are cached, run the same command again to resume")
+        return STOPPED[ended]
+    if is_main:
+        print_head_fit(head_fit.outcome(), format)
+    return EXIT_OK
+
+
+def train(trainer: Trainer, format: str) -> int:
+    from vtcli.report.training import epoch_line, print_outcome, show_progress
+
+    is_main, epochs = trainer.group.is_main_process, trainer.recipe.epochs
+    if is_main:
+        for notice in trainer.notices:
+            _log(notice)
+    if is_main and (done := trainer.position.steps_done):
+        _log(f"resuming after optimizer step {done} of {trainer.plan.steps}")
+    with show_progress(is_main) as on_step:
+        ended = trainer.fit(on_step, lambda row: _log(epoch_line(row, epochs)))
+    if ended in STOPPED:
+        if is_main:
+            _log(f"{ended} and saved; run the same command again to resume")
+        return STOPPED[ended]
+    if is_main:
+        print_outcome(trainer.outcome(ended), format)
+    return EXIT_OK
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,260 @@
+"""`--trainable head`: the frozen backbone computes features once, and the classifier is fitted to
+them; the results are files like those of any training.
+
+Legend: N rows (a view of a video each), D features, K classes of a head.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtcli.errors import DataError, UsageError
+from vtcli.evaluation.metrics import wilson_interval
+from vtcli.models.build import prepare_for_inference
+from vtcli.models.recipe import Recipe
+from vtcli.runtime.device import resolve_device, resolve_dtype
+from vtcli.runtime.distributed import Group
+from vtcli.runtime.progress import ProgressCallback
+from vtcli.training.artifacts import BEST, LAST, Artifacts
+from vtcli.training.features import FeatureCache, Features, views_per_video
+from vtcli.training.init import build_model
+from vtcli.training.linear_probe import LinearFit, fit_classifier
+from vtcli.training.objective import Objective
+from vtcli.training.plan import TrainPlan
+from vtcli.training.signals import StopSignals
+from vtcli.training.validate import ScoredVideo, ValidationResult, result_of
+from vtcli.video.decode_pool import DecodePool
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+CURVE_FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy on the validation videos, with its 95 % interval, after fitting to a part of the
+    training videos.
+    """
+
+    fraction: float
+    videos: int
+    top1: float
+    low: float
+    high: float
+
+
+class HeadFit:
+    """The fit of the classifiers of a network, whose backbone stays as it is.
+
+    `folder` must exist. Raises what `build_model` raises, and `UsageError` for a network whose
+    classifier is not one linear layer on its features.
+    """
+
+    def __init__(
+        self,
+        plan: TrainPlan,
+        folder: Path,
+        group: Group,
+        on_download: ProgressCallback | None = None,
+    ) -> None:
+        import torch
+
+        self.plan, self.folder, self.group = plan, folder, group
+        torch.manual_seed(plan.seed)
+        model = build_model(plan.model_init, plan.labels, on_download)
+        self.tensors = dict(model.state_dict())
+        device = resolve_device(group.device(plan.settings.device))
+        dtype = resolve_dtype("auto", device)
+        model = prepare_for_inference(model, None, device, dtype)
+        _check_linear(model, plan, dtype)
+        workers = plan.workers(group.local_size)
+        self.decoders = DecodePool(workers, plan.settings.timeout)
+        self.cache = FeatureCache(plan, folder, model, dtype, self.decoders, workers)
+        self.objective = Objective(plan.heads, Recipe())
+        self.artifacts = Artifacts(folder, plan)
+        self.row: dict[str, Any] = {}
+        self.penalties: dict[str, float] = {}
+        self.curve: list[CurvePoint] = []
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know before it starts, a sentence each."""
+        missing, others = self.cache.missing()
+        done = len(self.cache.chunks) - len(missing)
+        lines = []
+        if others:
+            lines.append(
+                f"{others} files in {self.cache.folder} hold features of other weights, clips or "
+                "settings; they are computed again"
+            )
+        if done:
+            lines.append(f"{done} of {len(self.cache.chunks)} files of cached features are used")
+        return lines
+
+    def fit(self, on_row: Callable[[int, int], None], learning_curve: bool = False) -> str:
+        """Compute the features, fit, and write the files; returns how it ended.
+
+        Raises `DataError` for features that are NaN or Inf, and where no video of a class, or no
+        validation video, can be read.
+        """
+        import signal
+
+        start, stop = time.perf_counter(), StopSignals()
+        with stop.handled(), self.decoders:
+            if stopped := self.cache.compute(self.group, lambda: stop.received, on_row):
+                return "interrupted" if stopped == signal.SIGINT else "terminated"
+        self.group.run_on_main(lambda: self._fit_and_write(start, learning_curve))
+        return "done"
+
+    def _fit_and_write(self, start: float, learning_curve: bool) -> None:
+        features = self.cache.load()
+        chosen = [n for n, row in enumerate(features.rows) if row.training]
+        self._check_classes(features, chosen)
+        fits = self._fit(features, chosen)
+        self.penalties = {name: fit.l2 for name, fit in fits.items()}
+        validated = self._validate(features, fits)
+        if learning_curve:
+            self.curve = self._learning_curve(features, chosen)
+        import torch
+
+        weight, bias = self.plan.model_init.architecture.head_tensors
+        weight_KD = torch.cat([fit.weight for fit in fits.values()])
+        bias_K = torch.cat([fit.bias for fit in fits.values()])
+        tensors = {**self.tensors, weight: weight_KD.float(), bias: bias_K.float()}
+        self.row = self._history_row(features, chosen, fits, validated, start)
+        self.artifacts.write_epoch([self.row], tensors, True, features.failed)
+
+    def _check_classes(self, features: Features, chosen: Sequence[int]) -> None:
+        """Raise `DataError` where a class has no video that could be read."""
+        target_NK = self._targets(features, chosen)
+        absent = (target_NK.sum(0) == 0).nonzero()[:, 0].tolist() if chosen else [0]
+        if absent:
+            raise DataError(
+                f"none of the training videos of class '{self.plan.labels[absent[0]]}' can be "
+                "read; see vt datasets check"
+            )
+
+    def _targets(self, features: Features, chosen: Sequence[int]) -> Tensor:
+        """Target probabilities [N,K] of all heads, concatenated."""
+        samples = self.plan.split.train.samples
+        return self.objective.targets([samples[features.rows[n].number] for n in chosen])
+
+    def _fit(self, features: Features, chosen: Sequence[int]) -> dict[str, LinearFit]:
+        """A classifier per head, fitted to the chosen rows."""
+        targets = self._targets(features, chosen).split(self.objective.sizes, 1)
+        videos = [features.rows[n].number for n in chosen]
+        features_ND = features.values[list(chosen)]
+        return {
+            name: fit_classifier(features_ND, target_NK, videos)
+            for name, target_NK in zip(self.plan.heads, targets, strict=True)
+        }
+
+    def _validate(self, features: Features, fits: Mapping[str, LinearFit]) -> ValidationResult:
+        from vtcli.data.samples import labels_by_head
+
+        dataset = self.plan.split.validation
+        chosen = [n for n, row in enumerate(features.rows) if not row.training]
+        features_ND = features.values[chosen]
+        scores = [fit.logits(features_ND).softmax(1).numpy() for fit in fits.values()]
+        videos = []
+        for place, row in enumerate(features.rows[n] for n in chosen):
+            labels = labels_by_head(dataset.samples[row.number], len(fits))
+            videos.append(ScoredVideo(labels, tuple(part[place] for part in scores)))
+        return result_of(videos, dataset)
+
+    def _learning_curve(self, features: Features, chosen: Sequence[int]) -> list[CurvePoint]:
+        """Accuracy after fitting to the first part of each class's videos."""
+        samples = self.plan.split.train.samples
+        by_class: dict[tuple[int, ...], list[int]] = {}
+        for number in dict.fromkeys(features.rows[n].number for n in chosen):
+            by_class.setdefault(samples[number].labels, []).append(number)
+        points = []
+        for fraction in CURVE_FRACTIONS:
+            kept = {n for of in by_class.values() for n in of[: max(1, round(fraction * len(of)))]}
+            rows = [n for n in chosen if features.rows[n].number in kept]
+            validated = self._validate(features, self._fit(features, rows))
+            videos = len(self.plan.split.validation.samples) - validated.failed_videos
+            interval = wilson_interval(validated.top1 * videos, videos)
+            assert interval is not None  # `result_of` refuses a validation without videos
+            point = (fraction, len(kept), validated.top1, interval.low, interval.high)
+            points.append(CurvePoint(*point))
+        return points
+
+    def _history_row(
+        self,
+        features: Features,
+        chosen: Sequence[int],
+        fits: Mapping[str, LinearFit],
+        validated: ValidationResult,
+        start: float,
+    ) -> dict[str, Any]:
+        import torch
+
+        features_ND = features.values[list(chosen)]
+        logits_NK = torch.cat([fit.logits(features_ND) for fit in fits.values()], 1)
+        target_NK = self._targets(features, chosen)
+        train = self.plan.split.train.samples
+        read = {features.rows[n].number for n in chosen}
+        return {
+            "epoch": 1,
+            "step": 0,
+            "lr": 0.0,
+            "train_loss": float(self.objective.loss(logits_NK, target_NK).mean()),
+            "train_top1": float(self.objective.correct(logits_NK, target_NK)) / len(chosen),
+            "val_loss": validated.loss,
+            "val_top1": validated.top1,
+            "val_top5": validated.top5,
+            "train_clips": len(chosen),
+            "failed_videos": len(train) - len(read),
+            "val_failed_videos": validated.failed_videos,
+            "padded_clips": 0,
+            "epoch_time": round(time.perf_counter() - start, 3),
+            "data_time": 0.0,
+        }
+
+    def outcome(self) -> dict[str, Any]:
+        """The result, JSON-able."""
+        from dataclasses import asdict
+
+        return {
+            "ended": "classifier fitted to cached features",
+            "best": self.row,
+            "val_videos": len(self.plan.split.validation.samples),
+            "views": views_per_video(len(self.plan.split.train.samples)),
+            "l2": self.penalties,
+            "learning_curve": [asdict(point) for point in self.curve],
+            "files": {"best": str(self.folder / BEST), "last": str(self.folder / LAST)},
+        }
+
+
+def _check_linear(model: nn.Module, plan: TrainPlan, dtype: torch.dtype) -> None:
+    """Raise `UsageError` where the classifier is not one linear layer on `features`."""
+    import torch
+
+    p, names = plan.model_init.pipeline, plan.model_init.architecture.head_tensors
+    parameter = next(model.parameters())
+    clip_B3TSS = torch.zeros(
+        1, 3, p.frames, p.crop_size, p.crop_size, device=parameter.device, dtype=dtype
+    )
+    with torch.inference_mode():
+        logits: Any = model(clip_B3TSS)
+        logits_BK = torch.cat(list(logits.values()), 1) if isinstance(logits, dict) else logits
+        feature_BD = model.features(clip_B3TSS)  # type: ignore[operator]
+        weight, bias = (model.get_parameter(name) for name in names)
+        same = weight.ndim == 2 and weight.shape[1] == feature_BD.shape[1]
+        again_BK = feature_BD @ weight.T + bias if same else logits_BK + 1
+        scale = float(logits_BK.float().abs().max().clamp_min(1.0))
+        if not logits_BK.isfinite().all():
+            return  # the features name the videos, or the weights, later
+        same = float((again_BK - logits_BK).float().abs().max()) < 0.05 * scale
+    if not same:
+        raise UsageError(
+            f"the classifier of {plan.model_init.architecture.title} is not one linear layer on "
+            "its features; train it step by step with --trainable head --epochs 10"
+        )
