@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtcli.data.annotations import FOLDER_FORMATS, LIST_FORMATS, check_format, read_annotation
-from vtcli.data.annotations.base import Annotation, share_texts
+from vtcli.data.annotations.base import Annotation, annotation_error, share_texts
 from vtcli.data.annotations.detect import detect_file_format
 from vtcli.data.annotations.folders import detect_folder_format
 from vtcli.data.build import build_dataset, splits_of
@@ -61,7 +61,8 @@ class _Source:
 class DatasetReader:
     """The splits of one dataset; each annotation file is read once, however many splits are opened.
 
-    The arguments are those of `open_dataset`, and so are the errors raised.
+    The arguments are those of `open_dataset`, and so are the errors raised; strict: refuse rows
+    without a label and rows listed twice, else they are in `Dataset.problems`.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class DatasetReader:
         name_or_path: str | Path,
         root: str | Path | None = None,
         format: str | None = None,
+        strict: bool = True,
     ) -> None:
-        self._format = format
+        self._format, self._strict = format, strict
         self._annotations: dict[Path, Annotation] = {}
         self._texts: dict[Path, str] = {}  # of files whose format is known but not their rows
         with share_texts(self._texts):
@@ -95,7 +97,11 @@ class DatasetReader:
         chosen = wanted if known or split else None
         base = path if path.is_dir() else source.root
         annotation = self._annotation(path)
-        return build_dataset(annotation, source.name, base, chosen, source.entry, known)
+        dataset = build_dataset(annotation, source.name, base, chosen, source.entry, known)
+        if self._strict and dataset.problems:
+            row = dataset.problems[0]
+            raise annotation_error(annotation.path, row.line, row.text, annotation.unit)
+        return dataset
 
     def _annotation(self, path: Path) -> Annotation:
         if path not in self._annotations:

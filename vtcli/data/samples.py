@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtcli.data.annotations.base import RowProblem, Skipped
 from vtcli.errors import DataError
 
 
@@ -44,7 +45,8 @@ class Dataset:
     "noun": ...}); an empty tuple if the annotation gives numbers and no source names them.
     `summary` is one sentence on what was read: format, index base, classes, samples, and folders
     that were skipped. `frame_rate` applies to folders of frames, which do not store their own; None
-    if it is not known. `empty_folders` are class folders without any file.
+    if it is not known. `skipped` are files and folders that were not used, relative to `root`;
+    `problems` are rows that were not used, which only a check allows.
     """
 
     name: str
@@ -55,7 +57,8 @@ class Dataset:
     split: str = ""
     frame_rate: float | None = None
     metric: str = "top-1"
-    empty_folders: tuple[Path, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    problems: tuple[RowProblem, ...] = ()
 
     @property
     def heads(self) -> tuple[str, ...]:

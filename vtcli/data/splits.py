@@ -132,9 +132,10 @@ def _check_head(dataset: Dataset, position: int, head: str, names: Sequence[str]
 
 def _refuse_empty_folders(dataset: Dataset) -> None:
     """An empty class folder is most likely a class whose videos were not copied."""
-    if dataset.empty_folders:
+    empty = next((found for found in dataset.skipped if found.kind == "empty"), None)
+    if empty:
         raise DataError(
-            f"the class folder {dataset.empty_folders[0]} holds no videos; add some, or "
+            f"the class folder {dataset.root / empty.path} holds no videos; add some, or "
             "remove the folder"
         )
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from vtcli.errors import DataError
 
@@ -28,7 +28,7 @@ class AnnotationRow(NamedTuple):
     `labels` are class names, or class numbers as the file counts them: one per head, or any number
     of them if there is one head; empty if the annotation gives none. `line` is the number of the
     line or record. An empty `id` stands for the first candidate path. `start` and `end` are in
-    seconds.
+    seconds, `first_frame` and `last_frame` are frame numbers from 0, both inclusive.
     """
 
     candidate_paths: tuple[str, ...]
@@ -38,17 +38,58 @@ class AnnotationRow(NamedTuple):
     start: float | None = None
     end: float | None = None
     split: str = ""
+    first_frame: int | None = None
+    last_frame: int | None = None
 
 
-class SkippedFolder(NamedTuple):
-    """A folder next to class folders in which no video was found.
+SkipKind: TypeAlias = Literal[
+    "loose",
+    "not_video",
+    "dangling",
+    "link",
+    "image",
+    "document",
+    "system",
+    "no_videos",
+    "empty",
+]
+SKIPPED: Mapping[SkipKind, tuple[str, str]] = {
+    "loose": ("video outside the class folders", "videos outside the class folders"),
+    "not_video": ("file that is not a video", "files that are not videos"),
+    "dangling": ("dangling link", "dangling links"),
+    "link": ("link to another part of the dataset", "links to other parts of the dataset"),
+    "image": ("image outside a folder of frames", "images outside folders of frames"),
+    "document": ("document", "documents"),
+    "system": ("hidden or system entry", "hidden or system entries"),
+    "no_videos": ("folder without videos", "folders without videos"),
+    "empty": ("folder without videos", "folders without videos"),
+}
+"""What a file or folder that was skipped is called, one of them and several, in the order of
+messages; an `empty` folder contains no file at all.
+"""
+HARMLESS: tuple[SkipKind, ...] = ("document", "system")
+"""What is expected next to videos; everything else that was skipped may be a lost video."""
 
-    `path` is relative to the dataset folder. `empty`: it contains no file of any kind.
-    """
+
+class Skipped(NamedTuple):
+    """A file or folder of a dataset that was not used; `path` is relative to the dataset folder."""
 
     path: str
+    kind: SkipKind
     split: str = ""
-    empty: bool = False
+
+
+class RowProblem(NamedTuple):
+    """A row that cannot be used: what is wrong with it as one word and as a sentence.
+
+    `path` is the video as listed.
+    """
+
+    kind: Literal["unlabeled", "listed_twice"]
+    path: str
+    line: int
+    text: str
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +100,7 @@ class Annotation:
     lists for a head, in index order. `index_base` is the number of the first class if the format
     defines it, None if lists of this format differ. `unique_filenames`: a video's file name is
     unique within the dataset, whatever folder it is in. `unit` is what `AnnotationRow.line` counts.
+    `problems` are rows that are left out of `rows`: an error, except for a check.
     """
 
     path: Path
@@ -69,7 +111,8 @@ class Annotation:
     index_base: int | None = None
     unique_filenames: bool = False
     unit: str = "line"
-    skipped_folders: tuple[SkippedFolder, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    problems: tuple[RowProblem, ...] = ()
 
     def row_error(self, row: AnnotationRow, text: str) -> DataError:
         """The error for one row; see `annotation_error`."""
