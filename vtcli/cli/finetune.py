@@ -283,13 +283,27 @@ def _plan(request: _Request, group: Group, on_download: ProgressCallback) -> Tra
     if group.is_main_process:
         for sentence in split.summary:
             _log(sentence)
-        if split.flip_sensitive:
-            _log("horizontal flips are off: some labels name a direction")
+        _log(_on_flips(split, recipe.hflip))
         _log(
             f"recipe {name}: learning rate {recipe.lr * plan.lr_scale:.3g} ({recipe.lr:.3g} for "
             f"{recipe.lr_base_size} clips per optimizer step, here {plan.clips_per_step})"
         )
     return plan
+
+
+def _on_flips(split: TrainValSplit, hflip: float) -> str:
+    """What happens to clips whose label may depend on left and right."""
+    if split.flip_sensitive:
+        from vtcli.runtime.words import first_of
+
+        names = first_of(split.direction_classes) or "classes of the dataset's catalog entry"
+        return f"horizontal flips are off: direction-sensitive classes are {names}"
+    if not hflip:
+        return "horizontal flips are off"
+    return (
+        f"{100 * hflip:g} % of the training clips are mirrored, no class name names a direction; "
+        "--hflip 0 turns it off"
+    )
 
 
 def _trainer(

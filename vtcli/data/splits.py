@@ -6,7 +6,6 @@ validation split, some videos of every class are held out.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +16,10 @@ import numpy as np
 from vtcli.data.catalog import known_entry
 from vtcli.data.open import DatasetReader
 from vtcli.data.samples import Dataset, Sample, labels_by_head, require_labels
+from vtcli.data.sides import direction_sensitive
 from vtcli.errors import DataError
 
 NAMES_SHOWN = 3
-_SIDES = re.compile(r"\b(left|right|(counter|anti)?-?clockwise)(wards?)?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,12 @@ class TrainValSplit:
     def flip_sensitive(self) -> bool:
         """Whether a horizontal flip may change the class, by the catalog or by class names."""
         entry = known_entry(self.train.name)
-        class_names = (name for names in self.train.classes.values() for name in names)
-        return bool(entry and entry.flip_sensitive) or any(
-            _SIDES.search(name.replace("_", " ")) for name in class_names
-        )
+        return bool(entry and entry.flip_sensitive) or bool(self.direction_classes)
+
+    @property
+    def direction_classes(self) -> tuple[str, ...]:
+        """The class names that name a direction."""
+        return tuple(n for names in self.train.classes.values() for n in direction_sensitive(names))
 
 
 def split_train_val(
