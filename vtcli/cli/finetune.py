@@ -103,6 +103,7 @@ class _Source:
     val_fraction: float
     annotations: str | None
     seed: int
+    group_by: str | None
 
     def open(self) -> TrainValSplit:
         """The training and validation split."""
@@ -116,6 +117,7 @@ class _Source:
             self.val_fraction,
             self.annotations,
             self.seed,
+            self.group_by,
         )
 
 
@@ -158,6 +160,16 @@ def finetune(
             help="Fraction of each class's videos to hold out if there is no split to validate on.",
         ),
     ] = 0.2,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="COLUMN|REGEX",
+            help="Hold out videos together that share a column of the annotation or a match in "
+            "their path.",
+            show_default="copies, and cuts of one source by their names",
+        ),
+    ] = None,
     init: Annotated[
         str,
         typer.Option(
@@ -243,7 +255,9 @@ def finetune(
     from vtcli.training.plan import TrainSettings
     from vtcli.training.run_directory import open_run_directory
 
-    source = _Source(dataset, data_root, split, val_split, val_fraction, annotations, seed)
+    source = _Source(
+        dataset, data_root, split, val_split, val_fraction, annotations, seed, group_by
+    )
     settings = TrainSettings(
         device, workers, decoder, save_every, patience, parallel, ram_cache_gb, timeout
     )

@@ -63,6 +63,7 @@ def build_dataset(
             end=row.end,
             first_frame=row.first_frame,
             last_frame=row.last_frame,
+            columns=row.columns,
             split=canonical_split(row.split) if row.split else chosen,
         )
         for id_, row, labels in zip(ids, rows, resolved.labels, strict=True)

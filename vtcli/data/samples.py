@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vtcli.data.annotations.base import RowProblem, Skipped
 from vtcli.errors import DataError
@@ -24,7 +25,8 @@ class Sample:
     `labels` are class indices: one per head of the dataset, in the order of its heads, or any
     number of them if there is one head; empty if the annotation gives none (a test split).
     `start` and `end` are in seconds, `first_frame` and `last_frame` are frame numbers from 0, both
-    inclusive; None: the whole video.
+    inclusive; None: the whole video. `columns` are other columns of its row in the annotation, by
+    name in lower case.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Sample:
     first_frame: int | None = None
     last_frame: int | None = None
     split: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

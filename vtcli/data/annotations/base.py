@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from vtcli.errors import DataError
@@ -28,7 +29,8 @@ class AnnotationRow(NamedTuple):
     `labels` are class names, or class numbers as the file counts them: one per head, or any number
     of them if there is one head; empty if the annotation gives none. `line` is the number of the
     line or record. An empty `id` stands for the first candidate path. `start` and `end` are in
-    seconds, `first_frame` and `last_frame` are frame numbers from 0, both inclusive.
+    seconds, `first_frame` and `last_frame` are frame numbers from 0, both inclusive;
+    `columns` are all columns of the row.
     """
 
     candidate_paths: tuple[str, ...]
@@ -40,6 +42,7 @@ class AnnotationRow(NamedTuple):
     split: str = ""
     first_frame: int | None = None
     last_frame: int | None = None
+    columns: Mapping[str, Any] = MappingProxyType({})
 
 
 SkipKind: TypeAlias = Literal[

@@ -57,7 +57,7 @@ def _read(path: Path, key: str) -> list[AnnotationRow]:
         if start is not None and end is not None and end <= start:
             raise annotation_error(path, line, "ends before it begins; fix start and end")
         id_, split = (str(record.get(name) or "").strip() for name in ("id", "split"))
-        rows.append(AnnotationRow((video,), label, line, id_, start, end, split))
+        rows.append(AnnotationRow((video,), label, line, id_, start, end, split, columns=record))
     return rows
 
 
