@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from vtcli.errors import DataError
 
 Label = int | str
+
+# What Excel writes above the header to name the separator.
+SEPARATOR_LINE = re.compile(r"sep=.", re.IGNORECASE)
+WHOLE_NUMBER = re.compile(r"\d+(\.0+)?")
+_WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 class AnnotationRow(NamedTuple):
@@ -161,15 +167,16 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise annotation_error(path, line, "is not UTF-8 text; save it as UTF-8") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise annotation_error(path, line, "contains null bytes, not text; save it as UTF-8")
-    return text
+    return text if "\n" in text else text.replace("\r", "\n")  # as old spreadsheets save it
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -179,6 +186,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """
     lines = [(n, line.rstrip()) for n, line in enumerate(read_text(path).split("\n"), 1)]
     kept = [(n, line) for n, line in lines if line]
+    if kept and SEPARATOR_LINE.fullmatch(kept[0][1]):
+        kept = kept[1:]
     if not kept:
         raise DataError(f"{path} is empty; give an annotation with at least one video")
     return kept
@@ -192,6 +201,9 @@ def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str,
     header, or there are no rows.
     """
     text = read_text(path)
+    skipped = 0
+    if SEPARATOR_LINE.fullmatch(text.split("\n", 1)[0].rstrip()):
+        text, skipped = text.partition("\n")[2], 1
     delimiter = delimiter_of(text.split("\n", 1)[0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     records: list[tuple[int, dict[str, str]]] = []
@@ -206,8 +218,8 @@ def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str,
                 continue
             if len(fields) != len(header):
                 text = f"has {len(fields)} fields, but the header has {len(header)}; fix the row"
-                raise annotation_error(path, reader.line_num, text)
-            records.append((reader.line_num, dict(zip(header, fields, strict=True))))
+                raise annotation_error(path, reader.line_num + skipped, text)
+            records.append((reader.line_num + skipped, dict(zip(header, fields, strict=True))))
     except csv.Error as error:
         text = f"is not valid csv ({error}); fix the row"
         raise annotation_error(path, reader.line_num, text) from error
@@ -258,20 +270,31 @@ def read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return records
 
 
-def json_records(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_records(path: Path, key: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON list, numbered from 1.
 
-    Raises `DataError` if there are none, or if one of them does not have `key`.
+    Raises `DataError` if there are none, or if one of them does not have `key` (if it is given).
     """
     records = read_json(path)
     if not isinstance(records, list) or not records:
         raise DataError(f"{path} is not a list with at least one record; give the official file")
     for number, record in enumerate(records, 1):
-        if not isinstance(record, dict) or key not in record:
-            raise annotation_error(
-                path, number, f"has no '{key}'; give the official file", "record"
-            )
+        if not isinstance(record, dict) or (key and key not in record):
+            text = f"has no '{key}'; give the official file" if key else "is not an object"
+            raise annotation_error(path, number, text, "record")
         yield number, record
+
+
+def candidate_paths(listed: str) -> tuple[str, ...]:
+    """Where a listed video may be: as written and, for a path of Windows, with slashes; below the
+    data folder if it is absolute there.
+    """
+    if "\\" not in listed:
+        return (listed,)
+    parts = [part for part in listed.split("\\") if part]
+    if not _WINDOWS_ABSOLUTE.match(listed):
+        return (listed, "/".join(parts))
+    return (listed, *("/".join(parts[start:]) for start in range(1, len(parts))))
 
 
 def indexed_names(path: Path, pairs: Sequence[tuple[int, str, str]], first: int) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vtcli.data.annotations import kinetics, pyslowfast_frames
 from vtcli.data.annotations.base import csv_fields, delimiter_of, read_json, read_lines, sibling
+from vtcli.data.annotations.columns import named_columns
 from vtcli.data.annotations.lists import NUMBER, detect_list_format
 from vtcli.data.annotations.ucf_hmdb import HMDB_NAME, UCF_NAME
 from vtcli.errors import DataError
@@ -55,10 +56,12 @@ def _detect_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
         return ["ucf101"]
     if first.startswith(pyslowfast_frames.HEADER):
         return ["pyslowfast-frames"]
-    columns = {name.casefold() for name in csv_fields(first, delimiter_of(first))}
+    columns = [name.casefold() for name in csv_fields(first, delimiter_of(first))]
     for format, needed in _HEADERS:
-        if columns.issuperset(needed):
+        if set(columns).issuperset(needed):
             return [format]
+    if named_columns(columns):
+        return ["manifest"]
     if _most(lines, _has_class_name):
         return ["mit"]
     return detect_list_format(path, lines) or (["id-label"] if _most(lines, _has_semicolon) else [])
@@ -86,9 +89,10 @@ def _detect_json_line(line: str) -> list[str]:
         return []
     if not isinstance(record, dict):
         return []
-    return [
-        name for name, key in (("manifest", "path"), ("huggingface", "file_name")) if key in record
-    ]
+    keys = [key.casefold() for key in record]
+    if "file_name" in keys and "path" not in keys:
+        return ["huggingface"]
+    return ["manifest"] if "path" in keys or named_columns(keys) else []
 
 
 def _detect_json(path: Path) -> str:
@@ -98,6 +102,8 @@ def _detect_json(path: Path) -> str:
     first = content[0] if isinstance(content, list) and content else None
     if isinstance(first, dict) and "vid_name" in first:
         return "diving48"
+    if isinstance(first, dict) and named_columns([key.casefold() for key in first]):
+        return "manifest"
     if isinstance(first, dict) and "id" in first:
         return "something-json"
     raise DataError(
