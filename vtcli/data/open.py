@@ -8,6 +8,7 @@ recognized by its content. Nothing is decoded here, and a missing video is not a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ ANNOTATION_FOLDERS = (
     "HACS_v1.1.1",
     "Moments_in_Time_Raw",
 )
-_EXTENSIONS = (".csv", ".txt", ".json", ".jsonl", ".tsv")
+_EXTENSIONS = (".csv", ".txt", ".json", ".jsonl", ".tsv", ".xml", ".parquet", ".tar")
+_SHARD = re.compile(r"(.*?)[-_]?\d+(-of-\d+)?(-[0-9a-f]+)?\.(parquet|tar)")
 _MANIFEST_NAMES = ("manifest.csv", "manifest.jsonl")
 _STANDARD_SPLITS = ("train", "validation", "test")
 # What PySlowFast and its descendants call their lists, whatever the dataset.
@@ -253,6 +255,9 @@ def _in_folder(folder: Path, root: Path, format: str | None) -> _Source:
     entry = _recognized_in(folder)
     if entry and format in (None, entry.format):
         return _named(entry, root)
+    export = folder / "labels.json"
+    if export.is_file() and (folder / "data").is_dir() and _format_of(export, "x") == "fiftyone":
+        return _Source(_name_of(folder), root, {"": export}, "")
     manifest = next(_matches(folder, _MANIFEST_NAMES), None)
     if manifest is None and detect_folder_format(folder) and format is None:
         return _Source(_name_of(folder), root, {"": folder}, "")
@@ -274,8 +279,9 @@ def _annotations_in(folder: Path) -> dict[str, Path]:
     Raises `DataError` if there is none, or several that do not name splits.
     """
     places = (folder, *(folder / name for name in ANNOTATION_FOLDERS))
-    files = next(filter(None, map(_possible_annotations, places)), [])
-    by_split = {canonical_split(p.stem): p for p in files}
+    places = (*places, folder / "data")
+    files = _one_per_shards(next(filter(None, map(_possible_annotations, places)), []))
+    by_split = {canonical_split(_stem(p)): p for p in files}
     named = {split: by_split[split] for split in _STANDARD_SPLITS if split in by_split}
     if named:
         return named
@@ -288,6 +294,18 @@ def _annotations_in(folder: Path) -> dict[str, Path]:
         listed = ", ".join(p.name for p in files[:3])
         raise DataError(f"{folder} contains {len(files)} files ({listed} ...); name the annotation")
     return {"": files[0]}
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without its extension and, for one of several shards, its number."""
+    shard = _SHARD.fullmatch(path.name)
+    return shard[1] if shard and shard[1] else path.stem
+
+
+def _one_per_shards(files: list[Path]) -> list[Path]:
+    """The files, but only the first of the shards that are read together."""
+    first = {(_stem(p), p.suffix) if _SHARD.fullmatch(p.name) else p: p for p in reversed(files)}
+    return sorted(first.values())
 
 
 def _possible_annotations(folder: Path) -> list[Path]:

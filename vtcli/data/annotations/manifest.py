@@ -79,10 +79,12 @@ def rows_of(
         video = str(record.get(columns.path) or "").strip()
         if not video:
             raise annotation_error(path, line, f"has no '{columns.path}'; fix the row")
-        start, end = (_seconds(path, line, record.get(n)) for n in (columns.start, columns.end))
+        start, end = (
+            _seconds(path, line, record.get(n) if n else None) for n in (columns.start, columns.end)
+        )
         if start is not None and end is not None and end <= start:
             raise annotation_error(path, line, "ends before it begins; fix start and end")
-        split = str(record.get(columns.split) or "").strip()
+        split = str(record.get(columns.split) or "").strip() if columns.split else ""
         id_ = str(record.get("id") or "").strip() if columns.path == "path" else ""
         paths = candidate_paths(video)
         if labeled and not label:
@@ -99,7 +101,7 @@ def _labels(
     """Each row's labels; csv has only text, so digits are numbers there if every label is. Numbers
     may be written as pandas does where a label is missing (`1.0`).
     """
-    found = [_given(path, line, record.get(column, "")) for line, record in records]
+    found = [_given(path, line, r.get(column, "") if column else "") for line, r in records]
     given = [label for labels in found for label in labels]
     if given and all(WHOLE_NUMBER.fullmatch(label) for label in given):
         return [tuple(int(float(label)) for label in labels) for labels in found]
