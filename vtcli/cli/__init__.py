@@ -6,7 +6,6 @@ No file here imports PyTorch at module level, so that `vt --help` is instant.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ import typer
 
 from vtcli._version import __version__
 from vtcli.cli import convert, datasets, demo, doctor, eval, finetune, models, predict, profile
+from vtcli.cli.console import option_like_file, prepare
 from vtcli.cli.options import RENAMED_OPTIONS
 from vtcli.errors import (
     EXIT_BUG,
@@ -29,6 +29,7 @@ from vtcli.errors import (
     EXIT_USAGE,
     VtError,
 )
+from vtcli.runtime.csv_cells import CSV_SAFE
 
 app = typer.Typer(
     name="vt",
@@ -56,6 +57,11 @@ def _main(
         help="Print the version and exit.",
     ),
     debug: bool = typer.Option(False, "--debug", help="Print a traceback with an error."),
+    csv_safe: bool = typer.Option(
+        False,
+        "--csv-safe",
+        help="Put an apostrophe before text in CSV that a spreadsheet would run as a formula.",
+    ),
 ) -> None: ...
 
 
@@ -73,9 +79,10 @@ app.command("doctor")(doctor.doctor)
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; tracebacks are printed only with `--debug`."""
     debug = "--debug" in arguments
-    words = [word for word in arguments if word != "--debug"]
+    words = [word for word in arguments if word not in ("--debug", "--csv-safe")]
+    CSV_SAFE.set("--csv-safe" in arguments)
     signal.signal(signal.SIGTERM, _terminate)
-    _tolerate_any_file_name()
+    prepare(words)
     try:
         code = app(words, prog_name="vt", standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # how Typer reports Ctrl-C
@@ -93,15 +100,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return _exit_quietly()
     except Exception as error:
-        return _report_other(error, debug)
-
-
-def _tolerate_any_file_name() -> None:
-    """Print any file name: what the encoding lacks is replaced instead of raising."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            utf8 = stream.encoding.lower().replace("-", "") == "utf8"
-            stream.reconfigure(errors="surrogateescape" if utf8 else "replace")
+        return _report_other(error, debug, words)
 
 
 def _exit_quietly() -> int:
@@ -110,10 +109,13 @@ def _exit_quietly() -> int:
     return EXIT_OK
 
 
-def _report_other(error: Exception, debug: bool) -> int:
+def _report_other(error: Exception, debug: bool, words: Sequence[str]) -> int:
     """Report an exception that is not a `VtError`: wrong usage, a full disk, memory, or a bug."""
     # Typer's usage errors; Typer does not export the classes of its parser.
     if hasattr(error, "show") and hasattr(error, "exit_code"):
+        if name := option_like_file(words):
+            text = f"'{name}' begins with '-' and is read as an option; write ./{name}"
+            return _report(text, EXIT_USAGE, debug)
         _suggest_new_name(error)
         error.show()
         return EXIT_USAGE

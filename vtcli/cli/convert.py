@@ -42,8 +42,8 @@ def convert(
         typer.Option(
             "--labels",
             metavar="FILE|NAME",
-            help="Class names in SRC's order: a file with one name per line, or a label map such "
-            "as k400.",
+            help="Class names in SRC's order: a file (one name per line, `0 name` lines, CSV, JSON "
+            "id2label or label2id), or a label map such as k400.",
             show_default="by checkpoint id",
         ),
     ] = None,

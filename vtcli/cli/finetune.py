@@ -116,6 +116,16 @@ def finetune(
             help="Fraction of each class's videos to hold out if there is no split to validate on.",
         ),
     ] = 0.2,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="COLUMN|REGEX",
+            help="Hold out videos together that share a column of the annotation or a match in "
+            "their path.",
+            show_default="copies, and cuts of one source by their names",
+        ),
+    ] = None,
     init: Annotated[
         str,
         typer.Option(
@@ -221,7 +231,7 @@ def finetune(
     from vtcli.training.plan import TrainSettings
     from vtcli.training.run_directory import open_run_directory
 
-    source = Source(dataset, data_root, split, val_split, val_fraction, annotations, seed)
+    source = Source(dataset, data_root, split, val_split, val_fraction, annotations, seed, group_by)
     settings = TrainSettings(
         device, workers, decoder, save_every, patience, parallel, ram_cache_gb, timeout
     )

@@ -35,6 +35,7 @@ class Source:
     val_fraction: float
     annotations: str | None
     seed: int
+    group_by: str | None
 
     def open(self) -> TrainValSplit:
         """The training and validation split."""
@@ -48,6 +49,7 @@ class Source:
             self.val_fraction,
             self.annotations,
             self.seed,
+            self.group_by,
         )
 
 
@@ -112,8 +114,7 @@ def plan_training(request: Request, group: Group, on_download: ProgressCallback)
 def _recipe_lines(plan: TrainPlan) -> Iterator[str]:
     """The recipe, why it was chosen, its length and learning rates, and what it cannot do."""
     recipe = plan.recipe
-    if plan.split.flip_sensitive:
-        yield "horizontal flips are off: some labels name a direction"
+    yield _on_flips(plan.split, recipe.hflip)
     yield f"recipe {plan.recipe_name}: {plan.recipe_reason}"
     if plan.fits_features:
         yield "options of the optimizer, such as --epochs 10, train the classifier in steps instead"
@@ -125,6 +126,21 @@ def _recipe_lines(plan: TrainPlan) -> Iterator[str]:
     )
     if warning := plan.warning():
         yield f"warning: {warning}"
+
+
+def _on_flips(split: TrainValSplit, hflip: float) -> str:
+    """What happens to clips whose label may depend on left and right."""
+    if split.flip_sensitive:
+        from vtcli.runtime.words import first_of
+
+        names = first_of(split.direction_classes) or "classes of the dataset's catalog entry"
+        return f"horizontal flips are off: direction-sensitive classes are {names}"
+    if not hflip:
+        return "horizontal flips are off"
+    return (
+        f"{100 * hflip:g} % of the training clips are mirrored, no class name names a direction; "
+        "--hflip 0 turns it off"
+    )
 
 
 def make_trainer(

@@ -10,7 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from vtcli.data.annotations.base import Annotation, AnnotationRow, SkippedFolder
+from vtcli.data.annotations.base import (
+    SKIPPED,
+    Annotation,
+    AnnotationRow,
+    RowProblem,
+    Skipped,
+)
 from vtcli.data.catalog import CatalogEntry, canonical_split
 from vtcli.data.find_files import Finder
 from vtcli.data.label_map import resolve_labels
@@ -40,9 +46,12 @@ def build_dataset(
 
     split: None takes the only one the rows name, else the one meant for testing.
     known_split: the split of an annotation that consists of one split and does not name it.
-    Raises `DataError` if the split does not exist, a label is not a class or an id is repeated.
+    Rows that repeat another are left out, and are in the dataset's `problems`. Raises `DataError`
+    if the split does not exist or a label is not a class.
     """
     chosen, rows = _choose(annotation, split, known_split)
+    named, twice = _ids(annotation, rows, root)
+    ids, rows = list(named), list(named.values())
     resolved = resolve_labels(annotation, rows, entry)
     finder = Finder(root, _folders(annotation, entry, chosen))
     samples = [
@@ -52,13 +61,14 @@ def build_dataset(
             labels=labels,
             start=row.start,
             end=row.end,
+            first_frame=row.first_frame,
+            last_frame=row.last_frame,
+            columns=row.columns,
             split=canonical_split(row.split) if row.split else chosen,
         )
-        for id_, row, labels in zip(
-            _ids(annotation, rows, root), rows, resolved.labels, strict=True
-        )
+        for id_, row, labels in zip(ids, rows, resolved.labels, strict=True)
     ]
-    skipped = [f for f in annotation.skipped_folders if f.split in ("", chosen)]
+    skipped = [s for s in annotation.skipped if s.split in ("", chosen)]
     description = f"{annotation.path.absolute().name}: {annotation.description}"
     description += f", split {chosen}" if chosen else ""
     return Dataset(
@@ -70,7 +80,9 @@ def build_dataset(
         split=chosen,
         frame_rate=entry.frame_rate if entry else None,
         metric=entry.metric if entry else "top-1",
-        empty_folders=tuple(annotation.path / f.path for f in skipped if f.empty),
+        skipped=tuple(skipped),
+        problems=tuple([p for p in annotation.problems if canonical_split(p.split) in ("", chosen)])
+        + tuple(twice),
     )
 
 
@@ -106,29 +118,40 @@ def _folders(annotation: Annotation, entry: CatalogEntry | None, split: str) -> 
     return (*known, "") if annotation.unique_filenames else ("", *known)
 
 
-def _ids(annotation: Annotation, rows: Sequence[AnnotationRow], root: Path) -> list[str]:
-    """One id per row, the same on every machine.
-
-    Raises `DataError` for an id that is repeated, naming both lines.
-    """
+def _ids(
+    annotation: Annotation, rows: Sequence[AnnotationRow], root: Path
+) -> tuple[dict[str, AnnotationRow], list[RowProblem]]:
+    """The rows by their ids, which are the same on every machine, and the rows that repeat one."""
     ids = [row.id or posixpath.normpath(row.candidate_paths[0]) for row in rows]
     if any(os.path.isabs(id_) for id_ in ids):
         ids = _relative(ids, root)
     counts = Counter(ids)
     ids = [
-        f"{id_}:{row.start or 0:.3f}-{'' if row.end is None else f'{row.end:.3f}'}"
-        if counts[id_] > 1 and not row.id and (row.start is not None or row.end is not None)
-        else id_
+        id_ + _segment(row) if counts[id_] > 1 and not row.id else id_
         for id_, row in zip(ids, rows, strict=True)
     ]
     first: dict[str, AnnotationRow] = {}
+    twice = []
     for id_, row in zip(ids, rows, strict=True):
-        if id_ in first:
-            line = first[id_].line
-            before = f", first in {annotation.unit} {line}" if line else ""
-            raise annotation.row_error(row, f"'{id_}' is listed twice{before}; remove one")
-        first[id_] = row
-    return ids
+        if id_ not in first:
+            first[id_] = row
+            continue
+        line = first[id_].line
+        text = f"'{id_}' is listed twice" + (f", first in {annotation.unit} {line}" if line else "")
+        if first[id_].labels != row.labels:
+            text += ", with another label"
+        path = row.candidate_paths[0]
+        twice.append(RowProblem("listed_twice", path, row.line, f"{text}; remove one", row.split))
+    return first, twice
+
+
+def _segment(row: AnnotationRow) -> str:
+    """The end of an id that tells the segments of one video apart; "" for a whole video."""
+    if row.first_frame is not None or row.last_frame is not None:
+        return f":{row.first_frame or 0}-{'' if row.last_frame is None else row.last_frame}"
+    if row.start is not None or row.end is not None:
+        return f":{row.start or 0:.3f}-{'' if row.end is None else f'{row.end:.3f}'}"
+    return ""
 
 
 def _relative(ids: Sequence[str], root: Path) -> list[str]:
@@ -142,15 +165,20 @@ def _relative(ids: Sequence[str], root: Path) -> list[str]:
 
 def _counted(rows: Sequence[AnnotationRow]) -> str:
     count = plural(len(rows), "sample")
-    if any(row.start is not None or row.end is not None for row in rows):
+    if any(_segment(row) for row in rows):
         count += f" from {plural(len({row.candidate_paths for row in rows}), 'video')}"
     return count
 
 
-def _listed(skipped: Sequence[SkippedFolder]) -> str:
-    """The end of a summary: folders that were skipped, with the first of their names."""
-    if not skipped:
-        return ""
-    names = ", ".join(f"'{folder.path}'" for folder in skipped[:_NAMES_SHOWN])
-    more = ", ..." if len(skipped) > _NAMES_SHOWN else ""
-    return f", {plural(len(skipped), 'folder')} without videos skipped ({names}{more})"
+def _listed(skipped: Sequence[Skipped]) -> str:
+    """The end of a summary: what was skipped, by kind, with the first of their names."""
+    text = ""
+    by_words: dict[tuple[str, str], list[str]] = {words: [] for words in SKIPPED.values()}
+    for found in skipped:
+        by_words[SKIPPED[found.kind]].append(found.path)
+    for words, paths in by_words.items():
+        if paths:
+            names = ", ".join(f"'{path}'" for path in paths[:_NAMES_SHOWN])
+            more = ", ..." if len(paths) > _NAMES_SHOWN else ""
+            text += f", {plural(len(paths), *words)} skipped ({names}{more})"
+    return text

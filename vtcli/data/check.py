@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from vtcli.data.annotations.base import HARMLESS, SKIPPED
 from vtcli.data.catalog import canonical_split
 from vtcli.data.fingerprint import (
     Unreadable,
@@ -38,7 +39,9 @@ from vtcli.video.frame_source import FOLDER_RATE
 if TYPE_CHECKING:
     from vtcli.runtime.progress import ProgressCallback
 
-Problem: TypeAlias = Literal[VideoReason, "short", "segment", "duplicate", "leakage"]
+Problem: TypeAlias = Literal[
+    VideoReason, "short", "segment", "duplicate", "leakage", "listed_twice", "unlabeled", "skipped"
+]
 PROBLEMS: Mapping[Problem, str] = {
     "not_found": "the file does not exist",
     "not_video": "not a video",
@@ -54,6 +57,9 @@ PROBLEMS: Mapping[Problem, str] = {
     "segment": "the segment is outside the video",
     "duplicate": "the same as another sample of the split",
     "leakage": "the same as a sample of another split",
+    "listed_twice": "listed more than once",
+    "unlabeled": "without a label, but other samples have one",
+    "skipped": "in the folder of the dataset, but not one of its samples",
 }
 """What can be wrong with a sample, in the order it is checked."""
 
@@ -80,7 +86,7 @@ class CheckResult:
 
     `datasets` has one dataset per split, `videos` counts their files and folders of frames, and
     `fingerprints` has those of them that could be decoded to the end. `issues` are in the order of
-    the samples, at most one per sample.
+    the samples, at most one per sample; then those of rows and files that are not samples.
     """
 
     datasets: tuple[Dataset, ...]
@@ -101,8 +107,11 @@ def open_splits(
     splits: Sequence[str] = (),
     format: str | None = None,
 ) -> tuple[Dataset, ...]:
-    """The dataset of each named split, by default of every split; see `open_dataset`."""
-    reader = DatasetReader(source, root, format)
+    """The dataset of each named split, by default of every split; see `open_dataset`.
+
+    Rows that `open_dataset` refuses are in `Dataset.problems`.
+    """
+    reader = DatasetReader(source, root, format, strict=False)
     named = tuple(dict.fromkeys(map(canonical_split, splits)))
     return tuple(map(reader.open, named or reader.list_splits() or (None,)))
 
@@ -142,8 +151,26 @@ def check_datasets(
     fingerprints = {p: found for p, found in seen.items() if isinstance(found, VideoFingerprint)}
     valid = [(dataset, sample) for dataset, sample in samples if sample not in issues]
     issues |= {issue.sample: issue for issue in _copies(valid, fingerprints, digests)}
-    ordered = tuple(issues[sample] for _, sample in samples if sample in issues)
-    return CheckResult(tuple(datasets), len(videos), fingerprints, ordered)
+    ordered = [issues[sample] for _, sample in samples if sample in issues]
+    ordered += _outside_samples(datasets)
+    return CheckResult(tuple(datasets), len(videos), fingerprints, tuple(ordered))
+
+
+def _outside_samples(datasets: Sequence[Dataset]) -> Iterator[Issue]:
+    """Rows without a usable sample, and files of the dataset that may be lost videos."""
+    seen: set[object] = set()
+    for dataset in datasets:
+        for row in dataset.problems:
+            path = dataset.root / row.path
+            sample = Sample(row.path, path, split=canonical_split(row.split) or dataset.split)
+            if row not in seen:
+                yield Issue(row.kind, sample, row.text)
+            seen.add(row)
+        for found in dataset.skipped:
+            if found.kind not in HARMLESS and found.path not in seen:
+                sample = Sample(found.path, dataset.root / found.path, split=found.split)
+                yield Issue("skipped", sample, f"is a {SKIPPED[found.kind][0]}")
+            seen.add(found.path)
 
 
 def _in_processes(

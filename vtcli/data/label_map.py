@@ -16,6 +16,7 @@ from vtcli.data.annotations.base import Annotation, AnnotationRow, Label
 from vtcli.data.catalog import CatalogEntry
 from vtcli.errors import DataError
 from vtcli.labels.heads import HeadSpec
+from vtcli.labels.label_file import first_and_last
 from vtcli.runtime.words import plural
 
 # Fraction of class folders that must agree with a class order; versions rename a few classes.
@@ -90,7 +91,7 @@ def _from_names(
         names, description = known.labels, f" as in {known.label_list}"
     else:
         names = tuple(sorted({str(label) for row in annotation.rows for label in row.labels}))
-        description = " in sorted order"
+        description = f" in sorted order ({first_and_last(names)})"
     exact = {name: index for index, name in enumerate(names)}
     normalized = _by_normalized_name(names)
 

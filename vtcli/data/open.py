@@ -8,12 +8,13 @@ recognized by its content. Nothing is decoded here, and a missing video is not a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vtcli.data.annotations import FOLDER_FORMATS, LIST_FORMATS, check_format, read_annotation
-from vtcli.data.annotations.base import Annotation, share_texts
+from vtcli.data.annotations.base import Annotation, annotation_error, share_texts
 from vtcli.data.annotations.detect import detect_file_format
 from vtcli.data.annotations.folders import detect_folder_format
 from vtcli.data.build import build_dataset, splits_of
@@ -38,7 +39,8 @@ ANNOTATION_FOLDERS = (
     "HACS_v1.1.1",
     "Moments_in_Time_Raw",
 )
-_EXTENSIONS = (".csv", ".txt", ".json", ".jsonl", ".tsv")
+_EXTENSIONS = (".csv", ".txt", ".json", ".jsonl", ".tsv", ".xml", ".parquet", ".tar")
+_SHARD = re.compile(r"(.*?)[-_]?\d+(-of-\d+)?(-[0-9a-f]+)?\.(parquet|tar)")
 _MANIFEST_NAMES = ("manifest.csv", "manifest.jsonl")
 _STANDARD_SPLITS = ("train", "validation", "test")
 # What PySlowFast and its descendants call their lists, whatever the dataset.
@@ -61,7 +63,8 @@ class _Source:
 class DatasetReader:
     """The splits of one dataset; each annotation file is read once, however many splits are opened.
 
-    The arguments are those of `open_dataset`, and so are the errors raised.
+    The arguments are those of `open_dataset`, and so are the errors raised; strict: refuse rows
+    without a label and rows listed twice, else they are in `Dataset.problems`.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class DatasetReader:
         name_or_path: str | Path,
         root: str | Path | None = None,
         format: str | None = None,
+        strict: bool = True,
     ) -> None:
-        self._format = format
+        self._format, self._strict = format, strict
         self._annotations: dict[Path, Annotation] = {}
         self._texts: dict[Path, str] = {}  # of files whose format is known but not their rows
         with share_texts(self._texts):
@@ -95,7 +99,11 @@ class DatasetReader:
         chosen = wanted if known or split else None
         base = path if path.is_dir() else source.root
         annotation = self._annotation(path)
-        return build_dataset(annotation, source.name, base, chosen, source.entry, known)
+        dataset = build_dataset(annotation, source.name, base, chosen, source.entry, known)
+        if self._strict and dataset.problems:
+            row = dataset.problems[0]
+            raise annotation_error(annotation.path, row.line, row.text, annotation.unit)
+        return dataset
 
     def _annotation(self, path: Path) -> Annotation:
         if path not in self._annotations:
@@ -247,6 +255,9 @@ def _in_folder(folder: Path, root: Path, format: str | None) -> _Source:
     entry = _recognized_in(folder)
     if entry and format in (None, entry.format):
         return _named(entry, root)
+    export = folder / "labels.json"
+    if export.is_file() and (folder / "data").is_dir() and _format_of(export, "x") == "fiftyone":
+        return _Source(_name_of(folder), root, {"": export}, "")
     manifest = next(_matches(folder, _MANIFEST_NAMES), None)
     if manifest is None and detect_folder_format(folder) and format is None:
         return _Source(_name_of(folder), root, {"": folder}, "")
@@ -268,8 +279,9 @@ def _annotations_in(folder: Path) -> dict[str, Path]:
     Raises `DataError` if there is none, or several that do not name splits.
     """
     places = (folder, *(folder / name for name in ANNOTATION_FOLDERS))
-    files = next(filter(None, map(_possible_annotations, places)), [])
-    by_split = {canonical_split(p.stem): p for p in files}
+    places = (*places, folder / "data")
+    files = _one_per_shards(next(filter(None, map(_possible_annotations, places)), []))
+    by_split = {canonical_split(_stem(p)): p for p in files}
     named = {split: by_split[split] for split in _STANDARD_SPLITS if split in by_split}
     if named:
         return named
@@ -282,6 +294,18 @@ def _annotations_in(folder: Path) -> dict[str, Path]:
         listed = ", ".join(p.name for p in files[:3])
         raise DataError(f"{folder} contains {len(files)} files ({listed} ...); name the annotation")
     return {"": files[0]}
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without its extension and, for one of several shards, its number."""
+    shard = _SHARD.fullmatch(path.name)
+    return shard[1] if shard and shard[1] else path.stem
+
+
+def _one_per_shards(files: list[Path]) -> list[Path]:
+    """The files, but only the first of the shards that are read together."""
+    first = {(_stem(p), p.suffix) if _SHARD.fullmatch(p.name) else p: p for p in reversed(files)}
+    return sorted(first.values())
 
 
 def _possible_annotations(folder: Path) -> list[Path]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from vtcli.data.annotations.base import RowProblem, Skipped
 from vtcli.errors import DataError
 
 
@@ -23,7 +25,8 @@ class Sample:
     `labels` are class indices: one per head of the dataset, in the order of its heads, or any
     number of them if there is one head; empty if the annotation gives none (a test split).
     `start` and `end` are in seconds, `first_frame` and `last_frame` are frame numbers from 0, both
-    inclusive; None: the whole video.
+    inclusive; None: the whole video. `columns` are other columns of its row in the annotation, by
+    name in lower case.
     """
 
     id: str
@@ -34,6 +37,7 @@ class Sample:
     first_frame: int | None = None
     last_frame: int | None = None
     split: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Dataset:
     "noun": ...}); an empty tuple if the annotation gives numbers and no source names them.
     `summary` is one sentence on what was read: format, index base, classes, samples, and folders
     that were skipped. `frame_rate` applies to folders of frames, which do not store their own; None
-    if it is not known. `empty_folders` are class folders without any file.
+    if it is not known. `skipped` are files and folders that were not used, relative to `root`;
+    `problems` are rows that were not used, which only a check allows.
     """
 
     name: str
@@ -55,7 +60,8 @@ class Dataset:
     split: str = ""
     frame_rate: float | None = None
     metric: str = "top-1"
-    empty_folders: tuple[Path, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    problems: tuple[RowProblem, ...] = ()
 
     @property
     def heads(self) -> tuple[str, ...]:

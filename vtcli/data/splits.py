@@ -6,7 +6,6 @@ validation split, some videos of every class are held out.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from vtcli.data.catalog import known_entry
+from vtcli.data.grouping import group_videos
 from vtcli.data.open import DatasetReader
 from vtcli.data.samples import Dataset, Sample, labels_by_head, require_labels
+from vtcli.data.sides import direction_sensitive
 from vtcli.errors import DataError
+from vtcli.runtime.words import first_of
 
 NAMES_SHOWN = 3
-_SIDES = re.compile(r"\b(left|right|(counter|anti)?-?clockwise)(wards?)?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class TrainValSplit:
     def flip_sensitive(self) -> bool:
         """Whether a horizontal flip may change the class, by the catalog or by class names."""
         entry = known_entry(self.train.name)
-        class_names = (name for names in self.train.classes.values() for name in names)
-        return bool(entry and entry.flip_sensitive) or any(
-            _SIDES.search(name.replace("_", " ")) for name in class_names
-        )
+        return bool(entry and entry.flip_sensitive) or bool(self.direction_classes)
+
+    @property
+    def direction_classes(self) -> tuple[str, ...]:
+        """The class names that name a direction."""
+        return tuple(n for names in self.train.classes.values() for n in direction_sensitive(names))
 
 
 def split_train_val(
@@ -52,6 +55,7 @@ def split_train_val(
     val_fraction: float = 0.2,
     format: str | None = None,
     seed: int = 0,
+    group_by: str | None = None,
 ) -> TrainValSplit:
     """The training and validation splits of a dataset that `open_dataset` can open.
 
@@ -59,6 +63,7 @@ def split_train_val(
     val_fraction: the fraction of each class's videos that is held out if the dataset has no splits,
         or if only `split` is given.
     seed: of the random choice of videos to hold out.
+    group_by: what says which videos to hold out together; see `vtcli.data.grouping.group_videos`.
     Each annotation file is read once. Raises what `open_dataset` raises, and `DataError` for a
     single class, classes without training videos, unlabeled samples and labels outside the classes.
     """
@@ -69,7 +74,7 @@ def split_train_val(
     train = _checked(reader.open(first))
     _refuse_empty_folders(train)
     if second is None:
-        return _hold_out(train, val_fraction, seed)
+        return _hold_out(train, val_fraction, seed, group_by)
     validation = _with_classes(reader.open(second), train.classes)
     shared = {s.path for s in train.samples} & {s.path for s in validation.samples}
     if first == second:
@@ -132,9 +137,10 @@ def _check_head(dataset: Dataset, position: int, head: str, names: Sequence[str]
 
 def _refuse_empty_folders(dataset: Dataset) -> None:
     """An empty class folder is most likely a class whose videos were not copied."""
-    if dataset.empty_folders:
+    empty = next((found for found in dataset.skipped if found.kind == "empty"), None)
+    if empty:
         raise DataError(
-            f"the class folder {dataset.empty_folders[0]} holds no videos; add some, or "
+            f"the class folder {dataset.root / empty.path} holds no videos; add some, or "
             "remove the folder"
         )
 
@@ -181,12 +187,22 @@ def _with_classes(dataset: Dataset, classes: Mapping[str, tuple[str, ...]]) -> D
     return replace(dataset, samples=tuple(labeled), classes=classes)
 
 
-def _hold_out(dataset: Dataset, fraction: float, seed: int) -> TrainValSplit:
+def _hold_out(
+    dataset: Dataset, fraction: float, seed: int, group_by: str | None = None
+) -> TrainValSplit:
     """Hold out a random fraction of every class's videos, the same for the same seed.
 
-    All segments of a video stay together, and every class of every head keeps a training video.
+    All segments of a video stay together, as do copies and cuts of one source, and every class of
+    every head keeps a training video.
     """
-    held = _choose_videos(dataset, fraction, seed)
+    groups = group_videos(dataset, group_by)
+    held = _choose_videos(dataset, fraction, seed, groups.of)
+    warnings = list(groups.summary)
+    if not held and (held := _choose_videos(dataset, fraction, seed)):
+        warnings.append(
+            "warning: no class has videos of two sources, so validation videos have copies or "
+            "cuts of the same source among the training videos; their accuracy says little"
+        )
     held_out = tuple(s for s in dataset.samples if s.path in held)
     if not held_out:
         raise DataError(
@@ -196,30 +212,61 @@ def _hold_out(dataset: Dataset, fraction: float, seed: int) -> TrainValSplit:
     kept = tuple(s for s in dataset.samples if s.path not in held)
     train = _checked(replace(dataset, samples=kept))
     note = f"{len(held_out)} of the {len(dataset.samples)} samples are held out for validation"
-    return TrainValSplit(train, replace(train, samples=held_out), (dataset.summary, note))
+    if alone := _not_held_out(dataset, held_out):
+        warnings.append(f"warning: no video is held out of {first_of(alone)}, which has one source")
+    notes = (dataset.summary, note, *warnings)
+    return TrainValSplit(train, replace(train, samples=held_out), notes)
 
 
-def _choose_videos(dataset: Dataset, fraction: float, seed: int) -> set[Path]:
-    """The videos to hold out."""
+def _not_held_out(dataset: Dataset, held_out: Sequence[Sample]) -> list[str]:
+    """The classes of the first head without a held-out sample."""
+    names = next(iter(dataset.classes.values()))
+    found = {label for sample in held_out for label in sample.labels[:1]}
+    used = {label for sample in dataset.samples for label in sample.labels[:1]}
+    return [names[label] for label in sorted(used - found)]
+
+
+def _choose_videos(
+    dataset: Dataset, fraction: float, seed: int, groups: Mapping[Path, str] | None = None
+) -> set[Path]:
+    """The videos to hold out: whole groups, in random order, up to the fraction of each class.
+
+    groups: the group of each video; None: each is its own.
+    """
+    group_of = groups or {sample.path: str(sample.path) for sample in dataset.samples}
     heads = len(dataset.classes)
     classes: dict[Path, set[tuple[int, int]]] = {}  # (head, label) pairs of each video
     for sample in dataset.samples:
         for head, labels in enumerate(labels_by_head(sample, heads)):
             classes.setdefault(sample.path, set()).update((head, label) for label in labels)
+    members: dict[str, list[Path]] = {}
+    for path in classes:
+        members.setdefault(group_of[path], []).append(path)
     remaining = Counter(found for each in classes.values() for found in each)
     order = np.random.default_rng(seed).permutation(len(dataset.samples))
-    by_class: dict[tuple[int, ...], dict[Path, None]] = {}  # videos in random order
+    by_class: dict[tuple[int, ...], dict[str, set[Path]]] = {}  # groups in random order
     for number in order.tolist():
         sample = dataset.samples[number]
-        by_class.setdefault(sample.labels[:1], {})[sample.path] = None
-    held: set[Path] = set()
-    for videos in by_class.values():
-        wanted = max(1, round(len(videos) * fraction))
-        for path in videos:
-            if path not in held and all(remaining[found] > 1 for found in classes[path]):
-                held.add(path)
-                remaining.subtract(classes[path])
-            wanted -= path in held
-            if not wanted:
+        by_group = by_class.setdefault(sample.labels[:1], {})
+        by_group.setdefault(group_of[sample.path], set()).add(sample.path)
+    held: set[str] = set()
+
+    def hold(group: str) -> bool:
+        """Hold out a group if every class keeps a training video."""
+        lost = Counter(found for path in members[group] for found in classes[path])
+        if group not in held and all(remaining[found] > n for found, n in lost.items()):
+            held.add(group)
+            remaining.subtract(lost)
+        return group in held
+
+    for by_group in by_class.values():
+        wanted = max(1, round(sum(map(len, by_group.values())) * fraction))
+        for group, videos in by_group.items():
+            if (len(videos) <= wanted or group in held) and hold(group):
+                wanted -= len(videos)
+            if wanted <= 0:
                 break
-    return held
+        if not held & by_group.keys():
+            # Every group is larger than the fraction: the smallest one that can be held out.
+            next(filter(hold, sorted(by_group, key=lambda group: len(by_group[group]))), None)
+    return {path for group in held for path in members[group]}

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from vtcli.errors import DataError
+from vtcli.labels.label_file import read_label_file
 
 _ROOT = files(__name__)
 _UNVERIFIED = "(order unverified)"
@@ -29,27 +30,16 @@ def list_label_files() -> list[str]:
 def load_labels(name: str) -> tuple[str, ...]:
     """The class names of one list, in index order; a name that ends in .txt is the path of a file.
 
-    Raises `DataError` if there is no such list, or if the file cannot be read as text.
+    Raises `DataError` if there is no such list, or if the file cannot be read.
     """
     if name.endswith(".txt"):
-        return read_label_file(Path(name))
+        return read_label_file(Path(name)).names
     file = _ROOT / f"{name}.txt"
     if not file.is_file():
         raise DataError(
             f"there is no class list '{name}'; known are {', '.join(list_label_files())}"
         )
     return tuple(file.read_text(encoding="utf-8").splitlines())
-
-
-def read_label_file(path: Path) -> tuple[str, ...]:
-    """The class names in a text file, one per line.
-
-    Raises `DataError` if it cannot be read as text.
-    """
-    try:
-        return tuple(path.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the labels file {path} cannot be read as text: {error}") from error
 
 
 @cache

@@ -5,13 +5,13 @@ Text lists the first samples of every problem; JSON and CSV list all.
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections import Counter
 from typing import Any
 
 from vtcli.data.check import PROBLEMS, CheckResult, Issue, Problem
+from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.runtime.words import and_more, plural
 
 COLUMNS = ("problem", "split", "id", "path", "detail", "other")
@@ -23,7 +23,7 @@ def print_check(result: CheckResult, format: str) -> None:
     if format == "json":
         print(json.dumps(_table(result), indent=2, ensure_ascii=False))
     elif format == "csv":
-        writer = csv.DictWriter(sys.stdout, COLUMNS)
+        writer = SafeDictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
         writer.writerows(map(_line, result.issues))
     else:

@@ -5,7 +5,6 @@ The output of `vt datasets list` and `vt datasets show`.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 from vtcli.data.catalog import CatalogEntry
 from vtcli.data.samples import Dataset, Sample
 from vtcli.report.tables import plain_table, print_uncut
+from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.weights.registry import Checkpoint
 
 COLUMNS = ("name", "title", "classes", "split", "samples", "metric", "checkpoints")
@@ -35,7 +35,7 @@ def print_list(
     if format == "json":
         print(json.dumps(lines, indent=2, ensure_ascii=False))
     elif format == "csv":
-        writer = csv.DictWriter(sys.stdout, COLUMNS)
+        writer = SafeDictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
         writer.writerows(lines)
     else:

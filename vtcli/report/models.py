@@ -5,7 +5,6 @@ The output of `vt models list` and `vt models show`.
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli.report.tables import full_width, plain_table, print_uncut
+from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.runtime.words import plural
 from vtcli.weights.registry import Checkpoint, Registry, Source
 
@@ -59,7 +59,7 @@ def print_list(rows: Sequence[Checkpoint], registry: Registry, format: str) -> N
     if format == "json":
         print(json.dumps(tables, indent=2))
     elif format == "csv":
-        writer = csv.DictWriter(sys.stdout, COLUMNS)
+        writer = SafeDictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
         writer.writerows(tables)
     else:

@@ -7,7 +7,6 @@ first head with index, label, score and upstream_score, and `heads` if there are
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from vtcli.errors import DataError
+from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.runtime.files import atomic_write
 
 
@@ -104,7 +104,7 @@ class CsvRows:
     COLUMNS: tuple[str, ...]
 
     def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
-        self.rows = csv.DictWriter(stream, self.COLUMNS, restval="")
+        self.rows = SafeDictWriter(stream, self.COLUMNS, restval="")
         self.model = header["model"]
         self.rows.writeheader()
 

@@ -6,12 +6,12 @@ seconds, memory is in bytes. MACs as papers count them and as executed have colu
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vtcli.report.tables import plain_table, print_text
+from vtcli.runtime.csv_cells import SafeDictWriter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ def write_profiles(
 
 def _write_csv(stream: TextIO, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(stream, columns, restval="")
+    writer = SafeDictWriter(stream, columns, restval="")
     writer.writeheader()
     writer.writerows(rows)
 

@@ -5,6 +5,8 @@ Every room uses these, so that "1 video" and "1,204 videos" are written the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def plural(n: int, one: str, many: str = "") -> str:
     """The number with a comma per thousand and its noun: `plural(1204, "video")` is "1,204 videos".
@@ -17,6 +19,13 @@ def plural(n: int, one: str, many: str = "") -> str:
 def and_more(n: int) -> str:
     """The end of a list that leaves out `n` of its items; "" where it leaves out none."""
     return f"and {n:,} more" if n > 0 else ""
+
+
+def first_of(names: Sequence[str], shown: int = 3) -> str:
+    """The first of some names in quotes, and how many more there are; "" for none."""
+    listed = ", ".join(f"'{name}'" for name in names[:shown])
+    more = and_more(len(names) - shown)
+    return f"{listed} {more}" if more else listed
 
 
 def percent(fraction: float) -> str:

@@ -5,20 +5,12 @@ Files of the Hugging Face Hub are kept in the Hub's own cache.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vtcli.errors import DataError
-
-
-def cache_dir() -> Path:
-    """The cache folder: $VT_CACHE, else $XDG_CACHE_HOME/vtcli, else ~/.cache/vtcli."""
-    own = os.environ.get("VT_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vtcli"
+from vtcli.runtime.cache import cache_dir as cache_dir
 
 
 def checkpoint_path(checkpoint_id: str, fingerprint: str) -> Path:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from vtcli._version import __version__
 from vtcli.errors import DataError, LayoutError, UsageError
-from vtcli.labels import load_labels, read_label_file, unverified_labels
+from vtcli.labels import load_labels, unverified_labels
 from vtcli.labels.heads import HeadSpec
+from vtcli.labels.label_file import read_label_file
 from vtcli.models import Architecture, get_architecture, list_architectures
 from vtcli.models.build import build_on_meta, check_state_dict, format_names, head_sizes
 from vtcli.models.layouts import Layout, Mapped, from_vt, to_vt
@@ -73,7 +74,7 @@ def convert(
 
     model: the checkpoint id, which gives class order, frame count and all else that the weights do
         not show; without it, the entry with the file's sha256 is used, if there is one.
-    labels: the class names in the file's own order: a text file with one name per line, or the
+    labels: the class names in the file's own order: a file (`vtcli.labels.label_file`), or the
         name of a list.
     verify: also check that converting back gives the file's tensors bit for bit.
     origin: what a caller that has just downloaded the file knows of it; saves hashing it again.
@@ -116,7 +117,7 @@ def convert(
         renamed=mapped.renamed,
         dropped=mapped.dropped,
         permutation=permutation,
-        labels=card.heads[0].confidence,
+        labels=_describe_labels(card, labels),
         sha256=digest,
         config=card.config,
         verified=verified,
@@ -284,10 +285,18 @@ def _heads(
     return tuple(HeadSpec(n, size, unverified_labels(size), "unverified") for n, size in sizes)
 
 
+def _describe_labels(card: ModelCard, labels: str | Path | None) -> str:
+    """Where the class names come from; for those of a file, how it was read and the first ones."""
+    text = card.heads[0].confidence
+    if labels is not None and Path(labels).is_file():
+        text += f", {read_label_file(Path(labels)).describe()}"
+    return text
+
+
 def _named_labels(labels: str | Path) -> tuple[tuple[str, ...], str]:
-    """Class names from a text file (one per line) or a list of the package, and their source."""
+    """Class names from a file or a list of the package, and their source."""
     path = Path(labels)
-    names = read_label_file(path) if path.is_file() else load_labels(str(labels))
+    names = read_label_file(path).names if path.is_file() else load_labels(str(labels))
     return names, f"given: {path.name}"
 
 

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from vtcli.data.annotations.activitynet import read_activitynet
+from vtcli.data.annotations.archives import read_parquet, read_webdataset
 from vtcli.data.annotations.base import Annotation
+from vtcli.data.annotations.cvat import read_cvat
 from vtcli.data.annotations.diving48 import read_diving48
 from vtcli.data.annotations.epic import read_epic
 from vtcli.data.annotations.folders import read_class_folders, read_videofolder
@@ -21,12 +23,17 @@ from vtcli.data.annotations.manifest import read_manifest, read_metadata
 from vtcli.data.annotations.moments import read_moments
 from vtcli.data.annotations.pyslowfast_frames import read_frame_list
 from vtcli.data.annotations.something_something import read_id_label, read_something_json
+from vtcli.data.annotations.tools import read_fiftyone, read_label_studio, read_via
 from vtcli.data.annotations.ucf_hmdb import read_hmdb51, read_ucf101
 from vtcli.errors import DataError, UsageError
 
 FOLDER_FORMATS = ("class-folders", "huggingface")
 # Paths in these are relative to the list's own folder.
-LIST_FORMATS = ("manifest", "huggingface", *LINE_FORMATS, "pyslowfast", "pyslowfast-frames")
+TOOL_FORMATS = ("label-studio", "fiftyone", "cvat", "via", "parquet", "webdataset")
+LIST_FORMATS = (
+    *("manifest", "huggingface", *LINE_FORMATS, "pyslowfast", "pyslowfast-frames"),
+    *TOOL_FORMATS,
+)
 
 
 def _read_huggingface(path: Path) -> Annotation:
@@ -40,6 +47,12 @@ FORMATS: Mapping[str, Callable[[Path], Annotation]] = {
     **{name: partial(read_list, format=name) for name in LINE_FORMATS},
     "pyslowfast": read_pyslowfast,
     "pyslowfast-frames": read_frame_list,
+    "label-studio": read_label_studio,
+    "fiftyone": read_fiftyone,
+    "cvat": read_cvat,
+    "via": read_via,
+    "parquet": read_parquet,
+    "webdataset": read_webdataset,
     "kinetics": read_kinetics,
     "something-json": read_something_json,
     "id-label": read_id_label,

@@ -9,16 +9,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from vtcli.errors import DataError
 
 Label = int | str
+
+# What Excel writes above the header to name the separator.
+SEPARATOR_LINE = re.compile(r"sep=.", re.IGNORECASE)
+WHOLE_NUMBER = re.compile(r"\d+(\.0+)?")
+_WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 class AnnotationRow(NamedTuple):
@@ -28,7 +35,8 @@ class AnnotationRow(NamedTuple):
     `labels` are class names, or class numbers as the file counts them: one per head, or any number
     of them if there is one head; empty if the annotation gives none. `line` is the number of the
     line or record. An empty `id` stands for the first candidate path. `start` and `end` are in
-    seconds.
+    seconds, `first_frame` and `last_frame` are frame numbers from 0, both inclusive;
+    `columns` are all columns of the row.
     """
 
     candidate_paths: tuple[str, ...]
@@ -38,17 +46,59 @@ class AnnotationRow(NamedTuple):
     start: float | None = None
     end: float | None = None
     split: str = ""
+    first_frame: int | None = None
+    last_frame: int | None = None
+    columns: Mapping[str, Any] = MappingProxyType({})
 
 
-class SkippedFolder(NamedTuple):
-    """A folder next to class folders in which no video was found.
+SkipKind: TypeAlias = Literal[
+    "loose",
+    "not_video",
+    "dangling",
+    "link",
+    "image",
+    "document",
+    "system",
+    "no_videos",
+    "empty",
+]
+SKIPPED: Mapping[SkipKind, tuple[str, str]] = {
+    "loose": ("video outside the class folders", "videos outside the class folders"),
+    "not_video": ("file that is not a video", "files that are not videos"),
+    "dangling": ("dangling link", "dangling links"),
+    "link": ("link to another part of the dataset", "links to other parts of the dataset"),
+    "image": ("image outside a folder of frames", "images outside folders of frames"),
+    "document": ("document", "documents"),
+    "system": ("hidden or system entry", "hidden or system entries"),
+    "no_videos": ("folder without videos", "folders without videos"),
+    "empty": ("folder without videos", "folders without videos"),
+}
+"""What a file or folder that was skipped is called, one of them and several, in the order of
+messages; an `empty` folder contains no file at all.
+"""
+HARMLESS: tuple[SkipKind, ...] = ("document", "system")
+"""What is expected next to videos; everything else that was skipped may be a lost video."""
 
-    `path` is relative to the dataset folder. `empty`: it contains no file of any kind.
-    """
+
+class Skipped(NamedTuple):
+    """A file or folder of a dataset that was not used; `path` is relative to the dataset folder."""
 
     path: str
+    kind: SkipKind
     split: str = ""
-    empty: bool = False
+
+
+class RowProblem(NamedTuple):
+    """A row that cannot be used: what is wrong with it as one word and as a sentence.
+
+    `path` is the video as listed.
+    """
+
+    kind: Literal["unlabeled", "listed_twice"]
+    path: str
+    line: int
+    text: str
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +109,7 @@ class Annotation:
     lists for a head, in index order. `index_base` is the number of the first class if the format
     defines it, None if lists of this format differ. `unique_filenames`: a video's file name is
     unique within the dataset, whatever folder it is in. `unit` is what `AnnotationRow.line` counts.
+    `problems` are rows that are left out of `rows`: an error, except for a check.
     """
 
     path: Path
@@ -69,7 +120,8 @@ class Annotation:
     index_base: int | None = None
     unique_filenames: bool = False
     unit: str = "line"
-    skipped_folders: tuple[SkippedFolder, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    problems: tuple[RowProblem, ...] = ()
 
     def row_error(self, row: AnnotationRow, text: str) -> DataError:
         """The error for one row; see `annotation_error`."""
@@ -115,15 +167,16 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise annotation_error(path, line, "is not UTF-8 text; save it as UTF-8") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise annotation_error(path, line, "contains null bytes, not text; save it as UTF-8")
-    return text
+    return text if "\n" in text else text.replace("\r", "\n")  # as old spreadsheets save it
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -133,6 +186,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """
     lines = [(n, line.rstrip()) for n, line in enumerate(read_text(path).split("\n"), 1)]
     kept = [(n, line) for n, line in lines if line]
+    if kept and SEPARATOR_LINE.fullmatch(kept[0][1]):
+        kept = kept[1:]
     if not kept:
         raise DataError(f"{path} is empty; give an annotation with at least one video")
     return kept
@@ -146,6 +201,9 @@ def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str,
     header, or there are no rows.
     """
     text = read_text(path)
+    skipped = 0
+    if SEPARATOR_LINE.fullmatch(text.split("\n", 1)[0].rstrip()):
+        text, skipped = text.partition("\n")[2], 1
     delimiter = delimiter_of(text.split("\n", 1)[0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     records: list[tuple[int, dict[str, str]]] = []
@@ -160,8 +218,8 @@ def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str,
                 continue
             if len(fields) != len(header):
                 text = f"has {len(fields)} fields, but the header has {len(header)}; fix the row"
-                raise annotation_error(path, reader.line_num, text)
-            records.append((reader.line_num, dict(zip(header, fields, strict=True))))
+                raise annotation_error(path, reader.line_num + skipped, text)
+            records.append((reader.line_num + skipped, dict(zip(header, fields, strict=True))))
     except csv.Error as error:
         text = f"is not valid csv ({error}); fix the row"
         raise annotation_error(path, reader.line_num, text) from error
@@ -212,20 +270,31 @@ def read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return records
 
 
-def json_records(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_records(path: Path, key: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON list, numbered from 1.
 
-    Raises `DataError` if there are none, or if one of them does not have `key`.
+    Raises `DataError` if there are none, or if one of them does not have `key` (if it is given).
     """
     records = read_json(path)
     if not isinstance(records, list) or not records:
         raise DataError(f"{path} is not a list with at least one record; give the official file")
     for number, record in enumerate(records, 1):
-        if not isinstance(record, dict) or key not in record:
-            raise annotation_error(
-                path, number, f"has no '{key}'; give the official file", "record"
-            )
+        if not isinstance(record, dict) or (key and key not in record):
+            text = f"has no '{key}'; give the official file" if key else "is not an object"
+            raise annotation_error(path, number, text, "record")
         yield number, record
+
+
+def candidate_paths(listed: str) -> tuple[str, ...]:
+    """Where a listed video may be: as written and, for a path of Windows, with slashes; below the
+    data folder if it is absolute there.
+    """
+    if "\\" not in listed:
+        return (listed,)
+    parts = [part for part in listed.split("\\") if part]
+    if not _WINDOWS_ABSOLUTE.match(listed):
+        return (listed, "/".join(parts))
+    return (listed, *("/".join(parts[start:]) for start in range(1, len(parts))))
 
 
 def indexed_names(path: Path, pairs: Sequence[tuple[int, str, str]], first: int) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vtcli.data.annotations import kinetics, pyslowfast_frames
+from vtcli.data.annotations import kinetics, pyslowfast_frames, tools
 from vtcli.data.annotations.base import csv_fields, delimiter_of, read_json, read_lines, sibling
+from vtcli.data.annotations.columns import named_columns
 from vtcli.data.annotations.lists import NUMBER, detect_list_format
 from vtcli.data.annotations.ucf_hmdb import HMDB_NAME, UCF_NAME
 from vtcli.errors import DataError
@@ -19,9 +20,11 @@ _MAX_LINES = 1000
 _HEADERS = (
     ("epic100", ("narration_id", "video_id")),
     ("kinetics", kinetics.COLUMNS),
+    ("via", tools.VIA2_COLUMNS),
     ("huggingface", ("file_name",)),
     ("manifest", ("path", "label")),
 )
+_BY_EXTENSION = {".xml": "cvat", ".parquet": "parquet", ".tar": "webdataset"}
 _HINT = "name its format with --annotations, or write a manifest with the header path,label"
 
 
@@ -30,8 +33,11 @@ def detect_file_format(path: Path, default: str = "") -> str:
 
     Raises `DataError` if it fits more than one, or none and there is no `default`.
     """
-    if path.suffix.lower() == ".json":
+    suffix = path.suffix.lower()
+    if suffix == ".json":
         return _detect_json(path)
+    if suffix in _BY_EXTENSION:
+        return _BY_EXTENSION[suffix]
     lines = read_lines(path)[:_MAX_LINES]
     found = _detect_lines(path, lines)
     if len(found) > 1:
@@ -55,10 +61,14 @@ def _detect_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
         return ["ucf101"]
     if first.startswith(pyslowfast_frames.HEADER):
         return ["pyslowfast-frames"]
-    columns = {name.casefold() for name in csv_fields(first, delimiter_of(first))}
+    if any(line.startswith("#") and tools.VIA_HEADER in line for _, line in lines[:20]):
+        return ["via"]
+    columns = [name.casefold() for name in csv_fields(first, delimiter_of(first))]
     for format, needed in _HEADERS:
-        if columns.issuperset(needed):
+        if set(columns).issuperset(needed):
             return [format]
+    if named_columns(columns):
+        return ["manifest"]
     if _most(lines, _has_class_name):
         return ["mit"]
     return detect_list_format(path, lines) or (["id-label"] if _most(lines, _has_semicolon) else [])
@@ -86,9 +96,10 @@ def _detect_json_line(line: str) -> list[str]:
         return []
     if not isinstance(record, dict):
         return []
-    return [
-        name for name, key in (("manifest", "path"), ("huggingface", "file_name")) if key in record
-    ]
+    keys = [key.casefold() for key in record]
+    if "file_name" in keys and "path" not in keys:
+        return ["huggingface"]
+    return ["manifest"] if "path" in keys or named_columns(keys) else []
 
 
 def _detect_json(path: Path) -> str:
@@ -96,8 +107,16 @@ def _detect_json(path: Path) -> str:
     if isinstance(content, dict) and "database" in content:
         return "activitynet"
     first = content[0] if isinstance(content, list) and content else None
+    if isinstance(content, dict) and tools.is_fiftyone(content):
+        return "fiftyone"
+    if isinstance(content, dict) and tools.is_via_project(content):
+        return "via"
+    if isinstance(first, dict) and tools.is_label_studio(first):
+        return "label-studio"
     if isinstance(first, dict) and "vid_name" in first:
         return "diving48"
+    if isinstance(first, dict) and named_columns([key.casefold() for key in first]):
+        return "manifest"
     if isinstance(first, dict) and "id" in first:
         return "something-json"
     raise DataError(

@@ -1,41 +1,74 @@
 """Folders that need no annotation file: one folder per class, or Hugging Face's videofolder with
 one folder per split, each with class folders or a metadata file.
 
-A folder without videos is not a class: it is skipped, and reported in the dataset's summary.
+A folder without videos is not a class: it is skipped, and reported in the dataset's summary, as is
+everything else that is not a video. Splits are recognized by their names and their structure.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from vtcli.data.annotations.base import Annotation, AnnotationRow, SkippedFolder
+from vtcli.data.annotations.base import Annotation, AnnotationRow, Skipped
+from vtcli.data.annotations.folder_walk import Entry, list_folder, walk_class
 from vtcli.data.annotations.manifest import metadata_file, read_metadata
 from vtcli.data.catalog import canonical_split
 from vtcli.errors import DataError
-from vtcli.video.extensions import IMAGE_SUFFIXES, has_video_suffix
 
 _STANDARD_SPLITS = ("train", "validation", "test")
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_NAMES_SHOWN = 3
 
 
 def detect_folder_format(folder: Path) -> str | None:
     """`huggingface` for split folders, `class-folders` for class folders, None for neither.
 
-    Raises `DataError` if it could be both.
+    Raises `DataError` if it could be both, or if two folders are the same split.
     """
     if metadata_file(folder):
         return "huggingface"
-    below = _subfolders(folder)
-    splits = [p for p in below if canonical_split(p.name) in _STANDARD_SPLITS and _has_classes(p)]
-    classes = [p for p in below if p not in splits and _has_videos(p)]
+    below, _ = list_folder(folder, folder)
+    splits = _split_folders(folder, below)
+    classes = [p for p in below if p not in splits and _has_videos(p, folder)]
     if splits and classes:
         raise DataError(
-            f"{folder} fits two formats, huggingface ('{splits[0].name}' is a split) and "
+            f"{folder} fits two formats, huggingface ('{next(iter(splits)).name}' is a split) and "
             f"class-folders ('{classes[0].name}' is a class); name one with --annotations"
         )
     return "huggingface" if splits else "class-folders" if classes else None
+
+
+def _split_folders(folder: Path, below: Sequence[Path]) -> dict[Path, str]:
+    """The split of each folder that is one: `train`, or a name with such a word in it
+    (`training_set`) whose class folders are called like those of another split.
+
+    Raises `DataError` if two folders are the same split.
+    """
+    exact = {p: canonical_split(p.name) for p in below}
+    found = {p: s for p, s in exact.items() if s in _STANDARD_SPLITS and _has_classes(p, folder)}
+    worded = {p: s for p in below if p not in found and (s := _split_in(p.name))}
+    classes = {p: _class_names(p, folder) for p in (*found, *worded)} if worded else {}
+    for path, split in worded.items():
+        others = set().union(*(names for other, names in classes.items() if other != path))
+        if classes[path] & others:
+            found[path] = split
+    for split in _STANDARD_SPLITS:
+        same = [p.name for p in found if found[p] == split]
+        if len(same) > 1:
+            raise DataError(
+                f"{folder} has two folders for the split '{split}', {same[0]} and {same[1]}; "
+                "rename one, or write a manifest with the header path,label,split"
+            )
+    return {path: found[path] for path in below if path in found}
+
+
+def _split_in(name: str) -> str:
+    """The split that one word of a name stands for; "" if none does, or if several do."""
+    words = {canonical_split(word) for word in _WORDS.findall(name)}
+    splits = words & set(_STANDARD_SPLITS)
+    return splits.pop() if len(splits) == 1 else ""
 
 
 def read_class_folders(folder: Path) -> Annotation:
@@ -43,10 +76,42 @@ def read_class_folders(folder: Path) -> Annotation:
 
     Raises `DataError` if there is none.
     """
-    rows, skipped = _class_rows(folder)
+    rows, skipped = _class_rows(folder, folder)
     if not rows:
         raise DataError(f"{folder} has no folders with videos; make one folder per class")
-    return Annotation(folder, "folder of class folders", rows, skipped_folders=tuple(skipped))
+    description = "folder of class folders"
+    parts = _inner_folders(rows)
+    inner = sorted(set().union(*parts.values()))
+    if all(canonical_split(name) in _STANDARD_SPLITS for name in inner) and len(inner) > 1:
+        rows = [row._replace(split=_inner_folder(row)) for row in rows]
+        description += f" with a folder per split ({', '.join(inner)}) in each"
+    elif len(parts) == 1 and len(inner) > 1:
+        description += (
+            f" (the only class '{next(iter(parts))}' has the folders {_first(inner)}; if these "
+            f"are the classes, give {folder / next(iter(parts))})"
+        )
+    elif len(parts) > 1 and len(inner) > 1 and all(names == set(inner) for names in parts.values()):
+        description += f" ({_first(inner)} in each of them are read as one class)"
+    return Annotation(folder, description, rows, skipped=tuple(skipped))
+
+
+def _inner_folder(row: AnnotationRow) -> str:
+    """The folder in the class folder that a video is in, "" if it is in none."""
+    _, *inner, _ = row.candidate_paths[0].split("/")
+    return inner[0] if inner else ""
+
+
+def _inner_folders(rows: Sequence[AnnotationRow]) -> Mapping[str, set[str]]:
+    """The folders in each class folder that hold its videos."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(str(row.labels[0]), set()).add(_inner_folder(row))
+    return found
+
+
+def _first(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN]) + more
 
 
 def read_videofolder(folder: Path) -> Annotation:
@@ -57,26 +122,30 @@ def read_videofolder(folder: Path) -> Annotation:
     metadata = metadata_file(folder)
     if metadata:
         return read_metadata(metadata)
+    below, rest = list_folder(folder, folder)
     rows: list[AnnotationRow] = []
-    skipped: list[SkippedFolder] = []
+    skipped = _as_skipped(rest)
     found = []
-    for below in _subfolders(folder):
-        split = canonical_split(below.name)
-        if split in _STANDARD_SPLITS:
-            of_split, without_videos = _split_rows(below, split)
-            rows += of_split
-            skipped += without_videos
-            found += [below.name] * bool(of_split)
+    splits = {p: s for p in below if (s := canonical_split(p.name)) in _STANDARD_SPLITS}
+    splits |= _split_folders(folder, below)
+    for path in below:
+        if path not in splits:
+            skipped.append(_without_videos(path, folder, path.name))
+            continue
+        of_split, without_videos = _split_rows(path, folder, splits[path])
+        rows += of_split
+        skipped += without_videos
+        found += [path.name] * bool(of_split)
     if not rows:
         raise DataError(f"{folder} has no folder 'train', 'validation' or 'test' with videos")
     description = f"Hugging Face videofolder ({', '.join(found)})"
-    return Annotation(folder, description, rows, skipped_folders=tuple(skipped))
+    return Annotation(folder, description, rows, skipped=tuple(skipped))
 
 
-def _split_rows(folder: Path, split: str) -> tuple[list[AnnotationRow], list[SkippedFolder]]:
+def _split_rows(folder: Path, root: Path, split: str) -> tuple[list[AnnotationRow], list[Skipped]]:
     metadata = metadata_file(folder)
     if metadata is None:
-        return _class_rows(folder, split, f"{folder.name}/")
+        return _class_rows(folder, root, split, f"{folder.name}/")
     rows = []
     for row in read_metadata(metadata).rows:
         path = f"{folder.name}/{row.candidate_paths[0]}"
@@ -85,72 +154,48 @@ def _split_rows(folder: Path, split: str) -> tuple[list[AnnotationRow], list[Ski
 
 
 def _class_rows(
-    folder: Path, split: str = "", prefix: str = ""
-) -> tuple[list[AnnotationRow], list[SkippedFolder]]:
-    """The videos of a folder of class folders, and the folders that have none."""
+    folder: Path, root: Path, split: str = "", prefix: str = ""
+) -> tuple[list[AnnotationRow], list[Skipped]]:
+    """The videos of a folder of class folders, and everything else in it."""
     rows: list[AnnotationRow] = []
-    skipped = []
-    for below in _subfolders(folder):
-        videos = sorted(_videos(below))
+    below, rest = list_folder(folder, root)
+    skipped = _as_skipped(rest, split, prefix)
+    for path in below:
+        label = f"{prefix}{path.name}"
+        entries = list(walk_class(path, root))
+        videos = sorted(entry.path for entry in entries if entry.kind is None)
         rows += (
-            AnnotationRow((f"{prefix}{below.name}/{video}",), (below.name,), split=split)
-            for video in videos
+            AnnotationRow((f"{label}/{video}",), (path.name,), split=split) for video in videos
         )
-        if not videos:
-            skipped.append(SkippedFolder(f"{prefix}{below.name}", split, _is_empty(below)))
+        if videos:
+            skipped += _as_skipped(entries, split, f"{label}/")
+        else:
+            skipped.append(_without_videos(path, root, label, split))
     return rows, skipped
 
 
-def _videos(folder: Path) -> Iterator[str]:
-    """Relative paths of the video files and folders of images below a class folder, following
-    links to folders.
-
-    Raises `DataError` for a folder that cannot be opened.
-    """
-    above: dict[str, frozenset[str]] = {}
-    for path, below, files in os.walk(folder, onerror=_raise_unreadable, followlinks=True):
-        real, ancestors = os.path.realpath(path), above.get(os.path.dirname(path), frozenset())
-        if real in ancestors:  # a link to a folder that contains it
-            below.clear()
-            continue
-        above[path] = ancestors | {real}
-        below[:] = [name for name in below if not name.startswith(".")]
-        relative = os.path.relpath(path, folder).replace(os.sep, "/")
-        inside = "" if relative == "." else f"{relative}/"
-        visible = [name for name in files if not name.startswith(".")]
-        videos = [name for name in visible if has_video_suffix(name)]
-        yield from (f"{inside}{name}" for name in videos)
-        if inside and not videos and any(n.casefold().endswith(IMAGE_SUFFIXES) for n in visible):
-            yield relative
+def _as_skipped(entries: Sequence[Entry], split: str = "", prefix: str = "") -> list[Skipped]:
+    return [Skipped(f"{prefix}{e.path}", e.kind, split) for e in entries if e.kind is not None]
 
 
-def _raise_unreadable(error: OSError) -> NoReturn:
-    """Raise `DataError`; skipping the folder would silently drop its videos."""
-    raise DataError(
-        f"folder {error.filename} cannot be opened ({error.strerror}); check its permissions"
-    ) from error
+def _without_videos(path: Path, root: Path, name: str, split: str = "") -> Skipped:
+    """A folder without a video; only a hidden file may be in an empty one."""
+    empty = all(entry.kind == "system" for entry in walk_class(path, root))
+    return Skipped(name, "empty" if empty else "no_videos", split)
 
 
-def _has_classes(folder: Path) -> bool:
-    return bool(metadata_file(folder)) or any(_has_videos(p) for p in _subfolders(folder))
+def _has_classes(folder: Path, root: Path) -> bool:
+    return bool(metadata_file(folder)) or bool(next(_classes(folder, root), None))
 
 
-def _has_videos(folder: Path) -> bool:
-    return next(_videos(folder), None) is not None
+def _class_names(folder: Path, root: Path) -> set[str]:
+    return {path.name for path in _classes(folder, root)}
 
 
-def _is_empty(folder: Path) -> bool:
-    """Whether there is no file below a folder; hidden files do not count."""
-    return all(
-        name.startswith(".")
-        for _, _, files in os.walk(folder, onerror=_raise_unreadable)
-        for name in files
-    )
+def _classes(folder: Path, root: Path) -> Iterator[Path]:
+    """The folders with videos in a folder."""
+    return (path for path in list_folder(folder, root)[0] if _has_videos(path, root))
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        below = [p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir()]
-    except OSError as error:
-        _raise_unreadable(error)
-    return sorted(below, key=lambda p: p.name)
+def _has_videos(folder: Path, root: Path) -> bool:
+    return any(entry.kind is None for entry in walk_class(folder, root))

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vtcli.data.annotations.base import Annotation, AnnotationRow, annotation_error, read_lines
+from vtcli.data.annotations.base import (
+    WHOLE_NUMBER,
+    Annotation,
+    AnnotationRow,
+    annotation_error,
+    candidate_paths,
+    read_lines,
+)
 from vtcli.errors import DataError
 from vtcli.video.extensions import has_video_suffix
 
@@ -171,10 +178,11 @@ def _row(path: Path, line: _Line, line_format: _LineFormat) -> AnnotationRow:
         text = f"has {len(line.fields)} numbers after the path, which does not fit "
         raise annotation_error(path, line.number, f"{text}'{line_format.columns}'; fix the line")
     for label in labels:
-        if "." in label:
+        if "." in label and not WHOLE_NUMBER.fullmatch(label):
             text = f"'{label}' is not a class number; write a whole number"
             raise annotation_error(path, line.number, text)
-    return AnnotationRow((line.path,), tuple(int(label) for label in labels), line.number)
+    numbers = tuple(int(float(label)) for label in labels)
+    return AnnotationRow(candidate_paths(line.path), numbers, line.number)
 
 
 def _is_segment(fields: Sequence[str]) -> bool:

@@ -1,0 +1,37 @@
+"""CSV for people who open it in a spreadsheet: cells that a spreadsheet would run as a formula.
+
+With `--csv-safe`, text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return gets an
+apostrophe in front (OWASP, CSV injection); numbers stay as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+CSV_SAFE: ContextVar[bool] = ContextVar("csv_safe", default=False)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def safe_cell(value: Any) -> Any:
+    """A value as it may be written to a CSV file under the setting `CSV_SAFE`."""
+    if not CSV_SAFE.get() or not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+class SafeDictWriter(csv.DictWriter):
+    """`csv.DictWriter` that obeys `CSV_SAFE`."""
+
+    def writerow(self, rowdict: Mapping[str, Any]) -> Any:
+        return super().writerow({name: safe_cell(value) for name, value in rowdict.items()})
+
+    def writerows(self, rowdicts: Iterable[Mapping[str, Any]]) -> None:
+        for row in rowdicts:
+            self.writerow(row)
