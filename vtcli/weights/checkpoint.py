@@ -212,6 +212,23 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
     return digest
 
 
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of the tensors alone: names, types, shapes and bytes in the order of the names.
+
+    Equal for two files that hold the same weights under our names, whatever else they say.
+    """
+    import torch
+
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        sha.update(f"{name}:{dtype}:{list(tensor.shape)}\n".encode())
+        flat = tensor.detach().contiguous().reshape(-1)
+        sha.update(flat.view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
 def _write(file: Any, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     import torch
 
