@@ -20,6 +20,7 @@ from vtcli.errors import DataError, InputError, WeightsError
 from vtcli.labels.heads import HeadSpec
 from vtcli.runtime.files import atomic_write
 from vtcli.video.pipeline import Pipeline
+from vtcli.weights.card_check import check_card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,7 +137,7 @@ def upgrade(table: Mapping[str, Any]) -> dict[str, Any]:
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file, read without PyTorch.
 
-    Raises `InputError` if there is no such file, and `WeightsError` if it is not a safetensors
+    Raises `InputError` for a missing file, and `WeightsError` if it is not a safetensors
     file.
     """
     try:
@@ -161,18 +162,23 @@ def read_header(path: Path) -> dict[str, Any]:
 def read_card(path: Path) -> ModelCard:
     """The card of one of our files.
 
-    Raises `WeightsError` for a safetensors file without a card, such as another project's.
+    Raises `WeightsError` for a safetensors file without a card, such as another project's, and for
+    a card that does not describe the file's tensors.
     """
-    metadata = read_header(path).get("__metadata__") or {}
-    if CARD_KEY not in metadata:
+    header = read_header(path)
+    metadata = header.get("__metadata__") or {}
+    if not isinstance(metadata, dict) or CARD_KEY not in metadata:
         raise WeightsError(
             f"{path} has no model card; convert it first: vt convert {path} -m MODEL -o "
             "model.safetensors"
         )
     try:
-        return ModelCard.from_json(metadata[CARD_KEY])
-    except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
-        raise WeightsError(f"the model card in {path} cannot be read: {error}") from error
+        card = ModelCard.from_json(metadata[CARD_KEY])
+        check_card(card, header)
+    except (KeyError, TypeError, ValueError, AttributeError, DataError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"the model card in {path} cannot be used: {reason}") from error
+    return card
 
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
