@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vtcli.weights.checkpoint import ModelCard
+from typing import Any
 
 MAX_NUMBER = 100_000
 MAX_FRAMES = 4096
@@ -27,7 +24,7 @@ _AT_LEAST_1 = (
 _LAYER_FIELDS = ("depth", "layers", "blocks", "stages")
 
 
-def check_card(card: ModelCard, header: Mapping[str, Any]) -> None:
+def check_card(card: Any, header: Mapping[str, Any]) -> None:
     """Raise `ValueError` with what is wrong with a card for a file with this header."""
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     for where, text in _texts(
@@ -93,7 +90,7 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(inner)
 
 
-def _check_heads(card: ModelCard, tensors: Mapping[str, Any]) -> None:
+def _check_heads(card: Any, tensors: Mapping[str, Any]) -> None:
     for head in card.heads:
         if not isinstance(head.size, int) or not 0 < head.size <= MAX_NUMBER:
             raise ValueError(f"its head '{head.name}' has {head.size!r:.40} classes")
@@ -110,7 +107,7 @@ def _check_heads(card: ModelCard, tensors: Mapping[str, Any]) -> None:
             raise ValueError(f"it has {named} classes, but the file's classifier {rows}")
 
 
-def _check_shape(card: ModelCard) -> None:
+def _check_shape(card: Any) -> None:
     size = card.config.get("image_size", card.pipeline.crop_size)
     sides = list(_numbers(size)) or [0.0]
     frames = max([*_numbers(card.config.get("num_frames", 0)), float(card.pipeline.frames)])

@@ -93,6 +93,25 @@ def hub_file(file: HubFile, progress: ProgressCallback | None = None) -> tuple[P
         return cached, True
 
 
+def hub_version(file: HubFile) -> tuple[str, str] | None:
+    """The ETag and the commit of a file on the Hub now; None where there is no such file.
+
+    Raises `SourceError` if the Hub cannot be asked.
+    """
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+    file.check()
+    budget = Budget()
+    host = urlsplit(_endpoint()).netloc
+    try:
+        found = with_retries(lambda: _metadata(file, budget), host, budget)
+    except SourceError as failure:
+        if isinstance(failure.__cause__, EntryNotFoundError | RepositoryNotFoundError):
+            return None
+        raise
+    return found.etag, found.commit
+
+
 def discard(path: Path) -> None:
     """Remove a file from the Hub's cache: the link in the snapshot and the blob it points to."""
     blob = path.parent / path.readlink() if path.is_symlink() else None

@@ -49,14 +49,19 @@ class MergedFiles:
         self.model_defaults: dict[str, str] = {}
         self.dataset_defaults: dict[str, tuple[str, ...]] = {}
 
-    def add(self, path: Path) -> None:
-        """Merge one file. Raises `DataError` naming it."""
+    def add(self, path: Path, is_remote: bool = False) -> None:
+        """Merge one file; one from the Hub may name no file of this machine.
+
+        Raises `DataError` naming it.
+        """
         data = _parse(path)
         try:
             _refuse_unknown("the file", data, ("pipeline", "checkpoint", "default"))
             for name, table in _table(data, "pipeline").items():
                 self._add_pipeline(name, table)
             for entry in _tables(data, "checkpoint"):
+                if is_remote:
+                    _refuse_local_files(entry)
                 self._add_entry(entry, path)
             self._add_defaults(_table(data, "default"))
         except DataError as error:
@@ -170,6 +175,17 @@ def _tables(tables: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
         form = "[[checkpoint]]" if name == "checkpoint" else f"{name} = [{{ ... }}]"
         raise DataError(f"'{name}' is not a list of tables; write {form}")
     return value
+
+
+def _refuse_local_files(entry: dict[str, Any]) -> None:
+    """Raise `DataError` if an entry names a file of this machine."""
+    for table in (entry, *_tables(entry, "head"), *_tables(entry, "source")):
+        is_file = str(table.get("labels", "")).endswith(".txt")
+        if is_file or table.get("kind") in ("local", "bundled"):
+            raise DataError(
+                f"entry {entry.get('id')!r} names a file of this machine, which a registry of the "
+                "Hub may not; use sources of kind hub or https"
+            )
 
 
 def _resolve_paths(entry: dict[str, Any], folder: Path) -> None:
