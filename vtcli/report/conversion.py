@@ -34,6 +34,7 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
     console.print(f"  classes    {report.labels}" + _order(report.permutation))
     if report.verified:
         console.print(f"  verified   {report.verified} tensors bit-identical after a round trip")
+    if report.tensors_sha256:
         console.print(f"  digest     {report.tensors_sha256} of the tensors alone")
     console.print(f"  sha256     {report.sha256}")
     if list_tensors:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vtcli._version import __version__
-from vtcli.errors import DataError, LayoutError, UsageError
+from vtcli.errors import DataError, DigestError, LayoutError, UsageError
 from vtcli.labels import load_labels, read_label_file, unverified_labels
 from vtcli.labels.heads import HeadSpec
 from vtcli.models import Architecture, get_architecture, list_architectures
@@ -118,6 +118,12 @@ def convert(
     verified = 0
     if verify:
         verified = _verify(contents, mapped, converted, found, architecture, config, permutation)
+    tensors_sha256 = tensor_digest(converted) if verify or _known_digest(origin) else ""
+    if _known_digest(origin) not in ("", tensors_sha256):
+        raise DigestError(
+            f"{src} does not have the weights of {card.id}: the digest of its tensors is "
+            f"{tensors_sha256}, not {_known_digest(origin)}; use another source"
+        )
     digest = write_checkpoint(dst, converted, {CARD_KEY: card.to_json()})
     return ConversionReport(
         source=str(src),
@@ -135,7 +141,7 @@ def convert(
         sha256=digest,
         config=card.config,
         verified=verified,
-        tensors_sha256=tensor_digest(converted),
+        tensors_sha256=tensors_sha256,
         note=contents.note,
     )
 
@@ -152,6 +158,13 @@ def _identify(src: Path, model: str | None, registry: Registry) -> CheckpointOri
             ):
                 return CheckpointOrigin(entry, source, digest)
     return CheckpointOrigin(None, None, digest)
+
+
+def _known_digest(origin: CheckpointOrigin) -> str:
+    """The digest that the tensors of an unverified source must have; "" for other sources."""
+    if origin.entry is None or origin.source is None or not origin.source.unverified:
+        return ""
+    return origin.entry.tensors_sha256
 
 
 def _digest(src: Path) -> str:

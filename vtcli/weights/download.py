@@ -63,7 +63,11 @@ def fetch(
         except (SourceError, DigestError) as failure:
             failures.append((str(path), failure))
     for source in entry.sources:
-        if source.kind not in _DOWNLOADS or source.link_status == "dead" or not source.convertible:
+        if (
+            source.kind not in _DOWNLOADS
+            or source.link_status == "dead"
+            or not entry.may_use(source)
+        ):
             continue
         try:
             return _DOWNLOADS[source.kind](source, progress)
@@ -114,7 +118,7 @@ def _local_files(entry: Checkpoint) -> Iterator[tuple[Path, Source]]:
     Files of dead links count too. Sources with a digest come first, so that a file is matched with
     the source whose digest it has.
     """
-    usable = [source for source in entry.sources if source.convertible]
+    usable = [source for source in entry.sources if entry.may_use(source)]
     yield from ((Path(s.file).expanduser(), s) for s in usable if s.kind == "local")
     folder = _weights_folder()
     if folder is None:
@@ -236,6 +240,8 @@ def _nothing_to_try(entry: Checkpoint, alternatives: Sequence[str]) -> str:
 
 
 def _why_not(source: Source) -> str:
+    if source.unverified:
+        return "not proven to have the published weights"
     if source.link_status != "dead":
         return "in a format that cannot be converted"
     return f"dead when last checked, {source.checked}" if source.checked else "dead"
