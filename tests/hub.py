@@ -322,7 +322,7 @@ class HubPages(Handler):
             self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=repo.commit)
         elif file.endswith(INLINE_SUFFIXES):
             content = repo.files[file]
-            etag = hashlib.sha1(content).hexdigest()
+            etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             self.send_file(file, content, etag, X_Repo_Commit=repo.commit)
         else:
             self.redirect(repo, file)

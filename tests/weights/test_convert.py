@@ -298,3 +298,28 @@ def test_a_k710_head_can_be_restricted_to_each_subset(tmp_path: Path, dataset: s
     assert same >= len(rows) - 13  # classes renamed between Kinetics versions
     with pytest.raises(UsageError, match="not 'ucf101'"):
         vtcli.load_model(tmp_path / "named.safetensors", label_set="ucf101")
+
+
+def test_an_unverified_source_is_used_only_with_the_digest_of_the_official_tensors(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vtcli.errors import DigestError, FetchError
+    from vtcli.weights.load import load_model
+
+    known = convert(src, tmp_path / "o.safetensors", model="tiny.k400-8f", verify=True)
+    port = tiny.official_file(tmp_path / "port.pyth")
+    source = tiny.local_source(port) + "unverified = true"
+    monkeypatch.setenv("VT_CACHE", str(tmp_path / "cache"))
+
+    def use(digest: str) -> None:
+        path = tiny.registry_file(tmp_path / f"{digest[:4]}.toml", source)
+        line = f'license = "Apache-2.0"\ntensors_sha256 = "{digest}"'
+        path.write_text(path.read_text().replace('license = "Apache-2.0"', line))
+        monkeypatch.setenv("VT_REGISTRY", str(path))
+        load_model("tiny.k400-8f")
+
+    with pytest.raises(FetchError, match="not proven to have the published weights"):
+        use("")
+    with pytest.raises(DigestError, match="does not have the weights"):
+        use("0" * 64)
+    use(known.tensors_sha256)

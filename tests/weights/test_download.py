@@ -31,7 +31,7 @@ from tests.weights.downloads import (
     hub_source,
 )
 from vtcli.errors import DataError, DigestError, FetchError
-from vtcli.weights import download, download_errors
+from vtcli.weights import download, download_errors, transfer
 from vtcli.weights.registry import Source
 
 
@@ -338,7 +338,7 @@ def test_a_full_disk_is_a_data_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "_append", full)
+    monkeypatch.setattr(transfer, "_append", full)
     with pytest.raises(DataError, match=r"the disk is full.*VT_CACHE") as caught:
         download.fetch(entry(https_source(hub)))
     assert caught.value.exit_code == 7

@@ -218,3 +218,33 @@ def test_a_default_without_an_entry_is_refused(write: Write) -> None:
     path = write('[default.model]\nvivit = "vivit-b.gone-8f"')
     with pytest.raises(DataError, match=r"vivit-b\.gone-8f"):
         load_registry([path])
+
+
+HUB_SOURCE = 'kind = "hub"\nrepo = "me/model"'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('id = "videoswin-t.mine-8f"', 'id = "../../escape"', "'../../escape'"),
+        ('id = "videoswin-t.mine-8f"', 'id = "a/b"', "'a/b'"),
+        ('id = "videoswin-t.mine-8f"', 'id = "a b"', "'a b'"),
+        ('kind = "local"', 'kind = "hub"\nrepo = "../x"', "write org/name"),
+        ('kind = "local"', 'kind = "hub"\nrepo = "a/b/c"', "write org/name"),
+        ('kind = "local"', HUB_SOURCE + '\nrevision = "../main"', "a commit or tag"),
+        ('kind = "local"', 'kind = "https"\nurl = "file:///etc/passwd"', "an https address"),
+        ('kind = "local"', 'kind = "https"\nurl = "http://example.org/a"', "an https address"),
+        ('kind = "local"', 'kind = "https"\nurl = "ftp://example.org/a"', "an https address"),
+        ('kind = "local"', 'kind = "https"\nurl = "https://a@b/c"', "an https address"),
+        ('kind = "local"', 'kind = "local"\nsha256 = "../x"', "hexadecimal digits"),
+    ],
+)
+def test_an_address_stays_in_its_place(write: Write, old: str, new: str, expected: str) -> None:
+    assert expected in _refusal(write, NEW_ENTRY.replace(old, new))
+
+
+@pytest.mark.parametrize("file", ["../../x.safetensors", "/etc/passwd", "a/../../b", ".hidden"])
+@pytest.mark.parametrize("kind", ['kind = "bundled"', HUB_SOURCE])
+def test_a_file_name_stays_in_its_folder(write: Write, kind: str, file: str) -> None:
+    text = NEW_ENTRY.replace('kind = "local"', kind).replace("mine.safetensors", file)
+    assert "'file' of a source" in _refusal(write, text)

@@ -70,6 +70,9 @@ def convert(
             help="Check that tensors are bit-exact both ways, and logits within 1e-4 of ours.",
         ),
     ] = False,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Take the EMA weights of a training checkpoint.")
+    ] = False,
     tensors: Annotated[
         bool, typer.Option("--tensors", help="List every tensor with its old and new name.")
     ] = False,
@@ -82,7 +85,8 @@ def convert(
     if to == "safetensors":
         dst = output or src.with_name(f"{src.stem}.vt.safetensors")
         _refuse_overwriting_input(src, dst)
-        print_report(convert.convert(src, dst, model, layout, labels, verify), tensors)
+        report = convert.convert(src, dst, model, layout, labels, verify, ema=ema)
+        print_report(report, tensors)
         return EXIT_OK
     checkpoint = _local_checkpoint(source)
     if to in export_graph.SUFFIXES:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vtcli.cli.options import FormatOption, TableFormatOption
-from vtcli.errors import EXIT_OK, UsageError
+from vtcli.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 app = typer.Typer(help="List, show, download and publish checkpoints.", no_args_is_help=True)
 
@@ -106,3 +106,31 @@ def push(
         found = resolve(name, progress)
     typer.echo(push_to_hub(found.path, repo, private=private))
     return EXIT_OK
+
+
+@app.command()
+def mirror(
+    org: Annotated[
+        str, typer.Argument(metavar="ORG", help="Organization or user of the Hub to write to.")
+    ],
+    pattern: Annotated[
+        str, typer.Argument(metavar="[PATTERN]", help="Shell pattern for checkpoint and model ids.")
+    ] = "*",
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Make the repository private.")
+    ] = True,
+) -> int:
+    """Copy checkpoints to your organization as safetensors, with a registry file for your team."""
+    from vtcli.cli.progress import fetch_progress
+    from vtcli.weights.mirror import REGISTRY_REPO
+    from vtcli.weights.mirror import mirror as mirror_to
+
+    counts = dict.fromkeys(("pushed", "unchanged", "skipped", "failed"), 0)
+    with fetch_progress() as progress:
+        for result in mirror_to(org, pattern, private=private, on_download=progress):
+            counts[result.status] += 1
+            typer.echo(f"{result.status:9} {result.id}  {result.reason or result.repo}")
+    typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
+    if counts["pushed"] + counts["unchanged"]:
+        typer.echo(f"use them with: export VT_REGISTRY=hf://{org}/{REGISTRY_REPO}")
+    return EXIT_SOME_FAILED if counts["failed"] else EXIT_OK

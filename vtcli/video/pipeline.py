@@ -40,6 +40,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "view_fusion": get_args(ViewFusion),
 }
 CROP_COUNTS = (1, 3)
+# Bounds that keep a hostile card or registry file from filling the memory.
+LIMITS = {"frames": 4096, "crop_size": 4096, "short_side": 8192, "clips": 1000}
+MAX_NUMBER = 10_000
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,13 @@ def plan_views(
 def _require_positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise DataError(f"pipeline field '{name}' is {value!r}, not a whole number above 0")
+    if value > LIMITS.get(name, MAX_NUMBER):
+        raise DataError(f"pipeline field '{name}' is {value}, more than any checkpoint uses")
 
 
 def _three_numbers(name: str, value: object) -> tuple[float, ...]:
     numbers = value if isinstance(value, (list, tuple)) else ()
-    if len(numbers) != 3 or not all(type(n) in (int, float) for n in numbers):
+    if len(numbers) != 3 or not all(type(n) in (int, float) and abs(n) < 1e6 for n in numbers):
         raise DataError(f"pipeline field '{name}' is {value!r}, not three numbers")
     return tuple(float(n) for n in numbers)
 

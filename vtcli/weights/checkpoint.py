@@ -20,6 +20,7 @@ from vtcli.errors import DataError, InputError, WeightsError
 from vtcli.labels.heads import HeadSpec
 from vtcli.runtime.files import atomic_write
 from vtcli.video.pipeline import Pipeline
+from vtcli.weights.card_check import check_card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,7 +137,7 @@ def upgrade(table: Mapping[str, Any]) -> dict[str, Any]:
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file, read without PyTorch.
 
-    Raises `InputError` if there is no such file, and `WeightsError` if it is not a safetensors
+    Raises `InputError` for a missing file, and `WeightsError` if it is not a safetensors
     file.
     """
     try:
@@ -161,18 +162,23 @@ def read_header(path: Path) -> dict[str, Any]:
 def read_card(path: Path) -> ModelCard:
     """The card of one of our files.
 
-    Raises `WeightsError` for a safetensors file without a card, such as another project's.
+    Raises `WeightsError` for a safetensors file without a card, such as another project's, and for
+    a card that does not describe the file's tensors.
     """
-    metadata = read_header(path).get("__metadata__") or {}
-    if CARD_KEY not in metadata:
+    header = read_header(path)
+    metadata = header.get("__metadata__") or {}
+    if not isinstance(metadata, dict) or CARD_KEY not in metadata:
         raise WeightsError(
             f"{path} has no model card; convert it first: vt convert {path} -m MODEL -o "
             "model.safetensors"
         )
     try:
-        return ModelCard.from_json(metadata[CARD_KEY])
-    except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
-        raise WeightsError(f"the model card in {path} cannot be read: {error}") from error
+        card = ModelCard.from_json(metadata[CARD_KEY])
+        check_card(card, header)
+    except (KeyError, TypeError, ValueError, AttributeError, DataError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"the model card in {path} cannot be used: {reason}") from error
+    return card
 
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
@@ -210,6 +216,23 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
         file.flush()
         os.fsync(file.fileno())
     return digest
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of the tensors alone: names, types, shapes and bytes in the order of the names.
+
+    Equal for two files that hold the same weights under our names, whatever else they say.
+    """
+    import torch
+
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        sha.update(f"{name}:{dtype}:{list(tensor.shape)}\n".encode())
+        flat = tensor.detach().contiguous().reshape(-1)
+        sha.update(flat.view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def _write(file: Any, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -7,17 +7,18 @@ file's order, the labels say so.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from vtcli._version import __version__
-from vtcli.errors import DataError, LayoutError, UsageError
+from vtcli.errors import DataError, DigestError, LayoutError, UsageError
 from vtcli.labels import load_labels, unverified_labels
 from vtcli.labels.heads import HeadSpec
 from vtcli.labels.label_file import read_label_file
@@ -25,14 +26,20 @@ from vtcli.models import Architecture, get_architecture, list_architectures
 from vtcli.models.build import build_on_meta, check_state_dict, format_names, head_sizes
 from vtcli.models.layouts import Layout, Mapped, from_vt, to_vt
 from vtcli.runtime.files import file_sha256
-from vtcli.weights.checkpoint import CARD_KEY, ModelCard, write_checkpoint
+from vtcli.weights.checkpoint import CARD_KEY, ModelCard, tensor_digest, write_checkpoint
 from vtcli.weights.class_order import CheckpointOrigin, find_permutation, reorder_classes
-from vtcli.weights.formats.readers import RawCheckpoint, read_checkpoint
+from vtcli.weights.formats.readers import RawCheckpoint, checkpoint_files, read_checkpoint
 from vtcli.weights.model_config import config_for, pipeline_for
 from vtcli.weights.registry import Checkpoint, Registry, load_registry
 
 # Fields that no tensor shows and that do not make it another model.
 _NOT_IN_SHAPES = ("num_frames", "dropout", "global_dropout", "drop_path", "global_drop_path")
+
+
+class Reading(TypedDict, total=False):
+    """How to read a file; ema: take the EMA weights of a training checkpoint, not the raw ones."""
+
+    ema: bool
 
 
 @dataclass
@@ -54,6 +61,8 @@ class ConversionReport:
     sha256: str
     config: Mapping[str, Any] = field(default_factory=dict)
     verified: int = 0
+    tensors_sha256: str = ""
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able values."""
@@ -69,6 +78,7 @@ def convert(
     verify: bool = False,
     registry: Registry | None = None,
     origin: CheckpointOrigin | None = None,
+    **reading: Unpack[Reading],
 ) -> ConversionReport:
     """Convert an upstream checkpoint file to our safetensors.
 
@@ -78,13 +88,16 @@ def convert(
         name of a list.
     verify: also check that converting back gives the file's tensors bit for bit.
     origin: what a caller that has just downloaded the file knows of it; saves hashing it again.
+    reading: how to read the file, see `Reading`.
 
     Raises `LayoutError` for tensors that do not fit the model, `DataError` for NaN or for labels
     that do not fit.
     """
     src, dst = Path(src), Path(dst)
     registry = registry or load_registry()
-    contents = read_checkpoint(src)
+    if model is not None:
+        registry.find(model)  # an unknown name is reported before the file is read
+    contents = read_checkpoint(src, fits_a_layout, reading.get("ema", False))
     if CARD_KEY in contents.metadata:
         raise UsageError(
             f"{src} is already converted; use --to to write it in an upstream's layout"
@@ -94,6 +107,8 @@ def convert(
     tensors_read = len(contents.tensors)
     mapped = to_vt(found, contents.tensors, consume=not verify)
     _refuse_unexpected(mapped, found, src)
+    origin = _with_given_classes(origin, labels)
+    mapped.dropped += contents.unused
     config = _configure(architecture, mapped, origin.entry, src)
     check_state_dict(build_on_meta(architecture, config), mapped.tensors, src)
     _refuse_nan(mapped.tensors, src)
@@ -104,6 +119,12 @@ def convert(
     verified = 0
     if verify:
         verified = _verify(contents, mapped, converted, found, architecture, config, permutation)
+    tensors_sha256 = tensor_digest(converted) if verify or _known_digest(origin) else ""
+    if _known_digest(origin) not in ("", tensors_sha256):
+        raise DigestError(
+            f"{src} does not have the weights of {card.id}: the digest of its tensors is "
+            f"{tensors_sha256}, not {_known_digest(origin)}; use another source"
+        )
     digest = write_checkpoint(dst, converted, {CARD_KEY: card.to_json()})
     return ConversionReport(
         source=str(src),
@@ -121,12 +142,14 @@ def convert(
         sha256=digest,
         config=card.config,
         verified=verified,
+        tensors_sha256=tensors_sha256,
+        note=contents.note,
     )
 
 
 def _identify(src: Path, model: str | None, registry: Registry) -> CheckpointOrigin:
     """The registry entry of a file: the named one, or the one that lists the file's sha256."""
-    digest = file_sha256(src)
+    digest = _digest(src)
     if model is not None:
         return CheckpointOrigin(registry.find(model), None, digest)
     for entry in registry.checkpoints.values():
@@ -136,6 +159,56 @@ def _identify(src: Path, model: str | None, registry: Registry) -> CheckpointOri
             ):
                 return CheckpointOrigin(entry, source, digest)
     return CheckpointOrigin(None, None, digest)
+
+
+def _known_digest(origin: CheckpointOrigin) -> str:
+    """The digest that the tensors of an unverified source must have; "" for other sources."""
+    if origin.entry is None or origin.source is None or not origin.source.unverified:
+        return ""
+    return origin.entry.tensors_sha256
+
+
+def _digest(src: Path) -> str:
+    """The sha256 of a file; of a sharded checkpoint, that of the digests of its files."""
+    digests = [file_sha256(path) for path in checkpoint_files(src)]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
+
+
+def _with_given_classes(origin: CheckpointOrigin, labels: str | Path | None) -> CheckpointOrigin:
+    """The origin of a file with classes of its own: its entry without id, scores and dataset.
+
+    A head that was fine-tuned elsewhere has other classes than the entry: frames, protocol and
+    structure stay those of the entry.
+    """
+    entry = origin.entry
+    if labels is None or entry is None or len(entry.heads) > 1:
+        return origin
+    names, confidence = _named_labels(labels)
+    if sorted(names) == sorted(entry.labels):
+        return origin
+    head = HeadSpec(entry.heads[0].name, len(names), names, confidence)
+    own = replace(
+        entry,
+        id="",
+        heads=(head,),
+        dataset="",
+        top1=None,
+        top5=None,
+        metric_source="",
+        notes=f"Fine-tuned from the structure of {entry.id}.",
+    )
+    return replace(origin, entry=own, source=None)
+
+
+def fits_a_layout(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensor names are those of a layout of any architecture."""
+    return any(
+        layout.recognizes(tensors)
+        for architecture in map(get_architecture, list_architectures())
+        for layout in architecture.layouts.values()
+    )
 
 
 def find_layout(
@@ -198,9 +271,12 @@ def _configure(
     different = [f for f in asdict(actual) if getattr(actual, f) != getattr(expected, f)]
     if different:
         name = different[0]
+        way = "name another model with -m"
+        if different == ["num_classes"]:
+            way = "give its class names with --labels FILE, one per line"
         raise LayoutError(
-            f"{src} does not fit {entry.id}: its {name} is {getattr(actual, name)}, "
-            f"not {getattr(expected, name)}; name another model with -m"
+            f"{src} does not fit {entry.id or 'the model and its labels'}: its {name} is "
+            f"{getattr(actual, name)}, not {getattr(expected, name)}; {way}"
         )
     return config
 
@@ -244,7 +320,7 @@ def _card(
         source={
             "address": source.address if source is not None else src.name,
             "sha256": origin.sha256,
-            "bytes": src.stat().st_size,
+            "bytes": sum(path.stat().st_size for path in checkpoint_files(src)),
             "layout": layout.name,
             "permutation": permutation,
             "license": license_,

@@ -2,29 +2,30 @@
 
 An entry's sources are tried one after the other: files that are already here, then the Hugging Face
 Hub (through its client and cache) and plain https in the entry's order. Every file is checked
-against the known size and sha256; a file that fails is removed. The environment variables of the
-Hub's client (offline mode, proxies, certificates) apply to https too, which uses its session.
+against the known size and sha256, a Hub file against its ETag too; a file that fails is removed.
+The environment variables of the Hub's client (offline mode, proxies, certificates) apply to both.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from vtcli.errors import DataError, DigestError, FetchError
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.cache import cache_dir, lock
 from vtcli.weights.download_errors import USE_OWN_COPY, SourceError, with_retries
+from vtcli.weights.hub_files import HubFile, discard, hub_file
+from vtcli.weights.transfer import Budget, Remote, remove_validator, transfer
 
 if TYPE_CHECKING:
     from vtcli.weights.registry import Checkpoint, Source
 
-TIMEOUT_S = 30.0
 LOOK_AT_HUB = "look up the repository's files on the Hub"
 
 # Any checkpoint can have such a name: in $VT_WEIGHTS it is used only if its digest is known.
@@ -62,7 +63,11 @@ def fetch(
         except (SourceError, DigestError) as failure:
             failures.append((str(path), failure))
     for source in entry.sources:
-        if source.kind not in _DOWNLOADS or source.link_status == "dead" or not source.convertible:
+        if (
+            source.kind not in _DOWNLOADS
+            or source.link_status == "dead"
+            or not entry.may_use(source)
+        ):
             continue
         try:
             return _DOWNLOADS[source.kind](source, progress)
@@ -89,7 +94,11 @@ def fetch_hub_file(
     place = f"hf://{repo}" + (f"@{revision}" if revision else "")
     for name in names:
         try:
-            return _hub_download(repo, name, revision, progress)[0]
+            return hub_file(HubFile(repo, name, revision), progress)[0]
+        except DigestError as failure:
+            raise DigestError(
+                f"cannot download {name} of {place}: {failure}; run the command again"
+            ) from failure
         except SourceError as failure:
             is_absent = isinstance(failure.__cause__, RemoteEntryNotFoundError)
             if not is_absent or name == names[-1]:
@@ -109,7 +118,7 @@ def _local_files(entry: Checkpoint) -> Iterator[tuple[Path, Source]]:
     Files of dead links count too. Sources with a digest come first, so that a file is matched with
     the source whose digest it has.
     """
-    usable = [source for source in entry.sources if source.convertible]
+    usable = [source for source in entry.sources if entry.may_use(source)]
     yield from ((Path(s.file).expanduser(), s) for s in usable if s.kind == "local")
     folder = _weights_folder()
     if folder is None:
@@ -166,72 +175,15 @@ def _checked(path: Path, source: Source) -> Fetched:
 
 def _from_hub(source: Source, progress: ProgressCallback | None) -> Fetched:
     """A Hub source in the Hub's cache; a damaged copy there is removed and downloaded again."""
-    revision = source.revision or None
-    path, was_cached = _hub_download(source.repo, source.file, revision, progress)
+    file = HubFile(source.repo, source.file, source.revision or None)
+    path, was_cached = hub_file(file, progress)
     try:
         return _checked(path, source)
     except DigestError:
-        _discard(path)
+        discard(path)
         if not was_cached:
             raise
     return _from_hub(source, progress)
-
-
-def _hub_download(
-    repo: str, file: str, revision: str | None, progress: ProgressCallback | None
-) -> tuple[Path, bool]:
-    """A Hub file in the Hub's cache, and whether it was cached before; raises `SourceError`."""
-    import huggingface_hub as hub
-    from huggingface_hub.errors import HFValidationError
-
-    def download() -> Path:
-        if not was_cached:
-            # A HEAD request first: the download would retry an unknown host for half a minute.
-            hub.get_hf_file_metadata(hub.hf_hub_url(repo, file, revision=revision))
-        bar = _progress_bar(PurePosixPath(file).name, progress)
-        return Path(hub.hf_hub_download(repo, file, revision=revision, tqdm_class=bar))
-
-    try:
-        was_cached = isinstance(hub.try_to_load_from_cache(repo, file, revision=revision), str)
-        return with_retries(download, urlsplit(hub.constants.ENDPOINT).netloc), was_cached
-    except HFValidationError as error:
-        raise SourceError("not the name of a repository", "write it as hf://org/name") from error
-
-
-def _discard(path: Path) -> None:
-    """Remove a file from the Hub's cache: the link in the snapshot and the blob it points to."""
-    blob = path.parent / path.readlink() if path.is_symlink() else None
-    path.unlink()
-    if blob is not None:
-        blob.unlink(missing_ok=True)
-
-
-def _progress_bar(name: str, progress: ProgressCallback | None) -> Any:
-    """A replacement for the class tqdm whose instances call `progress` and print nothing."""
-
-    class Bar:
-        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
-            self.total = total
-            self.n = initial
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            return None
-
-        def update(self, n: float | None = 1) -> None:
-            self.n += int(n or 0)
-            if progress is not None:
-                progress(name, self.n, self.total)
-
-        def update_transfer(self, n: float) -> None:
-            """Bytes on the wire, which some transfers count separately from bytes of the file."""
-
-        def __getattr__(self, _: str) -> Callable[..., None]:
-            return lambda *args, **kwargs: None  # refresh, close and the like
-
-    return Bar
 
 
 # --- https ----------------------------------------------------------------------------------------
@@ -249,9 +201,9 @@ def _from_https(source: Source, progress: ProgressCallback | None) -> Fetched:
                 return _checked(target, source)
             except DigestError:
                 target.unlink()
-        host = urlsplit(source.url).netloc
-        with_retries(lambda: _resume(source.url, part, _file_name(source), progress), host)
-        _validator(part).unlink(missing_ok=True)
+        remote, budget = Remote(source.url, _file_name(source)), Budget()
+        with_retries(lambda: transfer(remote, part, budget, progress), remote.host, budget)
+        remove_validator(part)
         try:
             fetched = _checked(part, source)
         except DigestError:
@@ -259,66 +211,6 @@ def _from_https(source: Source, progress: ProgressCallback | None) -> Fetched:
             raise
         part.replace(target)
     return replace(fetched, path=target)
-
-
-def _resume(url: str, part: Path, name: str, progress: ProgressCallback | None) -> None:
-    """Download the missing rest of `part` from `url`; returns when the file is complete.
-
-    If-Range (RFC 9110, 13.1.5) makes the server send the whole file if it has changed since then.
-    """
-    from huggingface_hub import get_session
-
-    done = part.stat().st_size if part.is_file() and _validator(part).is_file() else 0
-    headers = {"Accept-Encoding": "identity", "User-Agent": "vtcli"}
-    if done:
-        headers |= {"Range": f"bytes={done}-", "If-Range": _validator(part).read_text()}
-    with get_session().stream(
-        "GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True
-    ) as response:
-        piece = response.headers.get("Content-Range", "")
-        if response.status_code == 416 and piece == f"bytes */{done}":
-            return
-        resumed = response.status_code == 206 and piece.startswith(f"bytes {done}-")
-        if response.status_code in (206, 416) and not resumed:
-            part.unlink(missing_ok=True)
-            raise ConnectionError(
-                "the server refused to resume; the file is downloaded from the start"
-            )
-        response.raise_for_status()
-        if not resumed:
-            done = 0
-            part.unlink(missing_ok=True)
-            _save_validator(response.headers, _validator(part))
-        _append(response, part, done, name, progress)
-
-
-def _append(
-    response: Any, part: Path, done: int, name: str, progress: ProgressCallback | None
-) -> None:
-    """Append the response to the `done` bytes of `part`; the session raises if it ends early."""
-    length = response.headers.get("Content-Length")
-    total = done + int(length) if length else None
-    with part.open("ab") as file:
-        for chunk in response.iter_bytes():
-            file.write(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(name, done, total)
-
-
-def _validator(part: Path) -> Path:
-    """The file that stores which version of the remote file the bytes of `part` belong to."""
-    return part.with_name(f"{part.name}.etag")
-
-
-def _save_validator(headers: Any, validator: Path) -> None:
-    etag = headers.get("ETag", "")
-    # A weak ETag does not guarantee equal bytes; Last-Modified is the next best.
-    version = headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
-    if version:
-        validator.write_text(version)
-    else:
-        validator.unlink(missing_ok=True)
 
 
 _DOWNLOADS = {"hub": _from_hub, "https": _from_https}
@@ -348,6 +240,8 @@ def _nothing_to_try(entry: Checkpoint, alternatives: Sequence[str]) -> str:
 
 
 def _why_not(source: Source) -> str:
+    if source.unverified:
+        return "not proven to have the published weights"
     if source.link_status != "dead":
         return "in a format that cannot be converted"
     return f"dead when last checked, {source.checked}" if source.checked else "dead"

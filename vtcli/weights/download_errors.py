@@ -7,16 +7,21 @@ each other; the chain is searched from the outside in for the first one with a k
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, TypeVar
 
 from vtcli.errors import DataError
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+# The longest total wait for a server that asks for it.
+MAX_WAIT_S = 60.0
 BACKOFF_S = (1.0, 2.0, 4.0)
 TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 
@@ -27,31 +32,59 @@ USE_OWN_COPY = "set VT_WEIGHTS to a folder with your own copy of the file"
 
 
 class SourceError(Exception):
-    """Why one source failed: the reason, the fix (`hint`), and whether a retry may help."""
+    """Why one source failed: the reason, the fix (`hint`), and whether a retry may help.
 
-    def __init__(self, reason: str, hint: str, transient: bool = False) -> None:
+    wait_s: seconds that the server asks to wait before a retry, 0 where it does not.
+    """
+
+    def __init__(
+        self, reason: str, hint: str, transient: bool = False, wait_s: float = 0.0
+    ) -> None:
         super().__init__(reason)
         self.hint = hint
         self.transient = transient
+        self.wait_s = wait_s
 
 
-def with_retries(action: Callable[[], T], host: str) -> T:
+class FileChangedError(ConnectionError):
+    """The remote file is another one than when its transfer began."""
+
+
+class TimeLeft(Protocol):
+    """What is left of the time that a transfer may spend without progress."""
+
+    since: float
+
+    @property
+    def left_s(self) -> float: ...
+
+
+def with_retries(action: Callable[[], T], host: str, budget: TimeLeft | None = None) -> T:
     """Call `action`, and again with increasing waits after a transient failure.
 
-    Raises `SourceError` when retries are used up or cannot help, and `DataError` for disk errors.
+    A server that asks to wait (Retry-After) is waited for while `budget` lasts, and progress since
+    the last failure makes all retries available again. Raises `SourceError` when retries are used
+    up or cannot help, and `DataError` for disk errors.
     """
     from huggingface_hub.errors import HTTPError
 
-    waits_s = iter(BACKOFF_S)
+    waits_s, since, waited_s = iter(BACKOFF_S), budget.since if budget else 0.0, 0.0
     while True:
         try:
             return action()
         # The Hub's transfer of large files reports its failures as RuntimeError.
         except (OSError, RuntimeError, HTTPError) as error:
             failure = explain(error, host)
-            wait_s = next(waits_s, None) if failure.transient else None
+            if budget is not None and budget.since != since:
+                waits_s, since, waited_s = iter(BACKOFF_S), budget.since, 0.0
+            wait_s = failure.wait_s or next(waits_s, None) if failure.transient else None
             if wait_s is None:
                 raise failure from error
+            waited_s += wait_s
+            if budget is not None and (wait_s > budget.left_s or waited_s > MAX_WAIT_S):
+                raise failure from error
+            if failure.wait_s:
+                _log.warning("%s; waiting", failure)
             time.sleep(wait_s)
 
 
@@ -114,8 +147,7 @@ def _from_network(error: BaseException, host: str) -> SourceError | None:
     if status in (404, 410):
         return SourceError(f"{status}, no such file", USE_OWN_COPY)
     if status is not None:
-        again = status in TRANSIENT_STATUS
-        return SourceError(f"{host} returned HTTP status {status}", TRY_AGAIN, again)
+        return _from_status(status, host, getattr(error, "response", None))
     match error:
         case socket.gaierror():
             return SourceError(f"unknown host {host}", TRY_AGAIN)
@@ -123,6 +155,35 @@ def _from_network(error: BaseException, host: str) -> SourceError | None:
             return SourceError(f"{host} refuses connections", TRY_AGAIN)
         case ssl.SSLError():
             return SourceError(f"no secure connection to {host} ({error.reason})", TRY_AGAIN)
+        case FileChangedError():
+            reason = f"{host} sends another file than it announced"
+            return SourceError(reason, TRY_AGAIN, transient=True)
         case TimeoutError():
             return SourceError(f"{host} does not respond", TRY_AGAIN, transient=True)
     return None
+
+
+def _from_status(status: int, host: str, response: Any) -> SourceError:
+    """The reason for an HTTP status; Retry-After is a number of seconds or a date."""
+    again = status in TRANSIENT_STATUS
+    wait_s = _retry_after_s(response.headers.get("Retry-After", "")) if again else 0.0
+    if wait_s:
+        reason = (
+            f"{host} is overloaded (HTTP status {status}) and asks to wait {wait_s:.0f} seconds"
+        )
+        return SourceError(reason, "run the command again later", True, wait_s)
+    if status == 429:
+        reason = f"{host} answers no more requests for now (HTTP status 429)"
+        return SourceError(reason, "run the command again later", True)
+    return SourceError(f"{host} returned HTTP status {status}", TRY_AGAIN, again)
+
+
+def _retry_after_s(text: str) -> float:
+    """Seconds to wait; 0 for a header that is absent, past or not understood."""
+    if text.strip().isdigit():
+        return float(min(int(text.strip()[:9]), 1_000_000))
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError):
+        return 0.0
+    return max(0.0, moment.timestamp() - time.time())

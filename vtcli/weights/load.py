@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli._version import __version__
-from vtcli.errors import UsageError
+from vtcli.errors import UsageError, WeightsError
 from vtcli.labels import load_labels, load_permutation
 from vtcli.labels.heads import HeadSpec
 from vtcli.models.build import (
@@ -79,7 +79,14 @@ def load_resolved(
     if label_set is not None:
         tensors, card = _restrict_to_subset(tensors, card, architecture.head_tensors, label_set)
     target = resolve_device(device)
-    model = build_on_meta(architecture, architecture.read_config(card.config))
+    try:
+        model = build_on_meta(architecture, architecture.read_config(card.config))
+    except (ArithmeticError, ValueError, TypeError, LookupError, AssertionError) as error:
+        raise WeightsError(
+            f"no network can be built from the model card in {found.path}: {error}"
+        ) from error
+    except UsageError as error:
+        raise WeightsError(f"the model card in {found.path} cannot be used: {error}") from error
     check_state_dict(model, tensors, found.path)
     model.load_state_dict(tensors, assign=True)
     tensors.clear()

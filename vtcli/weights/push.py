@@ -27,7 +27,6 @@ def push(path: Path, repo: str, *, private: bool = False, token: str | None = No
     for a file without a model card, a missing or refused token, and any failed transfer.
     """
     import huggingface_hub as hub
-    from huggingface_hub.errors import HFValidationError, HTTPError
 
     card = _card(path)
     if token is None and hub.get_token() is None:
@@ -37,11 +36,31 @@ def push(path: Path, repo: str, *, private: bool = False, token: str | None = No
         "config.json": json.dumps(card, indent=2, ensure_ascii=False).encode(),
         "README.md": model_card(card, repo).encode(),
     }
+    return commit_files(
+        repo, contents, f"Upload {card.get('id', repo)}", private=private, token=token
+    )
+
+
+def commit_files(
+    repo: str,
+    contents: Mapping[str, Path | bytes],
+    message: str,
+    *,
+    private: bool,
+    token: str | None = None,
+) -> str:
+    """Write files to a repository in one commit, which is created if needed; returns its URL.
+
+    Raises `WeightsError` for a refused token and any failed transfer.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
     operations = [hub.CommitOperationAdd(name, content) for name, content in contents.items()]
     api = hub.HfApi(token=token)
     try:
         url = api.create_repo(repo, private=private, exist_ok=True)
-        api.create_commit(url.repo_id, operations, commit_message=f"Upload {card.get('id', repo)}")
+        api.create_commit(url.repo_id, operations, commit_message=message)
     except HFValidationError as error:
         raise WeightsError(f"cannot push to '{repo}': write the repository as org/name") from error
     # The Hub's client reports a rejected model card as ValueError, a broken upload as RuntimeError.

@@ -2,8 +2,8 @@
 
 An entry says what a checkpoint is, where it is stored, how it is tested and what it scores.
 Everything that varies by checkpoint is data in an entry. $VT_REGISTRY names further files of the
-same form (separated like $PATH): their entries are added, and an entry with a known id is merged
-into it, its sources first.
+same form (separated like $PATH), or `hf://org/repo` for the registry.toml of a repository: their
+entries are added, and an entry with a known id is merged into it, its sources first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from vtcli.errors import DataError, UnknownModelError, UsageError
+from vtcli.errors import DataError, FetchError, UnknownModelError, UsageError
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.registry_entry import Checkpoint, Source
 from vtcli.weights.registry_file import MergedFiles
@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 REGISTRY_NAME = "weights_registry.toml"
+# The registry file of a repository on the Hub.
+REGISTRY_FILE = "registry.toml"
+HUB_PREFIX = "hf://"
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,46 @@ def load_registry(extra: Iterable[str | Path] | None = None) -> Registry:
     file and the entry.
     """
     if extra is None:
-        extra = [p for p in os.environ.get("VT_REGISTRY", "").split(os.pathsep) if p]
-    return _load((registry_path(), *(Path(p).expanduser() for p in extra)))
+        extra = _named_in(os.environ.get("VT_REGISTRY", ""))
+    files = [(registry_path(), False)]
+    for name in extra:
+        is_remote = str(name).startswith(HUB_PREFIX)
+        path = _from_hub(str(name), _hub_place()) if is_remote else Path(name).expanduser()
+        files.append((path, is_remote))
+    return _load(tuple(files))
+
+
+def _named_in(text: str) -> list[str]:
+    """The names in a list that is separated like $PATH; the colon of `hf://` separates nothing."""
+    marked = text.replace(HUB_PREFIX, "hf\0//")
+    return [part.replace("\0", ":") for part in marked.split(os.pathsep) if part]
+
+
+def _hub_place() -> tuple[str, str]:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT, str(constants.HF_HUB_CACHE)
 
 
 @cache
-def _load(paths: tuple[Path, ...]) -> Registry:
+def _from_hub(name: str, place: tuple[str, str]) -> Path:
+    """The registry file of a repository, asked for once per process and Hub (`place`)."""
+    from vtcli.weights.hub_files import HubFile, SourceError, hub_file
+
+    repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    try:
+        return hub_file(HubFile(repo, REGISTRY_FILE, revision or None))[0]
+    except SourceError as failure:
+        raise FetchError(
+            f"cannot load the registry {name} that VT_REGISTRY names: {failure}; {failure.hint}"
+        ) from failure
+
+
+@cache
+def _load(files: tuple[tuple[Path, bool], ...]) -> Registry:
     merged = MergedFiles()
-    for path in paths:
-        merged.add(path)
+    for path, is_remote in files:
+        merged.add(path, is_remote)
     return Registry(
         merged.checkpoints(), merged.model_defaults, merged.dataset_defaults, merged.pipelines
     )

@@ -27,6 +27,9 @@ class Source:
         the entry's order (perm[our index] = row of the file).
     convertible: False for files whose tensor names are not known; they are listed, never read.
 
+    unverified: nothing proves that the file has the weights of its entry; it is used only once the
+        entry states `tensors_sha256`, and only if its converted tensors have that digest.
+
     A `bundled` file comes with this package and is used where it is.
     """
 
@@ -49,6 +52,7 @@ class Source:
     checked: str = ""
     notes: str = ""
     convertible: bool = True
+    unverified: bool = False
 
     @property
     def address(self) -> str:
@@ -67,6 +71,7 @@ class Checkpoint:
     config: fields of the model's published configuration that differ for this checkpoint, and
         fields that the weights do not show.
     views: the published protocol, clips x crops.
+    tensors_sha256: the digest of the converted tensors, as `vt convert --verify` prints it.
     params, gmacs: millions of parameters and giga multiply-accumulates per view as published;
         `cost_source` names the publication.
     """
@@ -93,6 +98,11 @@ class Checkpoint:
     cost_note: str = ""
     license: str = ""
     notes: str = ""
+    tensors_sha256: str = ""
+
+    def may_use(self, source: Source) -> bool:
+        """Whether a source can be tried: convertible, and provable where it is unverified."""
+        return source.convertible and (bool(self.tensors_sha256) or not source.unverified)
 
     @property
     def num_classes(self) -> int:
@@ -107,4 +117,4 @@ class Checkpoint:
     @property
     def available(self) -> bool:
         """Whether at least one source is not known to be dead and can be converted."""
-        return any(s.link_status != "dead" and s.convertible for s in self.sources)
+        return any(s.link_status != "dead" and self.may_use(s) for s in self.sources)

@@ -20,6 +20,7 @@ from vtcli.errors import DataError
 from vtcli.labels import list_label_files, list_permutations, unverified_labels
 from vtcli.labels.heads import HeadSpec
 from vtcli.video.pipeline import Pipeline
+from vtcli.weights.names import is_file, is_id, is_repo, is_revision, is_safe_url
 from vtcli.weights.registry_entry import Checkpoint, Source
 
 T = TypeVar("T")
@@ -48,14 +49,19 @@ class MergedFiles:
         self.model_defaults: dict[str, str] = {}
         self.dataset_defaults: dict[str, tuple[str, ...]] = {}
 
-    def add(self, path: Path) -> None:
-        """Merge one file. Raises `DataError` naming it."""
+    def add(self, path: Path, is_remote: bool = False) -> None:
+        """Merge one file; one from the Hub may name no file of this machine.
+
+        Raises `DataError` naming it.
+        """
         data = _parse(path)
         try:
             _refuse_unknown("the file", data, ("pipeline", "checkpoint", "default"))
             for name, table in _table(data, "pipeline").items():
                 self._add_pipeline(name, table)
             for entry in _tables(data, "checkpoint"):
+                if is_remote:
+                    _refuse_local_files(entry)
                 self._add_entry(entry, path)
             self._add_defaults(_table(data, "default"))
         except DataError as error:
@@ -73,6 +79,8 @@ class MergedFiles:
         if not isinstance(entry.get("id"), str):
             raise DataError('a [[checkpoint]] has no id; give it id = "<name>"')
         id_ = entry["id"]
+        if not is_id(id_):
+            raise DataError(f"the id {id_!r} has characters other than letters, digits and ._+-")
         try:
             _resolve_paths(entry, path.parent)
             sources = [_source(table) for table in _tables(entry, "source")]
@@ -169,6 +177,17 @@ def _tables(tables: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return value
 
 
+def _refuse_local_files(entry: dict[str, Any]) -> None:
+    """Raise `DataError` if an entry names a file of this machine."""
+    for table in (entry, *_tables(entry, "head"), *_tables(entry, "source")):
+        is_file = str(table.get("labels", "")).endswith(".txt")
+        if is_file or table.get("kind") in ("local", "bundled"):
+            raise DataError(
+                f"entry {entry.get('id')!r} names a file of this machine, which a registry of the "
+                "Hub may not; use sources of kind hub or https"
+            )
+
+
 def _resolve_paths(entry: dict[str, Any], folder: Path) -> None:
     """Resolve paths in an entry (local sources, label files) from the registry file's folder."""
     for table in (entry, *_tables(entry, "head"), *_tables(entry, "source")):
@@ -217,11 +236,35 @@ def _source(table: Mapping[str, Any]) -> Source:
     for name in needs:
         if not getattr(source, name):
             raise DataError(f"a source of kind '{source.kind}' lacks the key '{name}'")
+    _require_safe(source)
     _require_labels(source.labels)
     if source.permutation and source.permutation not in _permutations():
         known = ", ".join(_permutations())
         raise DataError(f"there is no class permutation '{source.permutation}'; known are {known}")
     return source
+
+
+def _require_safe(source: Source) -> None:
+    """Raise `DataError` for an address that leaves its repository, this package or https."""
+    for key, form in (("sha256", "[0-9a-fA-F]{64}"), ("sha256_prefix", "[0-9a-fA-F]{8,64}")):
+        value = getattr(source, key)
+        if value and not re.fullmatch(form, value):
+            raise DataError(f"'{key}' of a source is {value!r}; write hexadecimal digits")
+    if source.kind == "hub":
+        checks = [
+            ("repo", is_repo(source.repo), "org/name"),
+            ("file", is_file(source.file), "a file of the repository"),
+            ("revision", not source.revision or is_revision(source.revision), "a commit or tag"),
+        ]
+    elif source.kind == "https":
+        checks = [("url", is_safe_url(source.url), "an https address")]
+    elif source.kind == "bundled":
+        checks = [("file", "/" not in source.file and is_file(source.file), "a file's name alone")]
+    else:
+        return
+    for key, is_right, form in checks:
+        if not is_right:
+            raise DataError(f"'{key}' of a source is {getattr(source, key)!r}; write {form}")
 
 
 def _require_labels(name: str) -> None:

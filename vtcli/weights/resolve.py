@@ -139,6 +139,8 @@ def _ensure_cached(
         if not _is_fresh(path, entry):
             alternatives = _alternatives(entry, registry)
             fetched = fetch(entry, progress=on_download, alternatives=alternatives)
+            if fetched.source.layout == "vt":  # one of our files, such as a mirror's
+                return fetched.path
             origin = CheckpointOrigin(entry, fetched.source, fetched.sha256)
             convert(fetched.path, path, registry=registry, origin=origin)
     return path

@@ -7,9 +7,11 @@ TorchScript archive.
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
+import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,28 +21,28 @@ import torch
 from torch import Tensor
 
 from vtcli.errors import InputError, UnsafeFileError, WeightsError
+from vtcli.weights.checkpoint import CARD_KEY
+from vtcli.weights.formats.pickles import load_pickle
+from vtcli.weights.formats.unwrap import Fits, find_weights
 
-# Keys under which upstreams store the weights in a training checkpoint, in search order.
-STATE_DICT_KEYS = ("state_dict", "model_state", "model", "module", "state_dict_ema", "params")
-
-# Classes of records that training tools store next to the weights; they are read as empty stubs.
-INERT_RECORDS = frozenset(
-    {
-        "argparse.Namespace",
-        "fvcore.common.config.CfgNode",
-        "yacs.config.CfgNode",
-        "mmengine.config.config.ConfigDict",
-        "mmengine.logging.history_buffer.HistoryBuffer",
-        "mmcv.utils.config.ConfigDict",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray._reconstruct",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        "numpy.dtype",
-        "numpy.ndarray",
-        "_codecs.encode",
-    }
-)
+# Compressed weights are at most a little smaller than they are in memory.
+MAX_NPZ_RATIO = 20
+MIN_NPZ_LIMIT = 1 << 26
+_INDEX = ".index.json"
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.\w+$)")
+# The first bytes of files that are often taken for weights, and what they are.
+_NOT_WEIGHTS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the weights; run `git lfs pull` in its "
+    "repository, or download the file itself",
+    b"<!doctype html": "an HTML page, such as a login or error page, not the weights; download it "
+    "again",
+    b"<html": "an HTML page, such as a login or error page, not the weights; download it again",
+    b"<?xml": "an XML text, such as a storage server's error, not the weights; download it again",
+    b"{": "a JSON text, not the weights; name the weights file",
+    b"\x1f\x8b": "a gzip archive; unpack it and name the checkpoint file inside",
+    b"\x93numpy": "a single NumPy array without names; name a checkpoint file",
+    b"\x89hdf": "a Keras/HDF5 file; use the PyTorch or Flax file of this model",
+}
 
 
 @dataclass
@@ -48,42 +50,124 @@ class RawCheckpoint:
     """A checkpoint file's tensors by the names in the file.
 
     kind: safetensors, pickle, msgpack or npz; wrapper_keys: the keys that lead to the tensors,
-    joined by "." ("" for a flat file); metadata: a safetensors file's metadata.
+    joined by "." ("" for a flat file); metadata: a safetensors file's metadata; unused: (name,
+    reason) of tensors beside the weights; note: which of several copies of the weights was taken.
     """
 
     tensors: dict[str, Tensor]
     kind: str
     wrapper_keys: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    unused: list[tuple[str, str]] = field(default_factory=list)
+    note: str = ""
 
 
-def read_checkpoint(path: Path) -> RawCheckpoint:
+def read_checkpoint(path: Path, fits: Fits | None = None, ema: bool = False) -> RawCheckpoint:
     """Open a checkpoint file of any known format, memory-mapped if the format allows it.
 
-    Raises `InputError` if there is no such file, `UnsafeFileError` if it could only be opened by
-    running code, and `WeightsError` if it is damaged or of an unknown format.
+    A folder or `*.index.json` of a sharded checkpoint is read as one file. `fits` and `ema` choose
+    between several sets of weights in the file: see `find_weights`. Raises `InputError` for
+    a missing file, `UnsafeFileError` if it could only be opened by running code, and
+    `WeightsError` if it is damaged or of an unknown format.
+    """
+    path = _sharded_index(path)
+    metadata: Mapping[str, str] = {}
+    if path.name.endswith(_INDEX):
+        found: Any = _read_shards(path)
+        kind = "safetensors"
+    else:
+        found, kind, metadata = _read_file(path)
+    if kind == "msgpack" or CARD_KEY in metadata:
+        return RawCheckpoint(found, kind, metadata=metadata)
+    weights = find_weights(path, found, fits, ema)
+    return RawCheckpoint(
+        weights.tensors, kind, weights.keys, metadata, weights.unused, weights.note
+    )
+
+
+def _sharded_index(path: Path) -> Path:
+    """The index of a sharded checkpoint for its folder, else the file itself.
+
+    Raises `InputError` for a folder without an index, a missing file and one shard of several.
     """
     if os.path.isdir(path):
+        indexes = sorted(path.glob("*.index.json"))
+        if len(indexes) == 1:
+            return indexes[0]
         raise InputError(f"{path} is a folder; name the checkpoint file inside it")
     if not os.path.isfile(path):
         raise InputError(f"there is no checkpoint file {path}; check the path")
+    if shard := _SHARD.search(path.name):
+        index = path.with_name(f"{path.name[: shard.start()]}{path.suffix}.index.json")
+        if int(shard[2]) > 1:
+            way = (
+                f"name {index}" if index.is_file() else f"get all parts and {index.name}, its index"
+            )
+            raise InputError(
+                f"{path} is part {int(shard[1])} of {int(shard[2])} of a sharded checkpoint; {way}"
+            )
+    return path
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """The file, or the files of a sharded checkpoint; raises `InputError` if one is missing."""
+    path = _sharded_index(path)
+    if not path.name.endswith(_INDEX):
+        return [path]
+    shards = [path.with_name(name) for name in sorted(set(_weight_map(path).values()))]
+    for shard in shards:
+        if not shard.is_file():
+            raise InputError(f"the part {shard.name} of {path} is missing; download it to {shard}")
+    return shards
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """File name by tensor name, from the index of a sharded checkpoint."""
+    try:
+        files = json.loads(index.read_bytes())["weight_map"]
+        for name in files.values():
+            if name != Path(name).name or name.startswith("."):
+                raise ValueError(f"'{name}' is not the name of a file in the same folder")
+    except OSError as error:
+        raise InputError(f"{index} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(
+            f"{index} is not the index of a sharded checkpoint ({error}); download it again"
+        ) from error
+    return dict(files)
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that the index of a sharded checkpoint names."""
+    tensors: dict[str, Tensor] = {}
+    for shard in checkpoint_files(index):
+        tensors.update(_read_file(shard)[0])
+    if missing := sorted(set(_weight_map(index)) - set(tensors)):
+        raise WeightsError(
+            f"the parts of {index} lack the tensor '{missing[0]}'; download them again"
+        )
+    return tensors
+
+
+def _read_file(path: Path) -> tuple[Any, str, Mapping[str, str]]:
+    """Content, kind and metadata of one file."""
     head = _first_bytes(path)
     if not head:
         raise WeightsError(f"{path} is empty; download it again")
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(path)
-    if head[8:9] == b"{":
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40:
         return _read_safetensors(path)
     if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        return _read_pickle(path, mmap=False)
-    if head.startswith(b"\x89HDF"):
-        raise WeightsError(
-            f"{path} is a Keras/HDF5 file; use the PyTorch or Flax file of this model"
-        )
+        return load_pickle(path, mmap=False), "pickle", {}
+    text = head.lstrip().lower()
+    for start, what in _NOT_WEIGHTS.items():
+        if text.startswith(start):
+            raise WeightsError(f"{path} is {what}")
     if 0x81 <= head[0] <= 0x8F:
         from vtcli.weights.formats.flax import read_flax
 
-        return RawCheckpoint(read_flax(path), "msgpack")
+        return read_flax(path), "msgpack", {}
     raise WeightsError(
         f"{path} is not a checkpoint file (safetensors, PyTorch pickle, Flax msgpack or npz); name "
         "one that is"
@@ -93,25 +177,25 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
 def _first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(16)
+            return file.read(64)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read_safetensors(path: Path) -> RawCheckpoint:
+def _read_safetensors(path: Path) -> tuple[Any, str, Mapping[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return RawCheckpoint(tensors, "safetensors", metadata=file.metadata() or {})
+            return tensors, "safetensors", file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path} is a damaged safetensors file ({error}); download it again"
         ) from error
 
 
-def _read_zip(path: Path) -> RawCheckpoint:
+def _read_zip(path: Path) -> tuple[Any, str, Mapping[str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -127,78 +211,24 @@ def _read_zip(path: Path) -> RawCheckpoint:
             "or timm/vit_*_clip_*.openai)"
         )
     if any(name.endswith(".npy") for name in names):
-        return _read_npz(path)
-    return _read_pickle(path, mmap=True)
+        return _read_npz(path), "npz", {}
+    return load_pickle(path, mmap=True), "pickle", {}
 
 
-def _read_npz(path: Path) -> RawCheckpoint:
+def _read_npz(path: Path) -> dict[str, Tensor]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            tensors = {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > max(MAX_NPZ_RATIO * path.stat().st_size, MIN_NPZ_LIMIT):
+            raise WeightsError(
+                f"{path} would unpack to {unpacked} bytes, {MAX_NPZ_RATIO} times its size or more; "
+                "weights never do, name another file"
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (ValueError, TypeError, OSError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise WeightsError(
             f"{path} is a damaged NumPy archive ({error}); download it again"
         ) from error
-    return RawCheckpoint(tensors, "npz")
-
-
-class _Stub:
-    """Replaces a record whose contents are not needed; runs no code and stores nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Stub:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-def _read_pickle(path: Path, mmap: bool) -> RawCheckpoint:
-    inert: list[Any] = [(_stub_class(name), name) for name in sorted(INERT_RECORDS)]
-    try:
-        with torch.serialization.safe_globals(inert):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap or None)
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, error) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path} is truncated or damaged ({reason}); download it again"
-        ) from error
-    return _unwrap(path, content)
-
-
-def _stub_class(name: str) -> type[_Stub]:
-    return type(name.rsplit(".", 1)[-1], (_Stub,), {})
-
-
-def _refusal(path: Path, error: pickle.UnpicklingError) -> WeightsError:
-    """The error for a file that PyTorch's restricted unpickler refused."""
-    words = str(error).replace("`", " ").split()
-    if "GLOBAL" in words:
-        name = words[words.index("GLOBAL") + 1]
-        return UnsafeFileError(
-            f"{path} would run '{name}' while it is read, so it was refused, because a checkpoint "
-            "needs tensors only; use the same weights as safetensors"
-        )
-    return WeightsError(f"{path} is not a readable PyTorch checkpoint; download it again")
-
-
-def _unwrap(path: Path, content: Any) -> RawCheckpoint:
-    """Descend through the known keys to the dict of tensors."""
-    keys: list[str] = []
-    while isinstance(content, Mapping):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        key = next((k for k in STATE_DICT_KEYS if isinstance(content.get(k), Mapping)), None)
-        if tensors and key is None:
-            return RawCheckpoint(tensors, "pickle", ".".join(keys))
-        if key is None:
-            break
-        keys.append(key)
-        content = content[key]
-    raise WeightsError(
-        f"{path} holds no tensors, neither at the top nor under {', '.join(STATE_DICT_KEYS)}; name "
-        "a file with weights"
-    )
