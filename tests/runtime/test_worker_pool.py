@@ -18,12 +18,13 @@ from tests.data.faulty import work
 from tests.runtime.calls import count_up, filled, imported
 from tests.runtime.processes import children, default_sigint, running, wait_until
 from vtcli.runtime import worker_pool
-from vtcli.runtime.worker_pool import WorkerFailure, WorkerPool, imap_with_timeout
+from vtcli.runtime.worker_map import imap_with_timeout
+from vtcli.runtime.worker_pool import WorkerFailure, WorkerPool
 
 SCRIPT = """
 from tests.data.faulty import work
 from tests.runtime.processes import running, wait_until
-from vtcli.runtime.worker_pool import imap_with_timeout
+from vtcli.runtime.worker_map import imap_with_timeout
 
 if __name__ == "__main__":
     list(imap_with_timeout(work, ["pid {0}/a", "pid {0}/b"], workers=2))

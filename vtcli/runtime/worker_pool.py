@@ -18,22 +18,18 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from vtcli.runtime.worker_process import MORE, PARTS_AHEAD, receive, send
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-Heartbeat: TypeAlias = Callable[[], None]
-"""What a long call invokes now and then to show that it makes progress."""
 
 Reason: TypeAlias = Literal["timeout", "crashed", "limit"]
 
@@ -42,6 +38,18 @@ _BOOT = (
     "from vtcli.runtime.worker_process import serve; "
     "serve(int(sys.argv[1]), json.loads(sys.argv[3]))"
 )
+
+
+_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+
+
+def close_all_pools() -> None:
+    """Begin to kill the processes of all pools, from a signal handler: whoever waits for a call
+    receives `CancelledError` instead of waiting for a decoder that may hang.
+    """
+    for pool in list(_pools):
+        # In a thread: the one that is interrupted may hold the lock of a pool.
+        threading.Thread(target=pool.close, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class WorkerPool:
         self._wake_read, self._wake_write = Pipe(duplex=False)
         self._closed = False
         self._thread: threading.Thread | None = None
+        _pools.add(self)
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -131,9 +140,10 @@ class WorkerPool:
         """Kill all processes; calls that are not done are cancelled. May be called twice."""
         with self._lock:
             self._closed = True
-        if self._thread is not None:
+        thread = self._thread
+        if thread is not None:
             self._wake(b"stop")
-            self._thread.join()
+            thread.join()
             self._thread = None
 
     # --- other threads --------------------------------------------------------------------------
@@ -366,51 +376,3 @@ def _interrupt_postponed() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def imap_with_timeout(
-    function: Callable[[Item, Heartbeat], Result],
-    items: Iterable[Item],
-    workers: int,
-    timeout: float = math.inf,
-) -> Generator[tuple[Item, Result | WorkerFailure], None, None]:
-    """Each item with what `function(item, heartbeat)` made of it, in the order they finish.
-
-    Items are taken as processes become free. A call that neither ends nor calls `heartbeat` for
-    `timeout` seconds is killed. What `function` raises is raised here. No process outlives the
-    iteration: close it (`contextlib.closing`) where it may be left early.
-    """
-    rest = iter(items)
-    with WorkerPool(workers, timeout) as pool:
-        finished: queue.SimpleQueue[tuple[Item, Future[Result]]] = queue.SimpleQueue()
-        running = 0
-
-        def begin() -> bool:
-            for item in rest:
-                future = pool.submit(_with_heartbeat, function, item)
-                future.add_done_callback(partial(_report, finished, item))
-                return True
-            return False
-
-        while running < workers and begin():
-            running += 1
-        while running:
-            item, future = finished.get()
-            running -= 1
-            try:
-                outcome: Result | WorkerFailure = future.result()
-            except WorkerFailedError as error:
-                outcome = error.failure
-            yield item, outcome
-            while running < workers and begin():
-                running += 1
-
-
-def _report(finished: queue.SimpleQueue[Any], item: Any, future: Future[Any]) -> None:
-    finished.put((item, future))
-
-
-def _with_heartbeat(function: Callable[[Any, Heartbeat], Any], item: Any) -> Any:
-    from vtcli.runtime.worker_process import heartbeat
-
-    return function(item, heartbeat)
