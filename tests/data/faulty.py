@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from vtcli.data.fingerprint import Unreadable, VideoFingerprint, inspect
-from vtcli.runtime.worker_map import Heartbeat
+from vtcli.runtime.worker_pool import Heartbeat
 
 
 def work(item: str, heartbeat: Heartbeat) -> str:

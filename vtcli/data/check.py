@@ -32,8 +32,7 @@ from vtcli.data.samples import Dataset, Sample
 from vtcli.errors import DataError, VideoReason
 from vtcli.runtime.files import atomic_write
 from vtcli.runtime.words import plural
-from vtcli.runtime.worker_map import Heartbeat, imap_with_timeout
-from vtcli.runtime.worker_pool import WorkerFailure
+from vtcli.runtime.worker_pool import Heartbeat, WorkerFailure, imap_with_timeout
 from vtcli.video.frame_source import FOLDER_RATE
 
 if TYPE_CHECKING:

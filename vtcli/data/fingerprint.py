@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError, VideoReason
-from vtcli.runtime.worker_map import Heartbeat
+from vtcli.runtime.worker_pool import Heartbeat
 from vtcli.video.backends_pyav import decode_all
 from vtcli.video.decode import probe
 from vtcli.video.frame_source import FrameFolder, open_frame_source

@@ -31,8 +31,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from vtcli.errors import DataError, UsageError
-from vtcli.runtime.worker_map import Heartbeat, imap_with_timeout
-from vtcli.runtime.worker_pool import WorkerFailure
+from vtcli.runtime.worker_pool import Heartbeat, WorkerFailure, imap_with_timeout
 from vtcli.synthetic.shapes import SHAPES, TEXTURES
 
 if TYPE_CHECKING:
