@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -49,3 +49,18 @@ def children() -> list[int]:
         if int(fields[1]) == os.getpid() and fields[0] != "Z":
             found.append(int(path.parent.name))
     return found
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL for a process and everything it started, in whatever session that runs."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            parents.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    tree = [pid]
+    for one in tree:  # grows
+        tree += parents.get(one, [])
+    for one in tree:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)

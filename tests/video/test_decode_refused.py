@@ -136,10 +136,10 @@ def test_playlists_are_not_followed(
     assert "is a playlist" in str(error)
 
 
-def test_a_url_is_refused_without_a_connection() -> None:
+def test_a_url_of_a_stream_is_refused_without_a_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
-        error = refusal(f"http://127.0.0.1:{server.getsockname()[1]}/a.mp4")
+        error = refusal(f"rtmp://127.0.0.1:{server.getsockname()[1]}/a.mp4")
         with pytest.raises(TimeoutError):
             server.accept()
     assert error.reason == "unsupported"

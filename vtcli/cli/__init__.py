@@ -82,6 +82,8 @@ def run(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word not in ("--debug", "--csv-safe")]
     CSV_SAFE.set("--csv-safe" in arguments)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+        signal.signal(signal.SIGINT, _interrupt)
     prepare(words)
     try:
         code = app(words, prog_name="vt", standalone_mode=False)
@@ -147,5 +149,18 @@ def _report(message: str, code: int, debug: bool) -> int:
     return code
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _end_workers()
+    raise KeyboardInterrupt
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
+    _end_workers()
     raise SystemExit(EXIT_TERMINATED)
+
+
+def _end_workers() -> None:
+    """A decoder that hangs must not hold up the end of the command."""
+    pools = sys.modules.get("vtcli.runtime.worker_pool")
+    if pools is not None:
+        pools.close_all_pools()

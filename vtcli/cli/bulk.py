@@ -69,7 +69,7 @@ def run_bulk(request: BulkRequest) -> int:
     """Work on the run until it is done; the exit code."""
     from vtcli.cli.progress import bulk_progress
     from vtcli.inference.bulk import read_status, retry_failures, run_parts
-    from vtcli.inference.inputs import describe
+    from vtcli.inference.inputs import describe_all
     from vtcli.inference.rows import RowPredictor
     from vtcli.runtime.distributed import process_group
     from vtcli.runtime.rows import writer_of
@@ -77,7 +77,7 @@ def run_bulk(request: BulkRequest) -> int:
     shard = parse_shard(request.shard, os.environ)
     with process_group() as group:
         predictor, store, chosen = _join(request, group)
-        paths = map(describe, _inputs(request))
+        paths = describe_all(_inputs(request))
         added = group.run_on_main(lambda: store.add_inputs(paths, request.part_size))
     # From here on each process takes parts that no other has; none waits for another.
     with predictor, bulk_progress() as advance:

@@ -13,10 +13,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vtcli.errors import DataError, UsageError
+from vtcli.errors import DataError, UsageError, VideoDecodeError
 from vtcli.inference.run_store import Input
 from vtcli.video.extensions import has_video_suffix
+from vtcli.video.remote import expand_url, is_url, stat_url
 
+_REQUESTS = 16
 STDIN = "-"
 LIST_COLUMNS = ("path", "video", "video_path", "file", "filename", "url")
 """Columns of a list that are taken for the path, in this order of preference."""
@@ -37,6 +39,8 @@ def iter_videos(sources: Iterable[str | Path]) -> Iterator[str]:
     for source in map(str, sources):
         if source == STDIN:
             yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        elif is_url(source):
+            yield from expand_url(source)
         elif os.path.isdir(source):
             inside = _walk(source)
             first = next(inside, source)
@@ -69,8 +73,27 @@ def iter_list(path: Path, column: str | None = None) -> Iterator[str]:
         raise DataError(f"the list {path} cannot be read: {error.strerror or error}") from error
 
 
+def describe_all(paths: Iterable[str]) -> Iterator[Input]:
+    """`describe` of each, in order; URLs are asked for several at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    coming = iter(paths)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        while batch := list(itertools.islice(coming, 4 * _REQUESTS)):
+            if any(map(is_url, batch)):
+                yield from pool.map(describe, batch)
+            else:
+                yield from map(describe, batch)
+
+
 def describe(path: str) -> Input:
     """A path with the size and time that tell whether its file changed."""
+    if is_url(path):
+        try:
+            about = stat_url(path)
+        except VideoDecodeError:
+            return Input(path)
+        return Input(path, about.size, etag=about.tag)
     try:
         status = os.stat(path)
     except (OSError, ValueError):

@@ -32,6 +32,7 @@ from vtcli.video.container import checked_path
 from vtcli.video.decode_pool import TIMEOUT_SECONDS, DecodePool, source_info
 from vtcli.video.frame_source import FrameSource
 from vtcli.video.pipeline import View, parse_views
+from vtcli.video.remote import is_url
 from vtcli.weights.load import check_settings, load_resolved
 from vtcli.weights.registry import named_pipeline
 from vtcli.weights.resolve import lookup, resolve
@@ -200,7 +201,7 @@ class Predictor:
         that a score is the same whichever files are wanted. Raises as `predict` does.
         """
         # A URL stays as it is: a Path would take one of its slashes away.
-        samples = [Sample(p, cast(Path, p) if "://" in p else Path(p)) for p in paths]
+        samples = [Sample(p, cast(Path, p) if is_url(p) else Path(p)) for p in paths]
         numbers = sorted(wanted)
         reader = ClipReader(self.pipeline, self.clips, self.crops, decoder=self.settings.decoder)
         threads = min(self.decoders.workers, len(numbers)) + 1
@@ -216,11 +217,12 @@ class Predictor:
 
     def prepare(self, paths: Iterable[str]) -> None:
         """Load the weights if any of the files exists; raises what `net` raises."""
-        if any("://" in path or os.path.exists(path) for path in paths):
+        if any(is_url(path) or os.path.exists(path) for path in paths):
             _ = self.net
 
     def _open(self, path: Path, *arguments: Any) -> FrameSource:
-        return self.decoders.open(checked_path(path), *arguments)
+        # A URL is opened by the process that decodes it.
+        return self.decoders.open(path if is_url(path) else checked_path(path), *arguments)
 
     def auto_batch_size(self) -> int:
         """Views per forward pass: as the settings say, else as suits the model and the device."""

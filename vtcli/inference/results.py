@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vtcli.errors import VideoDecodeError
 from vtcli.inference.scoring import ClassPrediction
 from vtcli.video.pipeline import View
+from vtcli.video.remote import RemotePath
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +24,8 @@ SCHEMA = 1
 
 
 def video_table(path: str, info: VideoInfo) -> dict[str, Any]:
-    """The JSON fields that describe a video file."""
-    return {
+    """The JSON fields that describe a video file; `bytes_read` for a remote one."""
+    table: dict[str, Any] = {
         "path": path,
         "frames": info.frames,
         "fps": info.fps,
@@ -32,6 +33,13 @@ def video_table(path: str, info: VideoInfo) -> dict[str, Any]:
         "width": info.width,
         "height": info.height,
     }
+    transferred = bytes_read(info)
+    return table if transferred is None else table | {"bytes_read": transferred}
+
+
+def bytes_read(info: VideoInfo) -> int | None:
+    """Bytes that were transferred for a remote video; None for a local file."""
+    return info.path.bytes_read if isinstance(info.path, RemotePath) else None
 
 
 def ranking_table(heads: Mapping[str, tuple[ClassPrediction, ...]]) -> dict[str, Any]:

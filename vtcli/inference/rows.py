@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtcli.inference.predictor import Predictor
-from vtcli.inference.results import Failure, VideoPrediction
+from vtcli.inference.results import Failure, VideoPrediction, bytes_read
 from vtcli.inference.run_store import Input
 from vtcli.runtime.files import file_sha256
 from vtcli.runtime.rows import Row
@@ -41,6 +41,7 @@ class RowPredictor:
             "path": one.path,
             "size": one.size,
             "mtime": one.mtime,
+            "etag": one.etag or None,
             "model_fingerprint": self.settings["model_fingerprint"],
             "protocol": self.settings["protocol"],
         }
@@ -56,6 +57,7 @@ class RowPredictor:
             "labels": [p.label for p in best],
             "scores": [p.score for p in best],
             "frames": outcome.info.frames,
+            "bytes_read": bytes_read(outcome.info),
             "warnings": [],
             "seconds": round(outcome.seconds, 6),
         }

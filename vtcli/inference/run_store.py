@@ -24,7 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -47,17 +47,19 @@ _FSYNC_SECONDS = 1.0
 class Input:
     """One thing to predict: `size` in bytes and `mtime` in nanoseconds tell whether it changed.
 
-    Both are -1 where it cannot be looked at (a name that does not exist).
+    Both are -1 where it cannot be looked at (a name that does not exist); `etag` stands for the
+    time of a URL.
     """
 
     path: str
     size: int = -1
     mtime: int = -1
+    etag: str = ""
 
     @property
     def key(self) -> bytes:
         """Equal for the same content under the same name."""
-        said = f"{self.path}\0{self.size}\0{self.mtime}".encode(errors="surrogateescape")
+        said = "\0".join(map(str, astuple(self))).encode(errors="surrogateescape")
         return hashlib.blake2b(said, digest_size=16).digest()
 
 
@@ -149,7 +151,7 @@ class RunStore:
             number = numbers[-1] + 1 if numbers else 0
             fresh = _unknown(inputs, known)
             while batch := list(islice(fresh, part_size)):
-                lines = "".join(json.dumps([one.path, one.size, one.mtime]) + "\n" for one in batch)
+                lines = "".join(json.dumps(list(astuple(one))) + "\n" for one in batch)
                 try:
                     publish(self._file(number, "list"), lines.encode("ascii"))
                 except OSError as error:

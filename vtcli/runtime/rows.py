@@ -23,6 +23,7 @@ COLUMNS: Mapping[str, str] = {
     "path": "string",
     "size": "int64",
     "mtime": "int64",
+    "etag": "string",
     "model_fingerprint": "string",
     "protocol": "string",
     "start": "float64",
@@ -34,13 +35,15 @@ COLUMNS: Mapping[str, str] = {
     "logits": "list<float16>",
     "embedding": "list<float32>",
     "frames": "int64",
+    "bytes_read": "int64",
     "warnings": "list<string>",
     "reason": "string",
     "error": "string",
     "seconds": "float32",
 }
 """Name and Arrow type. `size` is in bytes, `mtime` in nanoseconds since 1970, `start`, `end` and
-`seconds` in seconds; `heads` is JSON where a model has several classifiers."""
+`seconds` in seconds; `etag` and `bytes_read` (over the network) are those of a URL; `heads` is JSON
+where a model has several classifiers."""
 
 EXTENSIONS: Mapping[RowFormat, str] = {"parquet": "parquet", "jsonl": "jsonl"}
 

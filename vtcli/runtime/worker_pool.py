@@ -15,6 +15,7 @@ import queue
 import signal
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -32,6 +33,18 @@ Result = TypeVar("Result")
 
 Heartbeat: TypeAlias = Callable[[], None]
 """What a long call invokes now and then to show that it makes progress."""
+
+
+_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+
+
+def close_all_pools() -> None:
+    """Begin to kill the processes of all pools, from a signal handler: whoever waits for a call
+    receives `CancelledError` instead of waiting for a decoder that may hang.
+    """
+    for pool in list(_pools):
+        # In a thread: the one that is interrupted may hold the lock of a pool.
+        threading.Thread(target=pool.close, daemon=True).start()
 
 
 class WorkerPool:
@@ -54,6 +67,7 @@ class WorkerPool:
         self._wake_read, self._wake_write = Pipe(duplex=False)
         self._closed = False
         self._thread: threading.Thread | None = None
+        _pools.add(self)
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -94,9 +108,10 @@ class WorkerPool:
         """Kill all processes; calls that are not done are cancelled. May be called twice."""
         with self._lock:
             self._closed = True
-        if self._thread is not None:
+        thread = self._thread
+        if thread is not None:
             self._wake(b"stop")
-            self._thread.join()
+            thread.join()
             self._thread = None
 
     # --- other threads --------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.video.container import decode, open_video, packets
 from vtcli.video.probe import FrameIndex, VideoInfo
+from vtcli.video.remote import RemotePath
 
 # Without VP9: it may change its frame size between key frames, which is not checked.
 _CODECS = frozenset({"h264", "hevc", "vp8", "mpeg4"})
@@ -68,6 +69,8 @@ def _error(info: VideoInfo, reason: VideoReason, what: str, cause: str = "") -> 
 
 def _why_unsafe(info: VideoInfo, index: FrameIndex) -> str:
     """Why decord could return wrong frames of this file; empty if it cannot."""
+    if isinstance(info.path, RemotePath):
+        return "it is not a local file"
     if not index.seekable:
         return f"its timestamps or its container ({info.container}) do not number the frames"
     if info.codec not in _CODECS:

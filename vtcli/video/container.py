@@ -1,6 +1,7 @@
-"""Opens a local video file safely, or explains why it is refused.
+"""Opens a video file safely, or explains why it is refused.
 
-Follows the decoding specification, section 5: local regular files only, a whitelist of containers
+Follows the decoding specification, section 5: regular files only (or the file object that reads a
+URL, see `remote.py`), a whitelist of containers
 (a playlist or an image named .mp4 is refused before anything is decoded), the best video stream,
 never a cover image.
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
 import av
 import av.logging
@@ -22,12 +24,15 @@ from av.video.stream import VideoStream
 
 from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.runtime.io_errors import is_transient_io_error
+from vtcli.video.remote import RangeFile, RemotePath, is_url, locate, opened
 
 # libav writes to stderr from C; what matters is raised as exceptions.
 av.logging.set_level(None)
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,gif,asf,ogg"
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+
+_INDEXED_CODECS = ("h264", "hevc", "mpeg4")
 
 # Offset and bytes of a file signature -> why it is refused; used only after libav has refused it.
 _PLAYLIST = "is a playlist, not a video; use the video files that it lists"
@@ -54,16 +59,14 @@ _UNKNOWN = "is not a video in a supported container; use an MP4, MKV, AVI or sim
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a regular, non-empty file.
+    """The path of a regular, non-empty file, or a `RemotePath` for a URL.
 
-    Raises VideoDecodeError: `unsupported` for a URL, `not_found` for a missing or unreadable file,
-    `not_video` for a folder, a device or an empty file.
+    Raises VideoDecodeError: `not_found` for a missing or unreadable file, `not_video` for a folder,
+    a device or an empty file; for a URL as `locate` does.
     """
     name = os.fspath(path)
-    if "://" in name:
-        raise VideoDecodeError(
-            name, "unsupported", "is a URL, and only local files are supported; download it first"
-        )
+    if is_url(name):
+        return cast(Path, name if isinstance(name, RemotePath) else locate(name))
     try:
         status = os.stat(name)
         readable = os.access(name, os.R_OK)
@@ -93,19 +96,40 @@ def open_video(path: Path, threads: int = 1) -> Iterator[tuple[InputContainer, V
 
     Raises VideoDecodeError: `not_video`, `corrupt`, `no_video_stream` or `unsupported`.
     """
-    # Absolute, so that a name such as "concat:a" is never interpreted as a protocol of libav.
-    name = os.path.abspath(path)
-    try:
-        container = av.open(name, container_options=_OPEN_OPTIONS)
-    except Exception as error:
-        raise _refusal(path, error) from error
-    try:
+    with ExitStack() as closing:
+        # Absolute, so that a name such as "concat:a" is never interpreted as a protocol of libav.
+        file = (
+            closing.enter_context(opened(path))
+            if isinstance(path, RemotePath)
+            else os.path.abspath(path)
+        )
+        try:
+            container = av.open(file, container_options=_OPEN_OPTIONS)
+        except VideoDecodeError:
+            raise
+        except Exception as error:
+            raise _refusal(path, error) from error
+        closing.callback(container.close)
         stream = _best_stream(path, container)
         stream.codec_context.thread_count = threads
         stream.codec_context.thread_type = "AUTO" if threads > 1 else "SLICE"
         yield container, stream
-    finally:
-        container.close()
+
+
+def hide_media(container: InputContainer, stream: VideoStream) -> bool:
+    """From now on packets of a remote file have the right size and times but no contents.
+
+    Only where the container's index has the times; libav's parser, which looks into the packets,
+    then does not know the key frames, but the index does. Returns whether they are hidden.
+    """
+    file = getattr(container.file, "file", None)
+    if not isinstance(file, RangeFile):
+        return False
+    file.hide_media = (
+        container.format.name.startswith("mov")
+        and stream.codec_context.codec.canonical_name in _INDEXED_CODECS
+    )
+    return file.hide_media
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
@@ -175,7 +199,7 @@ def _refusal(path: Path, error: Exception) -> VideoDecodeError:
         return io_failure(path, error)
     messages = [f"pyav: {error}"]
     try:
-        with path.open("rb") as file:
+        with opened(path) if isinstance(path, RemotePath) else path.open("rb") as file:
             head = file.read(16)
     except OSError as unreadable:
         if is_transient_io_error(unreadable):

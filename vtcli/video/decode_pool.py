@@ -10,7 +10,11 @@ Shape legend: N frames, H height, W width.
 from __future__ import annotations
 
 import os
+import tempfile
+import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,8 +23,10 @@ from numpy.typing import NDArray
 
 from vtcli.errors import UsageError, VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import WorkerFailedError, WorkerFailure, WorkerPool
+from vtcli.video import remote
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo
 from vtcli.video.frame_source import FrameSource, VideoFile, open_frame_source
+from vtcli.video.remote import RemotePath, is_url
 
 T = TypeVar("T")
 
@@ -50,6 +56,8 @@ class DecodePool:
             raise UsageError(f"--timeout-per-file is a number of seconds above 0, not {timeout:g}")
         self.workers, self.timeout = workers, timeout
         self._pool = WorkerPool(workers, timeout, MEMORY_BYTES) if workers else None
+        self._spool: tempfile.TemporaryDirectory[str] | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> DecodePool:
         return self
@@ -66,6 +74,10 @@ class DecodePool:
         """Kill the processes; what is under way is lost."""
         if self._pool is not None:
             self._pool.close()
+        with self._lock:
+            if self._spool is not None:
+                self._spool.cleanup()
+                self._spool = None
 
     def open(
         self,
@@ -81,8 +93,12 @@ class DecodePool:
         """
         name = os.fspath(path)
         arguments = (name, seconds, numbers, frame_rate, decoder)
-        source = self.call(name, _open, *arguments)
-        return source if self._pool is None else IsolatedSource(self, name, source)
+        opened = self.call(name, _open, *arguments)
+        source = opened if self._pool is None else IsolatedSource(self, name, opened)
+        path_of = _remote_path(source)
+        if path_of is not None and path_of.spooled:
+            weakref.finalize(source, _remove, path_of.spooled)
+        return source
 
     def probe(self, path: str) -> VideoInfo:
         """`vtcli.video.decode.probe` in a process; raises as `open` does."""
@@ -90,6 +106,8 @@ class DecodePool:
 
     def call(self, path: str, function: Callable[..., T], *args: Any) -> T:
         """A function of a video in a process; raises what it raises, and as `open` does."""
+        if is_url(path):
+            function, args = _remotely, (self._spool_folder(), function, *args)
         if self._pool is None:
             return function(*args)
         try:
@@ -99,12 +117,18 @@ class DecodePool:
 
     def read(self, path: str, source: FrameSource, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Frames of an opened source [N, H, W, 3]; raises as `open` does."""
-        return self.call(path, _read, source, list(indices))
+        frames_NHWC, transferred = self.call(path, _read, source, list(indices))
+        path_of = _remote_path(source)
+        if path_of is not None:
+            path_of.bytes_read = transferred
+        return frames_NHWC
 
     def stream(
         self, path: str, function: Callable[..., Iterator[T]], *args: Any
     ) -> Generator[T, None, None]:
         """What a generator function yields in a process; raises as `open` does."""
+        if is_url(path):
+            function, args = _remotely_in_parts, (self._spool_folder(), function, *args)
         if self._pool is None:
             yield from function(*args)
             return
@@ -112,6 +136,14 @@ class DecodePool:
             yield from self._pool.stream(function, *args)
         except WorkerFailedError as error:
             raise self._failure(path, error.failure) from error
+
+    def _spool_folder(self) -> str:
+        with self._lock:
+            if self._spool is None:
+                self._spool = tempfile.TemporaryDirectory(
+                    prefix="vt-remote-", ignore_cleanup_errors=True
+                )
+            return self._spool.name
 
     def _failure(self, path: str, failure: WorkerFailure) -> VideoDecodeError:
         reason: VideoReason = failure.reason
@@ -161,8 +193,34 @@ def _probe(path: str) -> VideoInfo:
     return probe(path)
 
 
-def _read(source: FrameSource, indices: list[int]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(source.read(indices))
+def _read(source: FrameSource, indices: list[int]) -> tuple[NDArray[np.uint8], int]:
+    """The frames, and the bytes that were transferred for a remote source so far."""
+    frames_NHWC = np.ascontiguousarray(source.read(indices))
+    path = _remote_path(source)
+    return frames_NHWC, 0 if path is None else path.bytes_read
+
+
+def _remote_path(source: object) -> RemotePath | None:
+    """The URL of the video that a source reads; None for a local one."""
+    while source is not None and not isinstance(source, VideoFile):
+        source = getattr(source, "source", None)
+    path = None if source is None else source.info.path
+    return path if isinstance(path, RemotePath) else None
+
+
+def _remotely(spool: str, function: Callable[..., T], *args: Any) -> T:
+    remote.spool_folder = spool
+    return function(*args)
+
+
+def _remotely_in_parts(spool: str, function: Callable[..., Iterator[T]], *args: Any) -> Iterator[T]:
+    remote.spool_folder = spool
+    return function(*args)
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
 
 
 def inject_fault(path: str) -> None:

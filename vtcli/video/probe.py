@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
-from vtcli.video.container import checked_path, decode, open_video, packets
+from vtcli.video.container import checked_path, decode, hide_media, open_video, packets
 
 # Containers in which each packet is one whole frame with its own timestamp: seeking is safe.
 SEEKABLE = frozenset({"mov", "matroska"})
@@ -155,17 +155,23 @@ class _Packets:
 def _probe(path: Path, limits: Limits) -> VideoInfo:
     rows = _Packets()
     first: VideoFrame | None = None
+    is_hidden = False
     with open_video(path) as (container, stream):
         codec = stream.codec_context.codec.canonical_name
         check_size(path, stream.width, stream.height, limits)
         for packet in packets(container, stream):
-            first = first or _first_frame(stream, packet)
+            if first is None:
+                first = _first_frame(stream, packet)
+                is_hidden = first is not None and hide_media(container, stream)
             rows.add(packet, codec)
             if len(rows.pts) > limits.max_frames:
                 raise VideoDecodeError(
                     path, "limit", f"has over {limits.max_frames} frames; split it first"
                 )
         first = first or _first_frame(stream, None)
+        if is_hidden:
+            keys = {entry.timestamp for entry in stream.index_entries if entry.is_keyframe}
+            rows.key = array("b", [dts in keys for dts in rows.dts])
         family = container.format.name.split(",")[0]
         if family == "mov" and len(stream.index_entries) > len(rows.pts):
             # Of these containers only MP4 lists the packets that a truncated file has lost.
