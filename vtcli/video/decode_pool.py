@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import WorkerFailedError, WorkerFailure, WorkerPool
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo
-from vtcli.video.frame_source import FrameSource, VideoFile, open_frame_source
+from vtcli.video.frame_source import FrameRange, FrameSource, VideoFile, open_frame_source
 
 T = TypeVar("T")
 
@@ -136,6 +136,10 @@ class IsolatedSource:
     def frame_bytes(self) -> int:
         return self.source.frame_bytes
 
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return self.source.times
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return self.pool.read(self.path, self.source, indices)
 
@@ -143,7 +147,8 @@ class IsolatedSource:
 def source_info(source: FrameSource) -> VideoInfo:
     """What is known of the video file that a source reads."""
     while not isinstance(source, VideoFile):
-        source = source.source if isinstance(source, IsolatedSource) else source.whole  # type: ignore[attr-defined]
+        assert isinstance(source, IsolatedSource | FrameRange)
+        source = source.source
     return source.info
 
 

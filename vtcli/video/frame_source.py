@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo, probe, read_frames
 from vtcli.video.extensions import IMAGE_SUFFIXES
+from vtcli.video.times import even_times, segment_in_seconds
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +41,13 @@ class FrameSource(Protocol):
     @property
     def frame_bytes(self) -> int:
         """Bytes of one decoded frame."""
+        ...
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """The start of each frame in seconds after the first, and the end of the last: [frames+1];
+        empty where they are unknown.
+        """
         ...
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
@@ -66,6 +74,10 @@ class VideoFile:
     def frame_bytes(self) -> int:
         return self.info.width * self.info.height * 3
 
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return np.empty(0) if self.info.index is None else self.info.index.times
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return read_frames(self.info.path, indices, backend=self.decoder, info=self.info)
 
@@ -86,6 +98,10 @@ class FrameFolder:
     def frame_bytes(self) -> int:
         with _open_image(self.images[0]) as image:
             return image.width * image.height * 3
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return even_times(self.frames, self.fps)
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         requested = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
@@ -122,6 +138,11 @@ class FrameRange:
     def frame_bytes(self) -> int:
         return self.source.frame_bytes
 
+    @property
+    def times(self) -> NDArray[np.float64]:
+        times = self.source.times[self.first : self.first + self.frames + 1]
+        return times - times[0] if len(times) else times
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return self.source.read([self.first + index for index in indices])
 
@@ -139,28 +160,20 @@ def open_frame_source(
 ) -> FrameSource:
     """Open a video file or a folder of images, or a segment of it.
 
-    The segment is given in `seconds` from the beginning (converted to frames by the average rate)
-    or as a `frame_range`, the numbers of its first and last frame; None is the beginning or the
-    end. `frame_rate` is that of a folder, whose images do not state it. Raises `VideoDecodeError`
-    (see `probe`); `missing_frames` where the segment is beyond the end.
+    The segment is given in `seconds` from the first frame (see `frames_between`) or as a
+    `frame_range`, the numbers of its first and last frame; None is the beginning or the end.
+    `frame_rate` is that of a folder, whose images do not state it. Raises `VideoDecodeError` (see
+    `probe`); `missing_frames` where the segment is beyond the end.
     """
     source: FrameSource
     if os.path.isdir(path):
         source = FrameFolder(Path(path), _images(Path(path)), frame_rate or FOLDER_RATE)
     else:
         source = VideoFile(probe(path), decoder)
-    first, last = frame_range
     if seconds != (None, None):
-        if not source.fps:
-            raise VideoDecodeError(
-                Path(path),
-                "unsupported",
-                "does not state its frame rate, so a segment in seconds cannot be located; "
-                "re-encode it with a frame rate",
-            )
-        start, end = seconds
-        first = None if start is None else round(start * source.fps)
-        last = None if end is None else round(end * source.fps) - 1
+        start, end = segment_in_seconds(Path(path), source.times, seconds)
+        return FrameRange(source, start, end - start)
+    first, last = frame_range
     if first is None and last is None:
         return source
     return _segment(Path(path), source, first or 0, last)
