@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +13,7 @@ from tests.video.barcode import X264, X265, draw, read_numbers, write_clip
 from vtcli.errors import VideoDecodeError
 from vtcli.video.decode import probe, read_frames
 from vtcli.video.extensions import has_video_suffix
+from vtcli.video.sequential import stream_frames
 
 KINDS = {
     "a.mxf": ("mpeg2video", {}),
@@ -57,3 +60,43 @@ def test_an_animated_webp_is_refused_as_such(tmp_path: Path) -> None:
     with pytest.raises(VideoDecodeError, match=r"WebP.*convert it") as caught:
         probe(tmp_path / "a.webp")
     assert caught.value.reason == "unsupported"
+
+
+MATRICES = {
+    # (a, b, c, d) in units of 1: column of the shown frame = a x + c y, row = b x + d y.
+    "flip left and right": (-1, 0, 0, 1),
+    "flip upside down": (1, 0, 0, -1),
+    "transpose": (0, 1, 1, 0),
+    "transpose along the other diagonal": (0, -1, -1, 0),
+    "turn by 90 degrees": (0, 1, -1, 0),
+    "turn by 180 degrees": (-1, 0, 0, -1),
+}
+
+
+def shown(stored: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """By definition: every stored pixel at the place that the matrix gives it."""
+    a, b, c, d = matrix
+    y, x = np.indices(stored.shape[:2])
+    column, row = a * x + c * y, b * x + d * y
+    column, row = column - column.min(), row - row.min()
+    result = np.empty((row.max() + 1, column.max() + 1, 3), stored.dtype)
+    result[row, column] = stored
+    return result
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_the_display_matrix_is_honored_also_where_it_mirrors(name: str, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", options=X264)
+    stored = read_frames(path, [3, 40])
+    data = bytearray(path.read_bytes())
+    # ISO/IEC 14496-12, 8.3.2: the matrix is 40 bytes after the name of a box of version 0.
+    a, b, c, d = (value << 16 for value in MATRICES[name])
+    place = data.index(b"tkhd") + 4 + 40
+    struct.pack_into(">9i", data, place, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    info = probe(path)
+    expected = [shown(frame, MATRICES[name]) for frame in stored]
+    assert (info.height, info.width) == expected[0].shape[:2]
+    np.testing.assert_array_equal(read_frames(path, [3, 40]), expected)
+    (_, streamed) = next(iter(stream_frames(info, [3])))
+    np.testing.assert_array_equal(streamed, expected[0])

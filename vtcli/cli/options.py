@@ -126,6 +126,10 @@ TimeoutOption = Annotated[
         help="Give up a video whose decoder does not respond for this long.",
     ),
 ]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict", help="Count a video that shows signs of damage as failed."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
 OutputOption = Annotated[
     Path | None,

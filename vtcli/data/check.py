@@ -40,7 +40,7 @@ from vtcli.video.times import END_SLACK, continued, even_times, segment_in_secon
 if TYPE_CHECKING:
     from vtcli.runtime.progress import ProgressCallback
 
-Problem: TypeAlias = Literal[VideoReason, "short", "segment", "duplicate", "leakage"]
+Problem: TypeAlias = Literal[VideoReason, "damaged", "short", "segment", "duplicate", "leakage"]
 PROBLEMS: Mapping[Problem, str] = {
     "not_found": "the file does not exist",
     "not_video": "not a video",
@@ -52,6 +52,7 @@ PROBLEMS: Mapping[Problem, str] = {
     "limit": "too large to be read",
     "timeout": "the decoder hung",
     "crashed": "the decoder crashed",
+    "damaged": "readable, but with signs of damage",
     "short": "too few frames",
     "segment": "the segment is outside the video",
     "duplicate": "the same as another sample of the split",
@@ -190,6 +191,8 @@ def _own_issue(
     frames = min(end, found.frames) - start
     if frames < min_frames:
         return Issue("short", sample, f"has {plural(frames, 'frame')}, fewer than {min_frames}")
+    if found.warnings:
+        return Issue("damaged", sample, "; ".join(found.warnings))
     return None
 
 

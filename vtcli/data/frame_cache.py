@@ -27,6 +27,7 @@ class CachedFrames:
     pixels: NDArray[np.uint8]
     fps: float
     times: NDArray[np.float64]
+    warnings: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:

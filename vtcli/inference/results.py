@@ -46,7 +46,7 @@ class VideoPrediction:
     """The prediction for one file.
 
     `heads`: per head, the best classes, best first. `view_logits`: per head, fp32 [V,K] on the CPU.
-    `seconds`: time of preprocessing and the forward pass.
+    `seconds`: time of preprocessing and the forward pass. `warnings`: signs of damage in the file.
     """
 
     path: str
@@ -55,6 +55,7 @@ class VideoPrediction:
     heads: Mapping[str, tuple[ClassPrediction, ...]]
     view_logits: Mapping[str, Tensor]
     seconds: float
+    warnings: tuple[str, ...] = ()
     failed: ClassVar[bool] = False
 
     @property
@@ -75,6 +76,7 @@ class VideoPrediction:
                 {"clip": v.clip, "crop": v.crop, "frames": [int(i) for i in v.frame_indices]}
                 for v in self.views
             ],
+            "warnings": list(self.warnings),
             "seconds": round(self.seconds, 3),
         }
 

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 
 from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.runtime.io_errors import is_transient_io_error
+from vtcli.video.damage import damage
 
 # libav writes to stderr from C; what matters is raised as exceptions.
 av.logging.set_level(None)
@@ -138,8 +139,11 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
     except av.error.FFmpegError as error:
         if is_transient_io_error(error):
             raise io_failure(container.name, error) from error
+        damage().notes.append(f"reading stops before the end ({error.strerror or error})")
     if held is not None and not held.is_corrupt:
         yield held
+    elif held is not None:
+        damage().notes.append("the last packet is incomplete")
 
 
 def decode(stream: VideoStream, packet: Packet | None) -> list[VideoFrame] | None:
@@ -147,6 +151,7 @@ def decode(stream: VideoStream, packet: Packet | None) -> list[VideoFrame] | Non
     try:
         return stream.decode(packet)
     except av.error.FFmpegError:
+        damage().failed_packets += 1
         return None
 
 

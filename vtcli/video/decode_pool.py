@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -95,8 +95,10 @@ class DecodePool:
         except WorkerFailedError as error:
             raise self._failure(path, error.failure) from error
 
-    def read(self, path: str, source: FrameSource, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Frames of an opened source [N, H, W, 3]; raises as `open` does."""
+    def read(
+        self, path: str, source: FrameSource, indices: Sequence[int]
+    ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """Frames of an opened source [N, H, W, 3], and its warnings; raises as `open` does."""
         return self.call(path, _read, source, list(indices))
 
     def stream(
@@ -123,6 +125,7 @@ class IsolatedSource:
     pool: DecodePool
     path: str
     source: FrameSource
+    heard: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def frames(self) -> int:
@@ -140,8 +143,14 @@ class IsolatedSource:
     def times(self) -> NDArray[np.float64]:
         return self.source.times
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.source.warnings, *self.heard]))
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        return self.pool.read(self.path, self.source, indices)
+        frames, warnings = self.pool.read(self.path, self.source, indices)
+        self.heard.extend(warnings)
+        return frames
 
 
 def source_info(source: FrameSource) -> VideoInfo:
@@ -164,8 +173,9 @@ def _probe(path: str) -> VideoInfo:
     return probe(path)
 
 
-def _read(source: FrameSource, indices: list[int]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(source.read(indices))
+def _read(source: FrameSource, indices: list[int]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    frames = np.ascontiguousarray(source.read(indices))
+    return frames, source.warnings
 
 
 def inject_fault(path: str) -> None:

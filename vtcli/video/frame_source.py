@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
+from vtcli.video.damage import listen
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo, probe, read_frames
 from vtcli.video.extensions import IMAGE_SUFFIXES
 from vtcli.video.times import even_times, segment_in_seconds
@@ -50,6 +51,11 @@ class FrameSource(Protocol):
         """
         ...
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs of damage in the file, and in what was read of it so far, one sentence each."""
+        ...
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Frames `indices` as uint8 RGB [N, H, W, 3]; raises `VideoDecodeError`."""
         ...
@@ -61,6 +67,7 @@ class VideoFile:
 
     info: VideoInfo
     decoder: Backend = "auto"
+    heard: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def frames(self) -> int:
@@ -78,8 +85,15 @@ class VideoFile:
     def times(self) -> NDArray[np.float64]:
         return np.empty(0) if self.info.index is None else self.info.index.times
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.info.warnings, *self.heard]))
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        return read_frames(self.info.path, indices, backend=self.decoder, info=self.info)
+        with listen() as damage:
+            frames = read_frames(self.info.path, indices, backend=self.decoder, info=self.info)
+        self.heard.extend(damage.sentences())
+        return frames
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,7 @@ class FrameFolder:
     folder: Path
     images: tuple[Path, ...]
     fps: float
+    skipped: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -102,6 +117,10 @@ class FrameFolder:
     @property
     def times(self) -> NDArray[np.float64]:
         return even_times(self.frames, self.fps)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.skipped
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         requested = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
@@ -142,6 +161,10 @@ class FrameRange:
     def times(self) -> NDArray[np.float64]:
         times = self.source.times[self.first : self.first + self.frames + 1]
         return times - times[0] if len(times) else times
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.source.warnings
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return self.source.read([self.first + index for index in indices])

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from av.container import InputContainer
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
 from vtcli.video.container import checked_path, decode, open_video, packets
+from vtcli.video.damage import damage, listen
+from vtcli.video.stated import missing_end
 from vtcli.video.times import MAX_CLOCK_JUMP, NO_TIME, continued, even_times, shown_times
 
 # Containers in which each packet is one whole frame with its own timestamp: seeking is safe.
@@ -88,7 +91,8 @@ class VideoInfo:
     `rotation` is the counter-clockwise rotation in degrees (0, 90, 180 or 270) that makes stored
     frames upright; `duration` is that of the frames, in seconds (0.0: unknown); `fps` is the
     average rate, 0.0 where the file states none. `exact` is False where frames have no usable
-    timestamps and are numbered by counting.
+    timestamps and are numbered by counting. `mirrored`: stored frames are to be flipped upside down
+    before they are rotated. `warnings`: signs of damage, one sentence each.
     """
 
     path: Path
@@ -101,6 +105,8 @@ class VideoInfo:
     codec: str
     container: str
     exact: bool
+    mirrored: bool = False
+    warnings: tuple[str, ...] = ()
     index: FrameIndex | None = field(default=None, repr=False, compare=False)
 
 
@@ -112,7 +118,9 @@ def probe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> V
     """
     file = checked_path(path)
     try:
-        return _probe(file, limits)
+        with listen() as heard:
+            info = _probe(file, limits)
+        return replace(info, warnings=heard.sentences())
     except (VideoDecodeError, MemoryError):
         raise
     except Exception as error:
@@ -165,6 +173,7 @@ def _probe(path: Path, limits: Limits) -> VideoInfo:
         codec = stream.codec_context.codec.canonical_name
         check_size(path, stream.width, stream.height, limits)
         for packet in packets(container, stream):
+            damage().flagged_packets += packet.is_corrupt
             first = first or _first_frame(stream, packet)
             rows.add(packet, codec)
             if len(rows.pts) > limits.max_frames:
@@ -177,6 +186,9 @@ def _probe(path: Path, limits: Limits) -> VideoInfo:
             # Of these containers only MP4 lists the packets that a truncated file has lost.
             listed = sum(entry.size > 0 for entry in stream.index_entries)
             rows.lost = max(0, listed - len(rows.pts))
+            if rows.lost:
+                damage().notes.append(f"{rows.lost} of the {listed} frames in the index are lost")
+        _note_length(path, family, stream, rows)
         if first is None or not rows.pts:
             raise VideoDecodeError(path, "corrupt", _NO_FRAME)
         check_size(path, first.width, first.height, limits)
@@ -207,6 +219,16 @@ class _Clock:
 def _average_rate(stream: VideoStream) -> float:
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else 0.0
+
+
+def _note_length(path: Path, family: str, stream: VideoStream, rows: _Packets) -> None:
+    """Note where the container states more than there is."""
+    notes = damage().notes
+    if end := missing_end(path, family):
+        notes.append(end)
+    stored = max(rows.dts, default=-1) + 1 if family == "avi" else len(rows.pts)
+    if family in ("avi", "ivf") and stream.frames > stored:
+        notes.append(f"the container states {stream.frames} frames and has {stored}")
 
 
 def _first_frame(stream: VideoStream, packet: Packet | None) -> VideoFrame | None:
@@ -281,7 +303,9 @@ def _pts_by_decoding(path: Path) -> NDArray[np.int64]:
     pts = array("q")
     with open_video(path) as (container, stream):
         for packet in chain(packets(container, stream), [None]):
-            pts.extend(time_of(frame) for frame in decode(stream, packet) or ())
+            frames = decode(stream, packet) or ()
+            damage().flagged_frames += sum(frame.is_corrupt for frame in frames)
+            pts.extend(time_of(frame) for frame in frames)
     return np.array(pts, dtype=np.int64)
 
 
@@ -308,6 +332,7 @@ def _describe(
         codec=stream.codec_context.codec.canonical_name,
         container=suffix if suffix in names else names[0],
         exact=index.timed,
+        mirrored=is_mirrored(first),
         index=index,
     )
 
@@ -320,3 +345,20 @@ def time_of(timed: VideoFrame | Packet) -> int:
 def quarter_turns(frame: VideoFrame) -> int:
     """The number of counter-clockwise quarter turns that make a stored frame upright: 0 to 3."""
     return round(frame.rotation / 90) % 4
+
+
+def is_mirrored(frame: VideoFrame) -> bool:
+    """Whether the display matrix of a stored frame has a negative determinant.
+
+    Rows of the matrix are (a, b, u), (c, d, v), (x, y, w), 32 bits each: ISO/IEC 14496-12, 6.2.2.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
+    return bool(a * d - b * c < 0)
+
+
+def upright(stored_HWC: NDArray[Any], turns: int, mirrored: bool) -> NDArray[Any]:
+    """A stored frame as it is to be shown."""
+    return np.rot90(stored_HWC[::-1] if mirrored else stored_HWC, turns)

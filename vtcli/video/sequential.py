@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError
 from vtcli.video.backends_pyav import decode_all
 from vtcli.video.container import open_video, packets
-from vtcli.video.probe import VideoInfo, quarter_turns, time_of
+from vtcli.video.probe import VideoInfo, quarter_turns, time_of, upright
 
 
 def frame_times(info: VideoInfo) -> NDArray[np.float64]:
@@ -100,4 +100,4 @@ def _upright_rgb(
     turns = quarter_turns(frame)
     size = (info.height, info.width) if turns % 2 else (info.width, info.height)
     rgb_HWC = reformatter.reformat(frame, *size, "rgb24", threads=1).to_ndarray()
-    return np.rot90(rgb_HWC, turns)
+    return upright(rgb_HWC, turns, info.mirrored)
