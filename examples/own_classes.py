@@ -37,5 +37,5 @@ if __name__ == "__main__":
         if given:
             source = Path(given[0])
         else:
-            source = make_motion8(Path(temporary) / "motion8", train=24, val=0, test=0) / "train"
+            source = make_motion8(Path(temporary) / "motion8", clips={"train": 24}) / "train"
         main(source, Path(temporary) / "run")

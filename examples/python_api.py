@@ -21,7 +21,7 @@ MODEL = "videoswin-nano"
 
 def main(folder: Path) -> None:
     """Predict eight synthetic clips, which are written to `folder`."""
-    make_motion8(folder, train=0, val=0, test=8)
+    make_motion8(folder, clips={"test": 8})
     clips = sorted(folder.rglob("*.mp4"))
 
     # One call for one video, or for several.

@@ -106,7 +106,7 @@ def test_the_output_format_is_that_of_the_extension(tmp_path: Path, capsys: Stre
     assert run(["profile", "tiny*", "-o", str(out)]) == 0
     assert out.read_text().startswith("id,")
     assert run(["profile", "tiny*", "-o", str(tmp_path / "o.xyz")]) == 2
-    assert "no known ending" in sentence(capsys)
+    assert "no known file extension" in sentence(capsys)
 
 
 def test_a_batch_beyond_memory_ends_with_6_and_the_rest_is_printed(

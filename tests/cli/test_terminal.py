@@ -76,7 +76,7 @@ def test_names_and_paths_are_printed_without_markup(
     report = SimpleNamespace(
         source=BRACKETS,
         output=Path(BRACKETS),
-        container=BRACKETS,
+        wrapper_keys=BRACKETS,
         model="m",
         arch="a",
         layout="vt",

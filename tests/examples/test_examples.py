@@ -23,7 +23,7 @@ EXAMPLES = ROOT / "examples"
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One clip of each motion."""
     folder = tmp_path_factory.mktemp("clips") / "motion8"
-    make_motion8(folder, train=0, val=0, test=8)
+    make_motion8(folder, clips={"test": 8})
     return sorted(folder.rglob("*.mp4"))
 
 

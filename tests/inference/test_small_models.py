@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.nano import backwards, share_answered, standing_still
+from tools.nano import accuracy_on, frozen_clips, reversed_clips
 from vtcli.cli import run
 from vtcli.data.open import open_dataset
 from vtcli.errors import EXIT_OK
@@ -28,14 +28,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reversed_clips(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def backward_clips(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("reversed")
-    return backwards(open_dataset("motion8", made, "test"), folder)
+    return reversed_clips(open_dataset("motion8", made, "test"), folder)
 
 
 @pytest.fixture(scope="module")
 def still_clips(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return standing_still(open_dataset("motion8", made, "test"), tmp_path_factory.mktemp("still"))
+    return frozen_clips(open_dataset("motion8", made, "test"), tmp_path_factory.mktemp("still"))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -51,11 +51,11 @@ def test_nine_of_ten_new_clips_are_classified_correctly(
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_clip_played_backwards_is_classified_as_the_partner_class(
-    model: str, reversed_clips: dict[str, str]
+    model: str, backward_clips: dict[str, str]
 ) -> None:
-    assert share_answered(model, reversed_clips) >= 0.85
+    assert accuracy_on(model, backward_clips) >= 0.85
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_single_frame_is_not_enough(model: str, still_clips: dict[str, str]) -> None:
-    assert share_answered(model, still_clips) <= 0.2
+    assert accuracy_on(model, still_clips) <= 0.2

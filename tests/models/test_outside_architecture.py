@@ -1,4 +1,4 @@
-"""A fifth architecture costs one folder and its rows: here a toy, registered from outside."""
+"""A fifth architecture needs one folder and its registry rows: here a toy."""
 
 from __future__ import annotations
 

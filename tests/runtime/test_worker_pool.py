@@ -17,8 +17,13 @@ import pytest
 from tests.data.faulty import work
 from tests.runtime.calls import count_up, filled, imported
 from tests.runtime.processes import children, default_sigint, running, wait_until
-from vtcli.runtime import worker_pool
-from vtcli.runtime.worker_pool import WorkerFailure, WorkerPool, imap_with_timeout
+from vtcli.runtime import worker
+from vtcli.runtime.worker_pool import (
+    WorkerFailedError,
+    WorkerFailure,
+    WorkerPool,
+    imap_with_timeout,
+)
 
 SCRIPT = """
 from tests.data.faulty import work
@@ -78,7 +83,7 @@ def test_an_interrupt_is_deferred_while_a_process_starts(
         os.kill(os.getpid(), signal.SIGINT)
         return process
 
-    monkeypatch.setattr(worker_pool.subprocess, "Popen", interrupted_spawn)
+    monkeypatch.setattr(worker.subprocess, "Popen", interrupted_spawn)
     with default_sigint(), pytest.raises(KeyboardInterrupt):
         list(imap_with_timeout(work, ["hang"], workers=1))
     wait_until(lambda: pids and not any(map(running, pids)))
@@ -131,7 +136,7 @@ def test_a_stream_waits_for_its_consumer_and_may_be_left() -> None:
 
 def test_a_call_that_needs_too_much_memory_is_lost_alone() -> None:
     with WorkerPool(1, memory_bytes=3 << 30) as pool:
-        with pytest.raises(worker_pool.WorkerFailedError, match="needs more memory") as raised:
+        with pytest.raises(WorkerFailedError, match="needs more memory") as raised:
             pool.submit(filled, 10 << 30).result()
         assert raised.value.failure.reason == "limit"
         assert pool.submit(filled, 1).result().tolist() == [7]
@@ -144,7 +149,7 @@ def test_closing_ends_processes_and_cancels_calls() -> None:
     pool.close()
     assert not children()
     assert second.cancelled()
-    with pytest.raises((CancelledError, worker_pool.WorkerFailedError)):
+    with pytest.raises((CancelledError, WorkerFailedError)):
         first.result()
 
 

@@ -97,7 +97,7 @@ STEADY = Recipe(
 
 
 def model_file(path: Path, arch: str, labels: Sequence[str] = ("a", "b"), **fields: Any) -> Path:
-    """One of our files with a freshly initialized tiny network."""
+    """A file with a freshly initialized tiny network."""
     model, _, changes = TINY[arch]
     wanted = {**changes, "num_classes": len(labels), **fields}
     return file_of(
@@ -106,7 +106,7 @@ def model_file(path: Path, arch: str, labels: Sequence[str] = ("a", "b"), **fiel
 
 
 def file_of(path: Path, arch: str, config: Any, labels: Sequence[str] = ("a", "b")) -> Path:
-    """One of our files with a fresh network of this configuration, and a pipeline for its clips."""
+    """A file with a fresh network of this configuration, and a pipeline for its clips."""
     model, pipeline_name, _ = TINY.get(arch, (f"{arch}-xs", "uniformerv2-kinetics", {}))
     config = with_overrides(config, {"num_classes": len(labels)})
     with torch.device("meta"):
@@ -132,7 +132,7 @@ def plan_for(
     num_frames: int | None = None,
     **settings: Any,
 ) -> TrainPlan:
-    """A plan on the CPU with one thread that decodes."""
+    """A plan on the CPU with one decoding thread."""
     split = data if isinstance(data, TrainValSplit) else split_train_val(data)
     heads = {head: len(names) for head, names in split.train.classes.items()}
     model_init = plan_init(model, init, heads, recipe, num_frames)
@@ -143,7 +143,7 @@ def plan_for(
 def trainer(
     folder: Path, plan: TrainPlan, resume: bool = False, group: Group | None = None
 ) -> Trainer:
-    """A trainer in a folder that is made."""
+    """A trainer whose folder is created."""
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(plan, folder, group or Group(), resume)
 
@@ -176,7 +176,7 @@ def losses(maker: Trainer) -> list[float]:
 
 
 def bright_folders(root: Path, per_class: int = 5) -> Path:
-    """Folders of frames whose brightness tells the class: something that can be learnt."""
+    """Folders of frames whose brightness shows the class: an easy dataset."""
     for label, name in enumerate(("dark", "gray", "light")):
         for number in range(per_class):
             folder = root / name / str(number)
@@ -195,7 +195,7 @@ def recipe_of(arch: str, **changes: Any) -> Recipe:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nobody catches it."""
+    """Replaces SIGKILL: nothing catches it."""
 
 
 def kill_after(steps: int, maker: Trainer) -> Callable[[object], None]:
@@ -210,7 +210,7 @@ def kill_after(steps: int, maker: Trainer) -> Callable[[object], None]:
 
 @contextmanager
 def full_disk(how: str) -> Iterator[None]:
-    """There is no room left, or there was when it was asked for."""
+    """The disk is full: reported as such (`seen`), or only when written to."""
     if how == "seen":
         usage = shutil.disk_usage(".")._replace(free=0)
         with mock.patch.object(shutil, "disk_usage", return_value=usage):
@@ -227,13 +227,13 @@ def full_disk(how: str) -> Iterator[None]:
 
 
 def _damage(folder: Path) -> None:
-    """Cut the last shard of the last state off."""
+    """Truncate the last shard of the latest state."""
     shard = max((folder / SHARDS).glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1])
 
 
 def _do(job: dict[str, Any], folder: Path, group: Group) -> list[Any]:
-    """One job of one process: a training to its end, or to where it is cut off."""
+    """One job of one process: a training to its end, or to where it is interrupted."""
     if "command" in job:
         with mock.patch.object(distributed, "process_group", return_value=nullcontext(group)):
             return [run(job["command"])]
@@ -268,7 +268,7 @@ def _do(job: dict[str, Any], folder: Path, group: Group) -> list[Any]:
 
 
 def _work(folder: Path) -> None:
-    """What `torchrun` starts: every job that `folder/jobs.json` lists, what it gives to a file."""
+    """Started by `torchrun`: run every job of `folder/jobs.json` and write its result to a file."""
     torch.set_num_threads(1)
     with process_group() as group:
         for job in json.loads((folder / "jobs.json").read_text()):

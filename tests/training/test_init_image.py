@@ -1,4 +1,4 @@
-"""Each architecture is fine-tuned from its image model, whose weights arrive as upstream's do."""
+"""Each architecture is fine-tuned from its image model, inflated as upstream inflates it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def first_weights(arch: str, config: Any, image: dict[str, Tensor], data: Path, run: Path) -> Any:
-    """A network of `config` with the weights that a training from `image` starts with: that of an
-    epoch in which nothing is learnt.
+    """The weights that a training of `config` from `image` starts with: those after an epoch with
+    learning rate zero.
     """
     run.mkdir()
     save_file({n: t.contiguous() for n, t in image.items()}, run / "image.safetensors")
@@ -41,7 +41,7 @@ def first_weights(arch: str, config: Any, image: dict[str, Tensor], data: Path, 
     return weights(run / "last.safetensors")
 
 
-def answer(arch: str, config: Any, tensors: dict[str, Tensor], clip: Tensor) -> Tensor:
+def logits_of(arch: str, config: Any, tensors: dict[str, Tensor], clip: Tensor) -> Tensor:
     """The logits of a network with these weights."""
     network = get_architecture(arch).build(config)
     network.load_state_dict(tensors)
@@ -58,7 +58,7 @@ def test_uniformerv2_starts_from_clip(data: Path, tmp_path: Path) -> None:
     drawn = {n: tensors[n] for n in manifest["random_new_tensors"]}
     layout = get_architecture("uniformerv2").layouts["official"]
     found |= to_vt(layout, drawn).tensors
-    logits = answer("uniformerv2", config, found, golden_input(manifest["input"]["shape"]))
+    logits = logits_of("uniformerv2", config, found, golden_input(manifest["input"]["shape"]))
     expected = load_file(golden_dir("uniformerv2") / f"{name}.safetensors")["logits"]
     assert (logits - expected).abs().max() < 1e-5
 
@@ -72,7 +72,7 @@ def test_video_swin_starts_from_image_swin(data: Path, tmp_path: Path) -> None:
     layout = get_architecture("videoswin").layouts["official"]
     found |= to_vt(layout, synthetic_tensors(manifest["head_tensors"])).tensors
     expected = load_file(golden_dir("videoswin") / f"{name}.safetensors")["logits"]
-    assert (answer("videoswin", config, found, clip) - expected).abs().max() < 1e-5
+    assert (logits_of("videoswin", config, found, clip) - expected).abs().max() < 1e-5
 
 
 def test_vivit_starts_from_an_image_vit(data: Path, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_vivit_starts_from_an_image_vit(data: Path, tmp_path: Path) -> None:
     named = {n.replace("fresh/", vivit_goldens.ROOT): t for n, t in fresh.items()}
     drawn = to_vt(get_architecture("vivit").layouts["scenic"], named).tensors
     found |= {name: drawn[name] for name in ("head.weight", "head.bias")}
-    logits = answer("vivit", config, found, vivit_goldens.clip_of(manifest))
+    logits = logits_of("vivit", config, found, vivit_goldens.clip_of(manifest))
     assert (logits - load_file(folder / f"{name}.safetensors")["logits"]).abs().max() < 1e-5
 
 
@@ -121,7 +121,7 @@ def test_an_image_swin_of_another_depth_is_refused(data: Path, tmp_path: Path) -
         first_weights("videoswin", deeper, image, data, tmp_path / "run")
 
 
-def test_what_is_no_image_model_is_refused(data: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_model_is_refused(data: Path, tmp_path: Path) -> None:
     save_file({"fc.weight": torch.ones(2, 2)}, tmp_path / "other.safetensors")
     config = test_uniformerv2.config_of(
         load_manifest(golden_dir("uniformerv2") / "clip_init_full_openai.json")[0]["config"]

@@ -100,7 +100,16 @@ def test_a_network_can_exclude_parameters_from_weight_decay_as_in_timm() -> None
     assert table["weight_decay"] == 0.0
 
 
+def test_a_matcher_that_captures_text_is_refused() -> None:
+    class Capturing(nn.Linear):
+        def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+            return {"stem": "(weight|bias)"}
+
+    with pytest.raises(UsageError, match=r"captures text that is not a number .*; write \(\?:"):
+        layer_ids(Capturing(2, 2), "--layer-decay")
+
+
 def test_an_option_that_an_architecture_lacks_is_refused_with_those_it_has() -> None:
-    words = "ViViT has no option --drop .* it has --num-frames and --drop-path; leave --drop out"
+    words = "ViViT has no --drop .* it has --num-frames and --drop-path; leave --drop out"
     with pytest.raises(UsageError, match=words):
         plan_init("vivit-b", "scratch", {"action": 2}, Recipe(drop=0.1))

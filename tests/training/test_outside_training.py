@@ -160,7 +160,7 @@ def test_without_these_options_nothing_has_to_be_stated(data: Path, tmp_path: Pa
 
 
 def test_an_option_it_does_not_have_is_refused(data: Path, tmp_path: Path) -> None:
-    words = "Outside has no option --drop .* it has --num-frames; leave --drop out"
+    words = "Outside has no --drop .* it has --num-frames; leave --drop out"
     with pytest.raises(UsageError, match=words):
         plan_for(data, model_of(tmp_path), replace(STEADY, drop=0.1))
 

@@ -1,4 +1,4 @@
-"""A training ends with a file that stands alone, and stopping it anywhere changes nothing."""
+"""Training writes files that can be used on their own; stopping and resuming changes nothing."""
 
 from __future__ import annotations
 
@@ -76,18 +76,18 @@ def test_each_architecture_is_trained_by_its_recipe(arch: str, data: Path, tmp_p
     assert len(changed) > len(before) / 2
 
 
-def test_what_comes_out_predicts(data: Path, model: Path, tmp_path: Path) -> None:
+def test_the_trained_file_predicts(data: Path, model: Path, tmp_path: Path) -> None:
     trainer(tmp_path, plan_for(data, model)).fit()
     video = next(data.rglob("*.mp4"))
-    answer = vtcli.predict(video, model=tmp_path / "best.safetensors").to_dict()
-    assert {found["label"] for found in answer["results"][0]["predictions"]} == {"a", "b", "c"}
+    predicted = vtcli.predict(video, model=tmp_path / "best.safetensors").to_dict()
+    assert {found["label"] for found in predicted["results"][0]["predictions"]} == {"a", "b", "c"}
     with (tmp_path / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(math.isfinite(float(row["train_loss"])) for row in rows)
 
 
-def test_it_learns_what_can_be_learnt(model: Path, tmp_path: Path) -> None:
+def test_it_learns_an_easy_dataset(model: Path, tmp_path: Path) -> None:
     recipe = replace(STEADY, epochs=6, lr=5e-3, aa="")
     data = bright_folders(tmp_path / "data")
     maker = trainer(tmp_path / "run", plan_for(data, model, recipe))
@@ -95,7 +95,7 @@ def test_it_learns_what_can_be_learnt(model: Path, tmp_path: Path) -> None:
     assert maker.position.history[-1]["val_top1"] == 1.0
 
 
-# --- stopping and going on ------------------------------------------------------------------------
+# --- stopping and resuming ------------------------------------------------------------------------
 
 FULL = replace(
     STEADY,
@@ -127,27 +127,27 @@ def test_a_killed_training_ends_with_the_same_weights(
     assert resumed.position.steps_done == saved
     resumed.fit()
     for name in ("best.safetensors", "last.safetensors"):
-        ours, theirs = (weights(tmp_path / run / name) for run in ("whole", "broken"))
-        assert same(ours, theirs)
+        one, other = (weights(tmp_path / run / name) for run in ("whole", "broken"))
+        assert same(one, other)
     assert same(*(weights(tmp_path / run / FILE) for run in ("whole", "broken")))
-    kept = [find_state(tmp_path / run) for run in ("whole", "broken")]
-    assert kept[0]
-    assert kept[1]
+    states = [find_state(tmp_path / run) for run in ("whole", "broken")]
+    assert states[0]
+    assert states[1]
     timed = ("epoch_time", "data_time")
     rows = [
-        [{k: v for k, v in r.items() if k not in timed} for r in k.position.history] for k in kept
+        [{k: v for k, v in r.items() if k not in timed} for r in k.position.history] for k in states
     ]
     assert rows[0] == rows[1]
 
 
-def test_a_stop_saves_and_going_on_is_as_if_nothing_had_been(
+def test_a_stopped_and_resumed_training_ends_with_the_same_weights(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
     plan = plan_for(data, model, FULL)
     trainer(tmp_path / "whole", plan).fit()
     stopped = trainer(tmp_path / "stopped", plan)
 
-    def terminate(pace: object) -> None:
+    def terminate(progress: object) -> None:
         if stopped.position.steps_done == 4:
             os.kill(os.getpid(), 15)
 
@@ -155,8 +155,8 @@ def test_a_stop_saves_and_going_on_is_as_if_nothing_had_been(
     resumed = trainer(tmp_path / "stopped", plan, resume=True)
     assert resumed.position.steps_done == 5  # the step after the signal was finished
     assert resumed.fit() == "done"
-    ours, theirs = (weights(tmp_path / r / "last.safetensors") for r in ("whole", "stopped"))
-    assert same(ours, theirs)
+    last = [weights(tmp_path / run / "last.safetensors") for run in ("whole", "stopped")]
+    assert same(*last)
 
 
 def test_ctrl_c_saves_in_the_middle_of_an_epoch_as_sigterm_does(
@@ -205,7 +205,7 @@ def test_the_number_of_threads_changes_nothing(data: Path, model: Path, tmp_path
     assert same(one, four)
 
 
-def test_a_damaged_state_gives_way_to_the_one_before(
+def test_the_previous_state_is_used_where_the_latest_is_damaged(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
     plan = plan_for(data, model, save_every=1)
@@ -221,7 +221,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
         find_state(tmp_path)
 
 
-def test_training_ends_where_no_epoch_is_better(data: Path, model: Path, tmp_path: Path) -> None:
+def test_training_stops_early_without_improvement(data: Path, model: Path, tmp_path: Path) -> None:
     recipe = replace(STEADY, epochs=9, lr=0.0, warmup_lr=0.0)
     maker = trainer(tmp_path, plan_for(data, model, recipe, patience=2))
     assert maker.fit() == "early"
@@ -232,7 +232,9 @@ def test_training_ends_where_no_epoch_is_better(data: Path, model: Path, tmp_pat
 
 
 @pytest.mark.parametrize("arch", ["videoswin", "uniformerv2"])
-def test_accumulated_gradients_follow_whole_batches(arch: str, data: Path, tmp_path: Path) -> None:
+def test_accumulated_gradients_equal_those_of_larger_batches(
+    arch: str, data: Path, tmp_path: Path
+) -> None:
     start = model_file(tmp_path / "start.safetensors", arch)
     whole = replace(STEADY, epochs=17, freeze_bn=True)
     halves = replace(whole, batch_size=2, grad_accum_steps=2)
@@ -252,12 +254,12 @@ def test_recomputed_blocks_give_the_same_weights(arch: str, data: Path, tmp_path
     makers = [trainer(tmp_path / str(n), plan) for n, plan in enumerate(plans)]
     curves = [losses(maker) for maker in makers]
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-6
-    # BatchNorm's statistics, which UniFormerV2 has, see each batch once.
+    # The BatchNorm statistics of UniFormerV2 are updated once per batch.
     first, again = (maker.model.state_dict() for maker in makers)
     assert max(float((first[name] - again[name]).abs().max()) for name in first) < 1e-6
 
 
-def test_a_step_without_clips_leaves_batch_statistics_alone(data: Path, tmp_path: Path) -> None:
+def test_a_step_without_clips_does_not_change_batch_statistics(data: Path, tmp_path: Path) -> None:
     start = model_file(tmp_path / "start.safetensors", "uniformerv2")
     maker = trainer(tmp_path, plan_for(data, start))
     maker.train_step.group = Group(size=2)  # the other process has clips
@@ -269,7 +271,9 @@ def test_a_step_without_clips_leaves_batch_statistics_alone(data: Path, tmp_path
     assert all(module.training for module in maker.model.modules())
 
 
-def test_cutmix_mixes_pixels_as_it_mixes_labels(data: Path, model: Path, tmp_path: Path) -> None:
+def test_cutmix_mixes_pixels_and_labels_by_the_same_fraction(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
     maker = trainer(tmp_path, plan_for(data, model, replace(STEADY, cutmix=1.0, mixup=0.0)))
     samples = maker.plan.split.train.samples
     first = next(s for s in samples if s.labels == (0,))
@@ -293,28 +297,30 @@ def test_cutmix_mixes_pixels_as_it_mixes_labels(data: Path, model: Path, tmp_pat
 # --- recipes --------------------------------------------------------------------------------------
 
 
-def test_learning_rates_are_scaled_to_the_clips_of_an_update(data: Path, model: Path) -> None:
+def test_learning_rates_are_scaled_to_the_clips_of_a_step(data: Path, model: Path) -> None:
     linear = plan_for(data, model, Recipe(batch_size=4, grad_accum_steps=4, lr_base_size=64))
     assert linear.lr_scale == 16 / 64
     root = replace(linear, recipe=replace(linear.recipe, lr_base_scale="sqrt"), processes=2)
     assert root.lr_scale == math.sqrt(32 / 64)
 
 
-def test_the_learning_rate_rises_and_falls_as_a_cosine(
+def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
     recipe = replace(STEADY, epochs=4, warmup_epochs=1, warmup_lr=1e-4, min_lr=1e-5, lr=1e-2)
     maker = trainer(tmp_path, plan_for(data, model, recipe))
     seen = []
-    for update in range(12):
-        maker.train_step.schedule.step_update(update)
+    for step in range(12):
+        maker.train_step.schedule.step_update(step)
         seen.append(maker.train_step.lr)
     assert seen[:4] == pytest.approx([1e-4, 3.4e-3, 6.7e-3, 1e-2])
     wave = [1e-5 + (1e-2 - 1e-5) * (1 + math.cos(math.pi * n / 9)) / 2 for n in range(9)]
     assert seen[3:] == pytest.approx(wave)
 
 
-def test_layers_learn_slower_the_further_they_are_from_the_head(tmp_path: Path, data: Path) -> None:
+def test_layer_decay_lowers_the_rate_with_the_distance_from_the_head(
+    tmp_path: Path, data: Path
+) -> None:
     start = model_file(tmp_path / "start.safetensors", "vivit")
     maker = trainer(tmp_path, plan_for(data, start, replace(STEADY, layer_decay=0.5)))
     factor = {}
@@ -329,7 +335,9 @@ def test_layers_learn_slower_the_further_they_are_from_the_head(tmp_path: Path, 
     assert factor["patch_embed.weight"] == factor["encoder.pos_embed"] == 0.125
 
 
-def test_video_swins_groups_are_upstreams(model: Path, data: Path, tmp_path: Path) -> None:
+def test_parameter_groups_of_video_swin_equal_upstreams(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
     maker = trainer(tmp_path, plan_for(data, model, recipe_of("videoswin")))
     places, found = iter(maker.train_step.names), {}
     for group in maker.train_step.optimizer.param_groups:
@@ -345,7 +353,7 @@ def test_video_swins_groups_are_upstreams(model: Path, data: Path, tmp_path: Pat
     ("trainable", "changed"),
     [("head", {"head"}), ("last-1-blocks", {"head", "norm", "stages.1"})],
 )
-def test_only_what_is_to_be_trained_changes(
+def test_only_trainable_layers_change(
     trainable: str, changed: set[str], data: Path, model: Path, tmp_path: Path
 ) -> None:
     recipe = replace(STEADY, epochs=1, trainable=trainable, weight_decay=0.1)
@@ -380,12 +388,12 @@ def test_recipes_are_chosen_by_architecture_and_labels() -> None:
         find_recipe("xvit", False, "xvt")
 
 
-def test_fewer_epochs_have_a_shorter_rise() -> None:
+def test_fewer_epochs_have_a_shorter_warmup() -> None:
     assert override(list_recipes()["xvit"], {"epochs": 6}).warmup_epochs == 1
     assert override(list_recipes()["xvit"], {"epochs": 6, "warmup_epochs": 2.0}).warmup_epochs == 2
 
 
-def test_recipes_for_labels_that_name_a_side_mirror_nothing() -> None:
+def test_recipes_for_labels_with_left_and_right_never_flip() -> None:
     assert all(r.hflip == 0 for name, r in list_recipes().items() if name.endswith("-something"))
     assert resolve_hflip(Recipe(hflip=0.5), True, None).hflip == 0
     with pytest.raises(UsageError, match=r"--hflip 0\.5 would turn left into right"):
@@ -404,12 +412,12 @@ def test_recipes_for_labels_that_name_a_side_mirror_nothing() -> None:
         ({"trainable": "last-blocks"}, "--trainable must be full, head or last-N-blocks"),
     ],
 )
-def test_impossible_recipes_are_refused(changes: dict[str, object], words: str) -> None:
+def test_recipes_out_of_range_are_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Recipe(**changes)  # type: ignore[arg-type]
 
 
-def test_repeated_augmentation_draws_several_clips_of_a_video(
+def test_repeated_augmentation_samples_several_clips_of_a_video(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
     recipe = replace(STEADY, aug_repeats=2, epochs=1)
@@ -420,7 +428,7 @@ def test_repeated_augmentation_draws_several_clips_of_a_video(
     assert maker.position.history[0]["train_clips"] == 24
 
 
-# --- what does not fit ----------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 def broken_data(data: Path, folder: Path, count: int) -> Path:
@@ -432,7 +440,7 @@ def broken_data(data: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-def test_unreadable_videos_are_counted_and_the_mean_is_over_the_others(
+def test_failed_videos_are_counted_and_excluded_from_the_mean(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
     root = broken_data(data, tmp_path / "data", 2)
@@ -454,31 +462,27 @@ def test_an_epoch_without_a_readable_video_ends_the_training(
     plan = plan_for(root, model)
     with pytest.raises(DataError, match="none of the 12 videos of epoch 1 could be read"):
         trainer(tmp_path / "run", plan).fit()
-    # The videos are back.
+    # With the videos restored, training resumes.
     shutil.copytree(data, root, dirs_exist_ok=True)
     assert trainer(tmp_path / "run", plan, resume=True).fit() == "done"
 
 
-def test_a_loss_that_is_no_number_names_step_and_videos(
-    data: Path, model: Path, tmp_path: Path
-) -> None:
+def test_a_nan_loss_names_step_and_videos(data: Path, model: Path, tmp_path: Path) -> None:
     plan = plan_for(data, model, save_every=1)
     maker = trainer(tmp_path, plan)
 
-    def spoil(pace: object) -> None:
+    def corrupt(progress: object) -> None:
         if maker.position.steps_done == 4:
             with torch.no_grad():
                 maker.model.head.weight.fill_(math.nan)  # type: ignore[union-attr, operator]
 
     with pytest.raises(DataError, match=r"step 2 of epoch 2; .*\.mp4"):
-        maker.fit(spoil)
+        maker.fit(corrupt)
     state = find_state(tmp_path)
     assert state
 
 
-def test_fp16_that_always_overflows_is_not_taken_for_training(
-    data: Path, model: Path, tmp_path: Path
-) -> None:
+def test_fp16_that_always_overflows_is_an_error(data: Path, model: Path, tmp_path: Path) -> None:
     maker = trainer(tmp_path, plan_for(data, model))
     maker.train_step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-12)
     next(maker.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
@@ -493,7 +497,7 @@ def test_a_full_disk_leaves_the_last_good_files(
     maker = trainer(tmp_path, plan)
     usage = shutil.disk_usage(tmp_path)
 
-    def fill(pace: object) -> None:
+    def fill(progress: object) -> None:
         if maker.position.epoch == 1:
             monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
 
@@ -514,7 +518,7 @@ def test_a_run_directory_of_another_recipe_is_refused(
     plan = plan_for(data, model)
     with open_run_directory(tmp_path, plan.fingerprint(), False) as there:
         assert not there
-    # Nothing was trained: the options were wrong, and now they are others.
+    # Nothing was trained, as after an option that was refused: other options are fine.
     with open_run_directory(tmp_path, {**plan.fingerprint(), "seed": 99}, False) as there:
         assert not there
     with open_run_directory(tmp_path, plan.fingerprint(), False) as there:
@@ -577,7 +581,9 @@ def test_epochs_are_logged_for_tensorboard(data: Path, model: Path, tmp_path: Pa
     assert [event.value for event in events] == pytest.approx([row["val_loss"] for row in rows])
 
 
-def test_what_a_killed_writer_left_is_removed(data: Path, model: Path, tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_writer_are_removed(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
     left = tmp_path / f".new.{FILE}.a1b2_c3d"
     left.mkdir()
     (left / FILE).write_bytes(b"half")
@@ -589,7 +595,7 @@ def test_what_a_killed_writer_left_is_removed(data: Path, model: Path, tmp_path:
 
 
 @pytest.mark.parametrize("frozen", [{"backbone_lr": 0.0}, {"layer_decay": 0.0}])
-def test_a_backbone_at_rate_zero_stays_as_it_is(
+def test_a_backbone_with_learning_rate_zero_does_not_change(
     frozen: dict[str, float], data: Path, model: Path, tmp_path: Path
 ) -> None:
     maker = trainer(tmp_path / "run", plan_for(data, model, replace(STEADY, **frozen)))
@@ -599,12 +605,12 @@ def test_a_backbone_at_rate_zero_stays_as_it_is(
     assert maker.position.history[0]["lr"] > 0
 
 
-def test_a_second_sigterm_at_once_does_not_spoil_the_first(
+def test_a_second_sigterm_at_once_is_ignored(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maker = trainer(tmp_path, plan_for(data, model))
 
-    def stop(pace: object) -> None:
+    def stop(progress: object) -> None:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
 

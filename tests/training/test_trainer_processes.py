@@ -1,5 +1,5 @@
-"""Two processes with half the batch each train as one does, with copies and with shards, and go on
-from each other's states.
+"""Two processes with half the batch each train like one, replicated (DDP) and sharded (FSDP), and
+resume from each other's states.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIX = {**STEPS, "epochs": 1, "batch_size": 3}
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All trainings by two processes, in one start of them; a video of each class is broken."""
+    """All trainings with two processes, in one launch; one video of each class is corrupt."""
     folder = tmp_path_factory.mktemp("together")
     data = class_folders(folder / "data", 5, ["a", "b", "c"])
     for home in data.iterdir():
@@ -63,7 +63,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _broken(like: dict[str, Any]) -> list[dict[str, Any]]:
-    """A training with shards, and the same one with whatever may happen to it on its way."""
+    """A sharded training, and the same one interrupted in every way."""
     recipe = {"epochs": 2, "batch_size": 3, "clip_grad": 1.0}
     whole = {**like, "parallel": "fsdp", "recipe": recipe, "save_every": 1, "name": "whole"}
     resumed = {**whole, "run": "broken", "resume": True}
@@ -78,7 +78,7 @@ def _broken(like: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _other_kind(like: dict[str, Any]) -> list[dict[str, Any]]:
-    """Shards of what copies of the network saved."""
+    """A sharded training that resumes a state of a replicated one."""
     one = {**like, "recipe": {**STEPS, "epochs": 1, "batch_size": 2}, "run": "both"}
     return [
         {**one, "name": "copies", "save_every": 1, "killed_after": 2},
@@ -113,19 +113,19 @@ def alone(folder: Path, arch: str, **changes: Any) -> list[float]:
 
 @pytest.mark.parametrize(("arch", "parallel"), JOBS)
 def test_two_processes_follow_the_losses_of_one(together: Path, arch: str, parallel: str) -> None:
-    theirs = json.loads((together / f"{arch}-{parallel}.json").read_text())
-    ours = alone(together, arch)
-    assert len(ours) == 51
-    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-4
+    two = json.loads((together / f"{arch}-{parallel}.json").read_text())
+    one = alone(together, arch)
+    assert len(one) == 51
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
 
 
 def test_shards_accumulate_gradients(together: Path) -> None:
-    theirs = json.loads((together / "accumulated.json").read_text())
-    ours = alone(together, "videoswin", epochs=2)
-    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-4
+    two = json.loads((together / "accumulated.json").read_text())
+    one = alone(together, "videoswin", epochs=2)
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
 
 
-def test_shards_end_as_one_file(together: Path) -> None:
+def test_a_sharded_training_writes_one_file_of_weights(together: Path) -> None:
     sharded, whole = (
         weights(together / f"videoswin-{parallel}" / "last.safetensors")
         for parallel in ("fsdp", "ddp")
@@ -139,7 +139,7 @@ def found(folder: Path, name: str) -> Any:
     return json.loads((folder / f"{name}.json").read_text())
 
 
-def test_shards_killed_on_their_way_end_with_the_same_weights(together: Path) -> None:
+def test_a_killed_sharded_training_ends_with_the_same_weights(together: Path) -> None:
     assert found(together, "killed") == [3]
     assert found(together, "killed again") == [4]
     assert (together / "broken" / SHARDS).is_dir()
@@ -152,7 +152,7 @@ def test_shards_killed_on_their_way_end_with_the_same_weights(together: Path) ->
     assert rows[0] == rows[1]
 
 
-def test_each_process_keeps_its_shards_and_no_more(together: Path) -> None:
+def test_each_process_saves_only_its_shards(together: Path) -> None:
     sizes = [path.stat().st_size for path in (together / "whole" / SHARDS).glob("*.safetensors")]
     assert len(sizes) == 2
     assert max(sizes) < 0.7 * sum(sizes)
@@ -167,7 +167,7 @@ def test_a_full_disk_is_a_sentence_in_every_process(together: Path, job: str, wo
     assert all(words in sentence for sentence in sentences)
 
 
-def test_copies_and_shards_go_on_from_each_other(together: Path, tmp_path: Path) -> None:
+def test_replicated_and_sharded_trainings_resume_each_other(together: Path, tmp_path: Path) -> None:
     copies = weights(together / "both" / FILE)
     shutil.copytree(together / "both" / SHARDS, tmp_path / SHARDS)
     one = replace(STEADY, **{**STEPS, "epochs": 1})
@@ -178,7 +178,7 @@ def test_copies_and_shards_go_on_from_each_other(together: Path, tmp_path: Path)
     assert same(copies, weights(tmp_path / FILE))
 
 
-def test_one_process_goes_on_where_two_were_killed(together: Path, tmp_path: Path) -> None:
+def test_one_process_resumes_a_training_of_two(together: Path, tmp_path: Path) -> None:
     shutil.copytree(together / "half" / SHARDS, tmp_path / SHARDS)
     recipe = replace(STEADY, **{**SIX, "batch_size": 6})
     plan = plan_for(together / "data", together / "videoswin.safetensors", recipe)
@@ -187,12 +187,13 @@ def test_one_process_goes_on_where_two_were_killed(together: Path, tmp_path: Pat
     one.fit()
     whole = trainer(tmp_path / "whole", plan)
     whole.fit()
-    ours, theirs = one.position.history, whole.position.history
+    resumed, uninterrupted = one.position.history, whole.position.history
     for key in ("train_loss", "val_loss"):
-        assert [row[key] for row in ours] == pytest.approx([row[key] for row in theirs], abs=1e-4)
+        expected = [row[key] for row in uninterrupted]
+        assert [row[key] for row in resumed] == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_newest_state_counts_of_whatever_kind(together: Path, tmp_path: Path) -> None:
+def test_the_latest_state_of_either_form_is_used(together: Path, tmp_path: Path) -> None:
     for name in (SHARDS, CheckpointSlot(tmp_path, SHARDS).previous.name):
         shutil.copytree(together / "whole" / name, tmp_path / name)
     shutil.copy(together / "both" / FILE, tmp_path)
@@ -201,14 +202,16 @@ def test_the_newest_state_counts_of_whatever_kind(together: Path, tmp_path: Path
     before = find_state(tmp_path)
     shutil.rmtree(CheckpointSlot(tmp_path, SHARDS).previous)
     copies = find_state(tmp_path)
-    kept = [(s.path.name, s.position.epoch, s.position.step) for s in (newest, before, copies) if s]
-    assert kept == [(SHARDS, 2, 0), ("state.previous.dcp", 1, 2), (FILE, 0, 1)]
+    found = [
+        (s.path.name, s.position.epoch, s.position.step) for s in (newest, before, copies) if s
+    ]
+    assert found == [(SHARDS, 2, 0), ("state.previous.dcp", 1, 2), (FILE, 0, 1)]
 
 
-def test_a_folder_of_shards_that_is_not_whole_is_none(together: Path, tmp_path: Path) -> None:
+def test_an_incomplete_folder_of_shards_is_ignored(together: Path, tmp_path: Path) -> None:
     fresh = CheckpointSlot(tmp_path, SHARDS).new
     shutil.copytree(together / "whole" / SHARDS, fresh)
-    assert find_state(tmp_path)  # killed between two renamings
+    assert find_state(tmp_path)  # killed between two renames
     (fresh / SHARDS_INDEX).unlink()
     assert find_state(tmp_path) is None  # killed while it was written
     fresh.rename(tmp_path / SHARDS)
@@ -217,22 +220,22 @@ def test_a_folder_of_shards_that_is_not_whole_is_none(together: Path, tmp_path: 
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in Linux' /proc")
-def test_started_again_by_torchrun_it_goes_on_by_itself(together: Path, tmp_path: Path) -> None:
+def test_restarted_by_torchrun_it_resumes_by_itself(together: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command += ["--max-restarts=1", "-m", "vtcli", *_command(together, str(run))]
     command += ["--parallel", "fsdp", "--save-every", "1"]
-    with (tmp_path / "said.txt").open("w") as said:
+    with (tmp_path / "log.txt").open("w") as log:
         launcher = subprocess.Popen(
-            [sys.executable, *command], stderr=said, stdout=said, env=environment(), cwd=ROOT
+            [sys.executable, *command], stderr=log, stdout=log, env=environment(), cwd=ROOT
         )
     try:
         wait_for(CheckpointSlot(run, SHARDS).previous, launcher)
         workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-        os.kill(min(map(int, workers)), signal.SIGKILL)  # the one that holds the folder
-        assert launcher.wait(LIMIT) == 0, (tmp_path / "said.txt").read_text()[-3000:]
+        os.kill(min(map(int, workers)), signal.SIGKILL)  # the one that has locked the folder
+        assert launcher.wait(LIMIT) == 0, (tmp_path / "log.txt").read_text()[-3000:]
     finally:
         launcher.terminate()
-    assert "resuming after optimizer step" in (tmp_path / "said.txt").read_text()
+    assert "resuming after optimizer step" in (tmp_path / "log.txt").read_text()
     for name in ("best.safetensors", "last.safetensors"):
         assert same(weights(together / "unbroken" / name), weights(run / name))

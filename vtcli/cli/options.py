@@ -16,6 +16,7 @@ from vtcli.errors import UsageError
 
 DEFAULT_MODEL = "uniformerv2-b"
 ONE_PER_CORE = "one per core"
+DECODING = "Decoding"
 TIMEOUT_SECONDS = 300.0
 
 # Options of earlier versions: the error for an unknown option suggests the new name.
@@ -72,6 +73,12 @@ def views_option(default: str | bool = True) -> Any:
     )
 
 
+def output_option(metavar: str = "FILE") -> Any:
+    """`-o/--output` of a command that prints."""
+    text = "Write the results here, not to standard output."
+    return typer.Option("--output", "-o", metavar=metavar, help=text)
+
+
 def run_output_option(default: str | bool = True) -> Any:
     """`-o/--output` of a command that fills a run directory."""
     return typer.Option(
@@ -121,9 +128,9 @@ TimeoutOption = Annotated[
     float,
     typer.Option(
         "--timeout-per-file",
-        metavar="SECONDS",
-        min=0.1,
-        help="Give up a video whose decoder does not respond for this long.",
+        metavar="S",
+        help="Seconds after which a video whose decoder does not respond has failed.",
+        rich_help_panel=DECODING,
     ),
 ]
 StrictOption = Annotated[
@@ -131,12 +138,7 @@ StrictOption = Annotated[
     typer.Option("--strict", help="Count a video that shows signs of damage as failed."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
-OutputOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write the results here, not to standard output."
-    ),
-]
+OutputOption = Annotated[Path | None, output_option()]
 FormatOption = Annotated[Literal["table", "json"], format_option()]
 TableFormatOption = Annotated[Literal["table", "json", "csv"], format_option()]
 ResumeOption = Annotated[
@@ -151,6 +153,7 @@ DecoderOption = Annotated[
     typer.Option(
         "--decoder",
         help="Video decoder; auto is PyAV, and decord refuses files it does not decode exactly.",
+        rich_help_panel=DECODING,
     ),
 ]
 PipelineOption = Annotated[

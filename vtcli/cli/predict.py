@@ -27,6 +27,7 @@ from vtcli.cli.options import (
     TimeoutOption,
     format_of,
     format_option,
+    output_option,
     views_option,
 )
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, DataError, UsageError
@@ -111,16 +112,7 @@ def predict(
         ),
     ] = None,
     format: Annotated[Format | None, format_option(BY_EXTENSION)] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE|RUN/",
-            help="Write the results to a file, or any number of them to a folder that resumes.",
-            show_default="standard output",
-        ),
-    ] = None,
+    output: Annotated[str | None, output_option("FILE|RUN/")] = None,
     label_set: LabelSetOption = None,
     pipeline: PipelineOption = None,
     device: DeviceOption = "auto",

@@ -196,7 +196,7 @@ class RunStore:
         return False
 
     def release(self, part: int) -> None:
-        """Let others have a part again; nothing happens where it is no longer this process's."""
+        """Let others have a part again; nothing happens where another process has it."""
         if self._owns(part):
             self._file(part, "claim").unlink(missing_ok=True)
 

@@ -10,65 +10,28 @@ that ended.
 
 from __future__ import annotations
 
-import json
 import math
 import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from vtcli.runtime.worker_process import MORE, PARTS_AHEAD, receive, send
+from vtcli.runtime.worker import END, Call, Worker, WorkerFailedError, WorkerFailure
+
+__all__ = ["Heartbeat", "WorkerFailedError", "WorkerFailure", "WorkerPool", "imap_with_timeout"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Heartbeat: TypeAlias = Callable[[], None]
 """What a long call invokes now and then to show that it makes progress."""
-
-Reason: TypeAlias = Literal["timeout", "crashed", "limit"]
-
-_BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
-    "from vtcli.runtime.worker_process import serve; "
-    "serve(int(sys.argv[1]), json.loads(sys.argv[3]))"
-)
-
-
-@dataclass(frozen=True)
-class WorkerFailure:
-    """A call whose process hung (`timeout`), died (`crashed`) or ran out of memory (`limit`)."""
-
-    reason: Reason
-    detail: str
-
-
-class WorkerFailedError(Exception):
-    """Raised by the future of a call that was lost; `failure` says how."""
-
-    def __init__(self, failure: WorkerFailure) -> None:
-        super().__init__(failure.detail)
-        self.failure = failure
-
-
-@dataclass
-class _Call:
-    """What a process is asked to do; `parts` receives what a generator function yields."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    timeout: float
-    future: Future[Any] = field(default_factory=Future)
-    parts: queue.SimpleQueue[Any] | None = None
 
 
 class WorkerPool:
@@ -84,9 +47,9 @@ class WorkerPool:
         self, workers: int, timeout: float = math.inf, memory_bytes: int | None = None
     ) -> None:
         self.workers, self.timeout, self.memory_bytes = workers, timeout, memory_bytes
-        self._calls: deque[_Call] = deque()
-        self._busy: dict[Connection, _Worker] = {}
-        self._idle: list[_Worker] = []
+        self._calls: deque[Call] = deque()
+        self._busy: dict[Connection, Worker] = {}
+        self._idle: list[Worker] = []
         self._lock = threading.Lock()
         self._wake_read, self._wake_write = Pipe(duplex=False)
         self._closed = False
@@ -111,7 +74,7 @@ class WorkerPool:
         The future raises `WorkerFailedError` for a call that was lost, and what the function
         raised.
         """
-        call = _Call(function, args, self.timeout if timeout is None else timeout)
+        call = Call(function, args, self.timeout if timeout is None else timeout)
         self._enqueue(call)
         return call.future
 
@@ -123,7 +86,7 @@ class WorkerPool:
         Raises as `submit`'s future does. Closing the iteration early ends the process.
         """
         parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        call = _Call(function, args, self.timeout if timeout is None else timeout, parts=parts)
+        call = Call(function, args, self.timeout if timeout is None else timeout, parts=parts)
         self._enqueue(call)
         return self._parts(call, parts)
 
@@ -138,7 +101,7 @@ class WorkerPool:
 
     # --- other threads --------------------------------------------------------------------------
 
-    def _enqueue(self, call: _Call) -> None:
+    def _enqueue(self, call: Call) -> None:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the worker pool is closed")
@@ -156,9 +119,9 @@ class WorkerPool:
         with self._lock, suppress(OSError):
             self._wake_write.send_bytes(word)
 
-    def _parts(self, call: _Call, parts: queue.SimpleQueue[Any]) -> Generator[Any, None, None]:
+    def _parts(self, call: Call, parts: queue.SimpleQueue[Any]) -> Generator[Any, None, None]:
         try:
-            while (part := parts.get()) is not _END:
+            while (part := parts.get()) is not END:
                 self._wake(b"more " + str(id(call)).encode())
                 yield part
             call.future.result()
@@ -203,7 +166,7 @@ class WorkerPool:
             return False
         if command == b"start":
             while len(self._busy) + len(self._idle) < self.workers:
-                self._idle.append(_Worker(self.memory_bytes))
+                self._idle.append(Worker(self.memory_bytes))
         if number:
             worker = next((w for w in self._busy.values() if id(w.call) == int(number)), None)
             if worker is not None and command == b"more":
@@ -213,7 +176,7 @@ class WorkerPool:
                 del self._busy[worker.connection]
         return True
 
-    def _release(self, connection: Connection, worker: _Worker) -> None:
+    def _release(self, connection: Connection, worker: Worker) -> None:
         del self._busy[connection]
         if worker.alive:
             self._idle.append(worker)
@@ -228,7 +191,7 @@ class WorkerPool:
                 return
             if not call.future.set_running_or_notify_cancel():
                 continue
-            worker = self._idle.pop() if self._idle else _Worker(self.memory_bytes)
+            worker = self._idle.pop() if self._idle else Worker(self.memory_bytes)
             self._busy[worker.connection] = worker
             worker.give(call)
 
@@ -243,129 +206,7 @@ class WorkerPool:
             if not call.future.cancel() and not call.future.done():
                 call.future.set_exception(error or CancelledError())
             if call.parts is not None:
-                call.parts.put(_END)
-
-
-_END = object()
-
-
-class _Worker:
-    """A process, the call it works on, and how long it may still be silent."""
-
-    call: _Call
-
-    def __init__(self, memory_bytes: int | None) -> None:
-        self.connection, theirs = Pipe()
-        self.alive, self.started = True, False
-        self.deadline = math.inf  # starting takes as long as it takes; no call is to blame
-        self.ahead = 0
-        limits = {"memory_bytes": memory_bytes}
-        arguments = [str(theirs.fileno()), json.dumps(sys.path), json.dumps(limits)]
-        with _interrupt_postponed():
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *arguments],
-                stdin=subprocess.PIPE,  # closes with this process: the other one notices
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
-        theirs.close()
-
-    def give(self, call: _Call) -> None:
-        """Let the process begin with a call."""
-        self.call, self.ahead = call, 0
-        self.deadline = time.monotonic() + call.timeout if self.started else math.inf
-        try:
-            send(self.connection, (call.function, call.args, call.parts is not None))
-        except BrokenPipeError:  # died while it had nothing to do: `hear` will notice
-            pass
-        except Exception as error:  # arguments that cannot be pickled
-            self._finish(error)
-            self.alive = False
-
-    def hear(self) -> bool:
-        """Take what the process has sent; whether it is done with its call."""
-        try:
-            kind, value = receive(self.connection)
-        except (EOFError, OSError):
-            self._died()
-            return True
-        self.started = True
-        self.deadline = time.monotonic() + self.call.timeout
-        if kind == "part" and self.call.parts is not None:
-            self.ahead += 1
-            if self.ahead >= PARTS_AHEAD:
-                self.deadline = math.inf  # it waits for the consumer
-            self.call.parts.put(value)
-        elif kind == "result":
-            self._finish(value=value)
-        elif kind == "raised":
-            self._finish(value)
-        elif kind == "memory":
-            self.alive = False
-            self._finish(WorkerFailedError(WorkerFailure("limit", value)))
-        return kind in ("result", "raised", "memory")
-
-    def more(self) -> None:
-        """The consumer has taken a part: the process may make another."""
-        self.ahead -= 1
-        self.deadline = time.monotonic() + self.call.timeout
-        with suppress(BrokenPipeError):
-            self.connection.send_bytes(MORE)
-
-    def overdue(self) -> bool:
-        """Whether the process has been silent for too long; then it is done with its call."""
-        if time.monotonic() < self.deadline or self.connection.poll():
-            return False
-        self.alive = False
-        detail = f"did not respond for {self.call.timeout:g} s"
-        self._finish(WorkerFailedError(WorkerFailure("timeout", detail)))
-        return True
-
-    def kill(self) -> None:
-        """End the process at once, and wait until it is gone."""
-        self.alive = False
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-
-    def _finish(self, error: BaseException | None = None, value: Any = None) -> None:
-        self.deadline = math.inf
-        if self.call.future.done():  # its consumer has gone
-            return
-        if error is not None:
-            self.call.future.set_exception(error)
-        else:
-            self.call.future.set_result(value)
-        if self.call.parts is not None:
-            self.call.parts.put(_END)
-
-    def _died(self) -> None:
-        self.alive = False
-        code = self.process.wait()
-        how = (
-            f"the process exited with code {code}"
-            if code >= 0
-            else f"the process was killed by {signal.Signals(-code).name}"
-        )
-        if self.started:
-            self._finish(WorkerFailedError(WorkerFailure("crashed", how)))
-        else:
-            self._finish(RuntimeError(f"a worker process cannot start: {how}"))
-
-
-@contextmanager
-def _interrupt_postponed() -> Iterator[None]:
-    """Ctrl-C waits until a process has been started: half started it would print a traceback."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                call.parts.put(END)
 
 
 def imap_with_timeout(

@@ -108,8 +108,8 @@ def _given_fields(
     for option, (_, value) in options.items():
         if value is not None and option not in existing:
             raise UsageError(
-                f"{architecture.title} has no option {option} (set to {value}); of the options "
-                f"that change the network it has {' and '.join(existing) or 'none'}; leave "
+                f"{architecture.title} has no {option} (set to {value}); of the options that "
+                f"change the network it has {' and '.join(existing) or 'none'}; leave "
                 f"{option} out, or choose another --recipe"
             )
     return {name: value for name, value in options.values() if value is not None}

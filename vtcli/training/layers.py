@@ -33,7 +33,14 @@ def layer_ids(model: nn.Module, option: str) -> Mapping[str, int]:
             f"{option} needs the layers of {name}, which does not state them; add a method "
             "group_matcher(coarse=False) to it, as timm's models have, or leave the option out"
         )
-    ids: dict[str, int] = group_parameters(model, network.group_matcher(coarse=False), reverse=True)
+    matcher = network.group_matcher(coarse=False)
+    try:
+        ids: dict[str, int] = group_parameters(model, matcher, reverse=True)
+    except ValueError as error:
+        raise UsageError(
+            f"{option} needs the layers of {name}, but its group_matcher captures text that is not "
+            f"a number ({error}); write (?:...) for groups other than layer numbers"
+        ) from error
     if len(set(ids.values())) < 3:
         raise UsageError(
             f"{option} needs the layers of {name}, but its group_matcher puts all parameters into "

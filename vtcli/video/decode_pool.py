@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vtcli.errors import VideoDecodeError, VideoReason
+from vtcli.errors import UsageError, VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import WorkerFailedError, WorkerFailure, WorkerPool
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo
 from vtcli.video.frame_source import FrameRange, FrameSource, VideoFile, open_frame_source
@@ -46,6 +46,8 @@ class DecodePool:
     """
 
     def __init__(self, workers: int, timeout: float = TIMEOUT_SECONDS) -> None:
+        if not timeout > 0:
+            raise UsageError(f"--timeout-per-file is a number of seconds above 0, not {timeout:g}")
         self.workers, self.timeout = workers, timeout
         self._pool = WorkerPool(workers, timeout, MEMORY_BYTES) if workers else None
 
