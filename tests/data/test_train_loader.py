@@ -263,6 +263,7 @@ def test_a_sample_that_is_being_read_is_counted_once(tmp_path: Path) -> None:
 
     class SlowSource:
         frames, fps, frame_bytes = source.frames, source.fps, source.frame_bytes
+        times, warnings = source.times, ()
 
         def read(self, indices: Sequence[int]) -> np.ndarray:
             meanwhile.append(cache.add(sample, source))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,6 +24,7 @@ from vtcli.cli.options import (
     PipelineOption,
     PrecisionOption,
     ResumeOption,
+    StrictOption,
     TimeoutOption,
     dataset_option,
     model_option,
@@ -45,6 +47,7 @@ app = typer.Typer(
 
 Format = Literal["table", "json"]
 ALL_SPLITS = "all"
+_MOST_WARNINGS = 5
 
 
 def run_argument(metavar: str) -> Any:
@@ -124,6 +127,7 @@ def eval_(
     workers: CoreWorkersOption = None,
     decoder: DecoderOption = "auto",
     timeout: TimeoutOption = TIMEOUT_SECONDS,
+    strict: StrictOption = False,
     format: FormatOption = "table",
 ) -> int:
     """Evaluate a model on a labeled dataset; rescore or compare finished runs.
@@ -149,6 +153,7 @@ def eval_(
         batch_size=batch_size,
         workers=workers,
         timeout=timeout,
+        strict=strict,
         decoder=decoder,
         resume=resume,
         retry_failures=retry_failures,
@@ -202,6 +207,7 @@ def _evaluate(dataset: Dataset, output: Path | None, job: _Job) -> EvaluationRep
         raise
     if not is_main:
         return None
+    _log_damage(evaluator.progress.damaged)
     report = evaluator.conclude()
     write_html(report, folder / "report.html")
     if job.show:
@@ -219,6 +225,14 @@ def _default_folder(dataset: Dataset, model: str, protocol: dict[str, Any]) -> P
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _log_damage(damaged: Mapping[str, Sequence[str]]) -> None:
+    """One line per video that was scored although it shows signs of damage; the first few."""
+    for name, warnings in list(damaged.items())[:_MOST_WARNINGS]:
+        _log(f"vt: warning: {name}: {'; '.join(warnings)}")
+    if len(damaged) > _MOST_WARNINGS:
+        _log(f"vt: warning: {len(damaged) - _MOST_WARNINGS} more videos show signs of damage")
 
 
 def _log_nothing(line: str) -> None:

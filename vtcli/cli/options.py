@@ -133,6 +133,10 @@ TimeoutOption = Annotated[
         rich_help_panel=DECODING,
     ),
 ]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict", help="Count a video that shows signs of damage as failed."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
 OutputOption = Annotated[Path | None, output_option()]
 FormatOption = Annotated[Literal["table", "json"], format_option()]

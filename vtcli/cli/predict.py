@@ -23,6 +23,7 @@ from vtcli.cli.options import (
     ModelOption,
     PipelineOption,
     PrecisionOption,
+    StrictOption,
     TimeoutOption,
     format_of,
     format_option,
@@ -120,6 +121,7 @@ def predict(
     workers: CoreWorkersOption = None,
     decoder: DecoderOption = "auto",
     timeout: TimeoutOption = TIMEOUT_SECONDS,
+    strict: StrictOption = False,
     from_file: Annotated[
         Path | None,
         typer.Option(
@@ -192,7 +194,17 @@ def predict(
     if not sources and from_file is None:
         raise UsageError("there is nothing to predict; name video files or folders")
     settings = PredictSettings(
-        topk, views, device, precision, batch_size, workers, decoder, label_set, pipeline, timeout
+        topk=topk,
+        views=views,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        decoder=decoder,
+        label_set=label_set,
+        pipeline=pipeline,
+        timeout=timeout,
+        strict=strict,
     )
     if bulk.is_run_folder(output):
         _refuse_in_bulk({"--window": window, "--annotate": annotate})
@@ -338,10 +350,13 @@ def _start(
 
 
 def _report(outcome: Outcome) -> None:
-    """Print a failure, or a note on an unexpected result, to standard error."""
+    """Print a failure, signs of damage, or a note on an unexpected result, to standard error."""
     if outcome.failed:
         print(f"vt: error: {outcome.error}", file=sys.stderr)
-    elif notice := getattr(outcome, "notice", ""):
+        return
+    if warnings := getattr(outcome, "warnings", ()):
+        print(f"vt: warning: {outcome.path}: {'; '.join(warnings)}", file=sys.stderr)
+    if notice := getattr(outcome, "notice", ""):
         print(f"vt: note: {notice}", file=sys.stderr)
 
 

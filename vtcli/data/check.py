@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vtcli.data.annotations.base import HARMLESS, SKIPPED
 from vtcli.data.catalog import canonical_split
@@ -30,17 +31,26 @@ from vtcli.data.fingerprint import (
 )
 from vtcli.data.open import DatasetReader
 from vtcli.data.samples import Dataset, Sample
-from vtcli.errors import DataError, VideoReason
+from vtcli.errors import DataError, VideoDecodeError, VideoReason
 from vtcli.runtime.files import atomic_write
 from vtcli.runtime.words import plural
 from vtcli.runtime.worker_pool import Heartbeat, WorkerFailure, imap_with_timeout
 from vtcli.video.frame_source import FOLDER_RATE
+from vtcli.video.times import END_SLACK, continued, even_times, segment_in_seconds
 
 if TYPE_CHECKING:
     from vtcli.runtime.progress import ProgressCallback
 
 Problem: TypeAlias = Literal[
-    VideoReason, "short", "segment", "duplicate", "leakage", "listed_twice", "unlabeled", "skipped"
+    VideoReason,
+    "damaged",
+    "short",
+    "segment",
+    "duplicate",
+    "leakage",
+    "listed_twice",
+    "unlabeled",
+    "skipped",
 ]
 PROBLEMS: Mapping[Problem, str] = {
     "not_found": "the file does not exist",
@@ -53,6 +63,7 @@ PROBLEMS: Mapping[Problem, str] = {
     "limit": "too large to be read",
     "timeout": "the decoder hung",
     "crashed": "the decoder crashed",
+    "damaged": "readable, but with signs of damage",
     "short": "too few frames",
     "segment": "the segment is outside the video",
     "duplicate": "the same as another sample of the split",
@@ -64,8 +75,6 @@ PROBLEMS: Mapping[Problem, str] = {
 """What can be wrong with a sample, in the order it is checked."""
 
 MANIFEST_COLUMNS = ("path", "label", "split", "start", "end", "id")
-# Seconds by which a segment may end after its video: annotations round up, often to whole seconds.
-_END_SLACK = 1.0
 
 Result = TypeVar("Result")
 
@@ -206,14 +215,19 @@ def _own_issue(
     """What is wrong with a sample by itself."""
     if isinstance(found, Unreadable):
         return Issue(found.reason, sample, found.detail)
-    start, end = _frames_of(sample, found, frame_rate)
-    slack = round(_rate(found, frame_rate) * _END_SLACK)
+    try:
+        start, end = _frames_of(sample, found, frame_rate)
+    except VideoDecodeError as error:
+        return Issue("segment", sample, error.message)
+    slack = round(_rate(found, frame_rate) * END_SLACK)
     if start >= found.frames or end > found.frames + slack:
         detail = f"has {plural(found.frames, 'frame')}, and its segment is {start} to {end - 1}"
         return Issue("segment", sample, detail)
     frames = min(end, found.frames) - start
     if frames < min_frames:
         return Issue("short", sample, f"has {plural(frames, 'frame')}, fewer than {min_frames}")
+    if found.warnings:
+        return Issue("damaged", sample, "; ".join(found.warnings))
     return None
 
 
@@ -225,16 +239,25 @@ def _rate(fingerprint: VideoFingerprint, frame_rate: float | None) -> float:
 def _frames_of(
     sample: Sample, fingerprint: VideoFingerprint, frame_rate: float | None
 ) -> tuple[int, int]:
-    """A sample's first frame and the one after its last, counted as `open_frame_source` does."""
-    fps = _rate(fingerprint, frame_rate)
+    """A sample's first frame and the one after its last, counted as `open_frame_source` does.
+
+    Raises `VideoDecodeError` for a segment in seconds that is outside the video.
+    """
+    seconds = sample.start, sample.end
+    times = _times(fingerprint, frame_rate)
+    if seconds != (None, None) and len(times):
+        return segment_in_seconds(sample.path, times, seconds)
     start, end = sample.first_frame or 0, fingerprint.frames
     if sample.last_frame is not None:
         end = sample.last_frame + 1
-    if fps and sample.start is not None:
-        start = round(sample.start * fps)
-    if fps and sample.end is not None:
-        end = round(sample.end * fps)
     return start, end
+
+
+def _times(fingerprint: VideoFingerprint, frame_rate: float | None) -> NDArray[np.float64]:
+    """The times of a video's frames, as of a `FrameSource`."""
+    if fingerprint.times is not None:
+        return fingerprint.times
+    return even_times(fingerprint.frames, _rate(fingerprint, frame_rate))
 
 
 def _copies(
@@ -387,11 +410,13 @@ def _row(
 ) -> tuple[str, ...]:
     path = sample.path.absolute()
     start, end = sample.start, sample.end
-    fps = _rate(fingerprints[sample.path], dataset.frame_rate)
-    if fps and sample.first_frame is not None:
-        start = sample.first_frame / fps
-    if fps and sample.last_frame is not None:
-        end = (sample.last_frame + 1) / fps
+    found = fingerprints[sample.path]
+    last = (sample.last_frame or 0) + 1
+    times = continued(_times(found, dataset.frame_rate), last, _rate(found, dataset.frame_rate))
+    if len(times) and sample.first_frame is not None:
+        start = float(times[sample.first_frame])
+    if len(times) and sample.last_frame is not None:
+        end = float(times[min(last, len(times) - 1)])
     return (
         str(path.relative_to(folder) if path.is_relative_to(folder) else path),
         label_of(dataset, sample),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from vtcli.data.samples import Sample
 from vtcli.errors import InputError, VideoDecodeError
 from vtcli.runtime.prefetch import prefetch
+from vtcli.video.damage import refuse_damage
 from vtcli.video.decode import Backend
 from vtcli.video.frame_source import FrameSource, Opener, open_frame_source
 from vtcli.video.pipeline import Pipeline, View, plan_views
@@ -72,7 +73,8 @@ class LoadedViews:
 class ClipReader:
     """Turns samples into clips, by a pipeline, a number of views per video and a decoder.
 
-    `frame_rate` is that of folders of frames, whose images do not state it.
+    `frame_rate` is that of folders of frames, whose images do not state it. `strict`: a video that
+    shows signs of damage is refused.
     """
 
     pipeline: Pipeline
@@ -80,6 +82,7 @@ class ClipReader:
     crops: int
     frame_rate: float | None = None
     decoder: Backend = "auto"
+    strict: bool = False
 
     def open(
         self, sample: Sample, open_source: Opener = open_frame_source
@@ -109,6 +112,8 @@ class ClipReader:
         chosen = views if wanted is None else [views[number] for number in wanted]
         numbers = sorted({index for view in chosen for index in view.frame_indices})
         frames_NHWC = source.read(numbers)
+        if self.strict:
+            refuse_damage(sample.path, source.warnings)
         row_of = {index: row for row, index in enumerate(numbers)}
         clips = views_from_frames(frames_NHWC, row_of, self.pipeline, chosen)
         return LoadedViews(source, tuple(views), clips)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import Heartbeat
 from vtcli.video.backends_pyav import decode_all
+from vtcli.video.damage import listen
 from vtcli.video.decode import probe
 from vtcli.video.frame_source import FrameFolder, open_frame_source
-from vtcli.video.probe import quarter_turns
+from vtcli.video.probe import quarter_turns, upright
+from vtcli.video.times import are_even
 
 DUPLICATE_RMSE = 2.5
 """Two videos count as duplicates if the root mean square error of their thumbnails is at most this,
@@ -42,13 +44,16 @@ class VideoFingerprint:
 
     `frames` is their number. `fps` is 0.0 if the file does not store it, None for a folder of
     frames, which cannot. `size` is in bytes, of the file or of all images of a folder; `thumbnails`
-    has D bytes.
+    has D bytes. `times` are those of the frames (see `FrameSource`) where `fps` does not give them.
+    `warnings` are signs of damage.
     """
 
     frames: int
     fps: float | None
     size: int
     thumbnails: bytes
+    times: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,20 @@ def _inspect_video(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
     info = probe(path)
     wanted = _middles(info.frames)
     thumbnails = {}
-    for position, frame in decode_all(info):
-        heartbeat()
-        if position in wanted:
-            rgb_HW3 = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-            thumbnails[position] = _thumbnail(np.rot90(rgb_HW3, quarter_turns(frame)))
+    with listen() as heard:
+        for position, frame in decode_all(info):
+            heartbeat()
+            if position in wanted:
+                rgb_HW3 = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+                shown_HW3 = upright(rgb_HW3, quarter_turns(frame), info.mirrored)
+                thumbnails[position] = _thumbnail(shown_HW3)
     joined = b"".join(thumbnails[position] for position in wanted)
-    return VideoFingerprint(info.frames, info.fps, path.stat().st_size, joined)
+    assert info.index is not None
+    times = info.index.times
+    uneven = None if are_even(times, info.fps) else times
+    warnings = tuple(dict.fromkeys([*info.warnings, *heard.sentences()]))
+    size = path.stat().st_size
+    return VideoFingerprint(info.frames, info.fps, size, joined, uneven, warnings)
 
 
 def _inspect_folder(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:

@@ -26,6 +26,8 @@ class CachedFrames:
 
     pixels: NDArray[np.uint8]
     fps: float
+    times: NDArray[np.float64]
+    warnings: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -67,7 +69,8 @@ class FrameCache:
             self.free_bytes -= size
         cached = None
         try:
-            cached = CachedFrames(source.read(range(source.frames)), source.fps)
+            pixels = source.read(range(source.frames))
+            cached = CachedFrames(pixels, source.fps, source.times)
         except VideoDecodeError:
             return source  # a clip may not need the frames that are damaged
         finally:

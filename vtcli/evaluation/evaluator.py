@@ -61,6 +61,7 @@ class Evaluator:
             "protocol": plan.protocol.to_dict(),
             # One decoder may read what the other refuses, so failures belong to a decoder.
             "decoder": "decord" if plan.settings.decoder == "decord" else "pyav",
+            **({"strict": True} if plan.settings.strict else {}),
             "heads": [{"name": head.name, "labels": list(head.labels)} for head in heads],
         }
         self.metadata = {"model": plan.name, "model_dataset": plan.checkpoint.dataset}

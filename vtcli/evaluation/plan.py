@@ -27,7 +27,8 @@ class EvalSettings:
 
     views: CLIPSxCROPS, or "paper" for the published protocol. pipeline: another checkpoint's
     preprocessing. label_set: k400, k600 or k700 for a Kinetics-710 model. workers: decoding
-    processes. timeout: seconds that decoding one file may take. resume: continue the run
+    processes. timeout: seconds that decoding one file may take. strict: a video that shows signs of
+    damage is a failure. resume: continue the run
     that the run directory holds. retry_failures: decode every failed sample of that run again, not
     only those whose failure may have been temporary.
     """
@@ -40,6 +41,7 @@ class EvalSettings:
     batch_size: int | None = None
     workers: int | None = None
     timeout: float = TIMEOUT_SECONDS
+    strict: bool = False
     decoder: Backend = "auto"
     resume: bool = True
     retry_failures: bool = False
@@ -76,7 +78,7 @@ class EvalPlan:
         """Reads the clips of a sample as the protocol says."""
         p = self.protocol
         rate, decoder = self.dataset.frame_rate, self.settings.decoder
-        return ClipReader(p.pipeline, p.clips, p.crops, rate, decoder)
+        return ClipReader(p.pipeline, p.clips, p.crops, rate, decoder, self.settings.strict)
 
 
 def plan_evaluation(

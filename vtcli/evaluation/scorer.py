@@ -42,13 +42,17 @@ MissingViews: TypeAlias = Mapping[int, tuple[int, ...]]
 
 @dataclass
 class EvalProgress:
-    """Progress of this process: samples done, of them failed, and where time is spent (seconds)."""
+    """Progress of this process: samples done, of them failed, and where time is spent (seconds).
+
+    `damaged` holds the warnings of samples that show signs of damage and were scored all the same.
+    """
 
     total: int = 0
     done: int = 0
     failed: int = 0
     decode_wait: float = 0.0
     compute: float = 0.0
+    damaged: dict[str, tuple[str, ...]] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -131,6 +135,9 @@ class Scorer:
                     self.writer.add([failure_record(sample.key, sample.id, failure)])
                     self.progress.failed += 1
                     self.progress.done += 1
+                elif isinstance(event, Opened):
+                    if warnings := event.loaded.source.warnings:
+                        self.progress.damaged[self.samples[event.sample].id] = warnings
                 elif isinstance(event, Scored):
                     self._write(event)
                     for index in event.views:
@@ -153,5 +160,6 @@ class Scorer:
                     "--precision fp32"
                 )
             of_view = {head: values.numpy() for head, values in logits.items()}
-            records.append(view_record(sample.key, sample.id, index.view, of_view))
+            warnings = self.progress.damaged.get(sample.id, ())
+            records.append(view_record(sample.key, sample.id, index.view, of_view, warnings))
         self.writer.add(records)

@@ -147,13 +147,16 @@ def _decode_logits(text: str) -> NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(text), dtype="<f4")
 
 
-def view_record(key: str, sample_id: str, view: int, logits: Logits) -> dict[str, Any]:
-    """The line of one view; logits [K] per head."""
+def view_record(
+    key: str, sample_id: str, view: int, logits: Logits, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The line of one view; logits [K] per head. `warnings`: signs of damage in the file."""
     texts = {
         head: base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
         for head, values in logits.items()
     }
-    return {"key": key, "id": sample_id, "view": view, "logits": texts}
+    record = {"key": key, "id": sample_id, "view": view, "logits": texts}
+    return {**record, "warnings": list(warnings)} if warnings else record
 
 
 def failure_record(key: str, sample_id: str, failure: SampleFailure) -> dict[str, Any]:

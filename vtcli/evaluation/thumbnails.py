@@ -37,7 +37,8 @@ def frame_strip(reader: ClipReader, sample: Sample) -> FrameStrip:
         return FrameStrip()
     fraction = reader.pipeline.crop_size / reader.pipeline.short_side
     frames = tuple(_jpeg(image, fraction) for image in images)
-    times = tuple(f"{index / source.fps:.1f} s" if source.fps else "" for index in shown)
+    known = source.times
+    times = tuple(f"{known[index]:.1f} s" if len(known) else "" for index in shown)
     return FrameStrip(frames, times)
 
 

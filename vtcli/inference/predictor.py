@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from vtcli.data.clip_loader import ClipReader, Loader, Request, workers_of
+from vtcli.data.clip_loader import ClipReader, LoadedViews, Loader, Request, workers_of
 from vtcli.data.samples import Sample
 from vtcli.errors import UsageError, VideoDecodeError
 from vtcli.inference.batching import make_units, slots_per_batch
@@ -85,7 +85,7 @@ class PredictSettings:
     processes, by default one per core; 0 decodes in this process. timeout: seconds that decoding
     one file may take. decoder: `auto`, `pyav` or `decord`. label_set: the Kinetics subset that a
     Kinetics-710 head is restricted to. pipeline: a pipeline of the registry instead of the
-    checkpoint's own.
+    checkpoint's own. strict: a video that shows signs of damage is a failure.
     """
 
     topk: int = 5
@@ -98,6 +98,7 @@ class PredictSettings:
     label_set: str | None = None
     pipeline: str | None = None
     timeout: float = TIMEOUT_SECONDS
+    strict: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self.precision, self.label_set)
@@ -203,7 +204,10 @@ class Predictor:
         # A URL stays as it is: a Path would take one of its slashes away.
         samples = [Sample(p, cast(Path, p) if is_url(p) else Path(p)) for p in paths]
         numbers = sorted(wanted)
-        reader = ClipReader(self.pipeline, self.clips, self.crops, decoder=self.settings.decoder)
+        s = self.settings
+        reader = ClipReader(
+            self.pipeline, self.clips, self.crops, decoder=s.decoder, strict=s.strict
+        )
         threads = min(self.decoders.workers, len(numbers)) + 1
         requests = ([Request(samples[number])] for number in numbers)
         loader = Loader(reader, requests, threads, self._open)
@@ -264,7 +268,13 @@ class Predictor:
         rule, topk = self.pipeline.view_fusion, self.settings.topk
         heads = topk_per_head(scored.logits, self.net.card.heads, rule, topk)
         return VideoPrediction(
-            path, scored.info, scored.views, heads, scored.logits, scored.seconds
+            path,
+            scored.info,
+            scored.views,
+            heads,
+            scored.logits,
+            scored.seconds,
+            scored.warnings,
         )
 
     def _load(self) -> VideoModel:
@@ -292,6 +302,7 @@ class _Scores:
     views: tuple[View, ...]
     logits: dict[str, Tensor]
     seconds: float
+    warnings: tuple[str, ...]
 
 
 class _Gather:
@@ -300,7 +311,7 @@ class _Gather:
     def __init__(self, numbers: Sequence[int], views: int) -> None:
         self.order = deque(numbers)
         self.views = views
-        self.opened: dict[int, tuple[VideoInfo, tuple[View, ...]]] = {}
+        self.opened: dict[int, LoadedViews] = {}
         self.rows: dict[int, list[Mapping[str, Tensor]]] = {}
         self.seconds: dict[int, float] = {}
         self.finished: dict[int, VideoDecodeError | _Scores] = {}
@@ -310,8 +321,7 @@ class _Gather:
         if isinstance(event, Failed):
             self.finished[event.sample] = event.error
         elif isinstance(event, Opened):
-            loaded = event.loaded
-            self.opened[event.sample] = (source_info(loaded.source), loaded.views)
+            self.opened[event.sample] = event.loaded
             self.rows[event.sample], self.seconds[event.sample] = [], 0.0
         else:
             for index, logits in zip(event.views, event.logits, strict=True):
@@ -326,6 +336,12 @@ class _Gather:
     def _finish(self, number: int) -> None:
         import torch
 
-        rows, (info, views) = self.rows.pop(number), self.opened.pop(number)
+        rows, loaded = self.rows.pop(number), self.opened.pop(number)
         logits = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        self.finished[number] = _Scores(info, views, logits, self.seconds.pop(number))
+        self.finished[number] = _Scores(
+            source_info(loaded.source),
+            loaded.views,
+            logits,
+            self.seconds.pop(number),
+            loaded.source.warnings,
+        )

@@ -54,7 +54,7 @@ class VideoPrediction:
     """The prediction for one file.
 
     `heads`: per head, the best classes, best first. `view_logits`: per head, fp32 [V,K] on the CPU.
-    `seconds`: time of preprocessing and the forward pass.
+    `seconds`: time of preprocessing and the forward pass. `warnings`: signs of damage in the file.
     """
 
     path: str
@@ -63,6 +63,7 @@ class VideoPrediction:
     heads: Mapping[str, tuple[ClassPrediction, ...]]
     view_logits: Mapping[str, Tensor]
     seconds: float
+    warnings: tuple[str, ...] = ()
     failed: ClassVar[bool] = False
 
     @property
@@ -83,6 +84,7 @@ class VideoPrediction:
                 {"clip": v.clip, "crop": v.crop, "frames": [int(i) for i in v.frame_indices]}
                 for v in self.views
             ],
+            "warnings": list(self.warnings),
             "seconds": round(self.seconds, 3),
         }
 

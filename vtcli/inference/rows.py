@@ -58,7 +58,7 @@ class RowPredictor:
             "scores": [p.score for p in best],
             "frames": outcome.info.frames,
             "bytes_read": bytes_read(outcome.info),
-            "warnings": [],
+            "warnings": list(outcome.warnings),
             "seconds": round(outcome.seconds, 6),
         }
         if len(outcome.heads) > 1:
@@ -75,6 +75,7 @@ def run_settings(predictor: Predictor, batch_size: int | None, row_format: str) 
     checkpoint = resolve(predictor.model, predictor.on_download)
     p = predictor.pipeline
     protocol = f"{predictor.clips}x{predictor.crops} views, {p.frames} frames, {p.view_fusion}"
+    protocol += ", strict" * predictor.settings.strict
     return {
         "model": predictor.header["model"],
         "model_fingerprint": file_sha256(checkpoint.path),

@@ -34,6 +34,7 @@ from vtcli.inference.windows import (
     merge_windows,
     plan_windows,
 )
+from vtcli.video.damage import refuse_damage
 from vtcli.video.pipeline import Pipeline, plan_views
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class TimelinePredictor:
         net, settings = self.predictor.net, self.predictor.settings
         try:
             info, times = self.predictor.decoders.call(path, _probe_times, path)
+            if settings.strict:
+                refuse_damage(path, info.warnings)
             windows = self._plan(info, times)
             with closing(self._clips(info, windows)) as clips:
                 logits = score_clips(net, clips, settings.batch_size)
@@ -116,7 +119,9 @@ class TimelinePredictor:
         segments = merge_windows(predictions, self.min_score)
         seconds = time.perf_counter() - begin
         notice = self._notice(path, windows)
-        return Timeline(path, info, tuple(predictions), tuple(segments), seconds, notice)
+        return Timeline(
+            path, info, tuple(predictions), tuple(segments), seconds, notice, info.warnings
+        )
 
     def _plan(self, info: VideoInfo, times: NDArray[np.float64]) -> list[Window]:
         if times[-1] / self.stride > MAX_WINDOWS:

@@ -81,7 +81,7 @@ class Timeline:
     """The segments and the windows of one file.
 
     `seconds`: time of decoding and the forward passes. `notice`: what a user may not expect of the
-    windows; may be empty.
+    windows; may be empty. `warnings`: signs of damage in the file.
     """
 
     path: str
@@ -90,6 +90,7 @@ class Timeline:
     segments: tuple[Segment, ...]
     seconds: float
     notice: str = ""
+    warnings: tuple[str, ...] = ()
     failed: ClassVar[bool] = False
 
     @property
@@ -102,6 +103,7 @@ class Timeline:
             **video_table(self.path, self.info),
             "segments": [segment.to_dict() for segment in self.segments],
             "windows": [window.to_dict() for window in self.windows],
+            "warnings": list(self.warnings),
             "seconds": round(self.seconds, 3),
         }
 

@@ -99,7 +99,9 @@ class JsonLinesWriter:
 
 
 class CsvRows:
-    """CSV with any number of rows per file; a failed file has one row with its error."""
+    """CSV with any number of rows per file; a failed file has one row with its error. The warnings
+    of a file are in each of its rows.
+    """
 
     COLUMNS: tuple[str, ...]
 
@@ -114,6 +116,7 @@ class CsvRows:
         if outcome.failed:
             self.rows.writerow({**shared, "error": table["error"]})
             return
+        shared["warnings"] = "; ".join(table.get("warnings", ()))
         self.rows.writerows({**shared, **row} for row in self.rows_of(table))
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -136,6 +139,7 @@ class CsvWriter(CsvRows):
         "score",
         "upstream_score",
         "error",
+        "warnings",
     )
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -33,7 +33,10 @@ def make_timeline_writer(format: str, stream: TextIO, header: Mapping[str, Any])
 class TimelineCsv(CsvRows):
     """One row per segment."""
 
-    COLUMNS = ("path", "model", "start", "end", "index", "label", "score", "windows", "error")
+    COLUMNS = (
+        *("path", "model", "start", "end", "index", "label", "score", "windows", "error"),
+        "warnings",
+    )
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from table["segments"]

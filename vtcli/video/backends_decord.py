@@ -75,6 +75,8 @@ def _why_unsafe(info: VideoInfo, index: FrameIndex) -> str:
         return f"its timestamps or its container ({info.container}) do not number the frames"
     if info.codec not in _CODECS:
         return f"its codec is {info.codec}"
+    if info.mirrored:
+        return "its frames are mirrored"
     if index.any_hidden:
         return "an edit list hides some of its frames"
     if len(index.pts) != info.frames:

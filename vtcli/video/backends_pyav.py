@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
 from vtcli.video.container import open_video, packets
-from vtcli.video.probe import FrameIndex, VideoInfo, quarter_turns, time_of
+from vtcli.video.damage import damage as found_damage
+from vtcli.video.damage import listen
+from vtcli.video.probe import FrameIndex, VideoInfo, quarter_turns, time_of, upright
 
 Missing = Literal["strict", "nearest"]
 
@@ -56,7 +58,12 @@ def read_with_pyav(
         absent = sorted(p for p in requested.missing if p >= len(index.pts))
         if absent:
             raise _incomplete(info, absent, len(requested.rows), [])
-    if not (index.timed and _read_fast(info, index, requested, threads)):
+    # What the decoder says about a fast path that fails may be due to the seek.
+    with listen(to_log=threads == 1) as heard:
+        done = index.timed and _read_fast(info, index, requested, threads)
+    if done:
+        found_damage().add(heard)
+    else:
         _read_slow(info, index, requested, missing)
     return requested.frames_NHWC
 
@@ -89,6 +96,7 @@ class _Requested:
             self.rows[position].append(row)
         self.missing = set(self.rows)
         self._size = (info.width, info.height)
+        self._mirrored = info.mirrored
         self._reformatter = VideoReformatter()
 
     def put(self, position: int, frame: VideoFrame) -> None:
@@ -97,7 +105,7 @@ class _Requested:
         width, height = self._size[::-1] if turns % 2 else self._size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
         first, *others = self.rows[position]
-        self.frames_NHWC[first] = np.rot90(rgb, turns)
+        self.frames_NHWC[first] = upright(rgb, turns, self._mirrored)
         for row in others:
             self.frames_NHWC[row] = self.frames_NHWC[first]
         self.missing.discard(position)
@@ -166,6 +174,7 @@ def _decode_run(
     # a packet is a whole frame, not one field of it.
     skips = index.seekable and context.name == "h264"
     first_pts: int | None = None
+    heard = found_damage()
     for packet in run_packets:
         if landings:
             if packet is None or packet.pts not in landings:
@@ -181,7 +190,9 @@ def _decode_run(
                 if pts > first_pts or not frame.key_frame:
                     return False
                 first_pts = None
-            if pts in position_of and not frame.is_corrupt:
+            if frame.is_corrupt:
+                heard.flagged_frames += 1
+            elif pts in position_of:
                 requested.put(position_of[pts], frame)
             if pts >= last_pts:
                 return True
@@ -239,6 +250,7 @@ def _intact_frames(
                 frames = stream.decode(packet)
             except av.error.FFmpegError as error:
                 damage.append(f"pyav: {error}")
+                found_damage().failed_packets += 1
                 broken, recovery_pts = True, None
                 if missing == "strict" and not index.timed:
                     return  # later frames can no longer be numbered
@@ -250,6 +262,7 @@ def _intact_frames(
                     broken = False
                 position = position_of.get(time_of(frame)) if index.timed else count
                 count += 1
+                found_damage().flagged_frames += frame.is_corrupt
                 if position is not None and not broken and not frame.is_corrupt:
                     yield position, frame
 

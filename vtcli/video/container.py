@@ -24,12 +24,17 @@ from av.video.stream import VideoStream
 
 from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.runtime.io_errors import is_transient_io_error
+from vtcli.video.damage import damage
 from vtcli.video.remote import RangeFile, RemotePath, is_url, locate, opened
 
 # libav writes to stderr from C; what matters is raised as exceptions.
 av.logging.set_level(None)
 
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,gif,asf,ogg"
+# None of these refers to another file.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,gif,asf,ogg,mxf,nut,dv,ivf,obu,"
+    "h264,hevc,vvc,m4v,mpegvideo,yuv4mpegpipe,apng,wtv,rm,gxf,dhav"
+)
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 
 _INDEXED_CODECS = ("h264", "hevc", "mpeg4")
@@ -37,6 +42,10 @@ _INDEXED_CODECS = ("h264", "hevc", "mpeg4")
 # Offset and bytes of a file signature -> why it is refused; used only after libav has refused it.
 _PLAYLIST = "is a playlist, not a video; use the video files that it lists"
 _IMAGE = "is an image, not a video; use a video file"
+_WEBP = (
+    "is a WebP image, and the decoder does not read animated ones; convert it to GIF or H.264 in "
+    "MP4"
+)
 _AUDIO = "is an audio file and has no video stream; use a video file"
 _NO_INDEX = (
     "starts like a video, but its index is missing or damaged (an interrupted recording or "
@@ -46,6 +55,11 @@ _SIGNATURES: tuple[tuple[int, bytes, VideoReason, str], ...] = (
     (0, b"#EXTM3U", "not_video", _PLAYLIST),
     (0, b"ffconcat", "not_video", _PLAYLIST),
     (0, b"\x89PNG", "not_video", _IMAGE),
+    (8, b"WEBPVP8X", "unsupported", _WEBP),
+    (8, b"WEBP", "not_video", _IMAGE),
+    (0, b"II*\0", "not_video", _IMAGE),
+    (0, b"MM\0*", "not_video", _IMAGE),
+    (0, b"BM", "not_video", _IMAGE),
     (0, b"\xff\xd8\xff", "not_video", _IMAGE),
     (0, b"ID3", "no_video_stream", _AUDIO),
     (0, b"fLaC", "no_video_stream", _AUDIO),
@@ -149,8 +163,11 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
     except av.error.FFmpegError as error:
         if is_transient_io_error(error):
             raise io_failure(container.name, error) from error
+        damage().notes.append(f"reading stops before the end ({error.strerror or error})")
     if held is not None and not held.is_corrupt:
         yield held
+    elif held is not None:
+        damage().notes.append("the last packet is incomplete")
 
 
 def decode(stream: VideoStream, packet: Packet | None) -> list[VideoFrame] | None:
@@ -158,6 +175,7 @@ def decode(stream: VideoStream, packet: Packet | None) -> list[VideoFrame] | Non
     try:
         return stream.decode(packet)
     except av.error.FFmpegError:
+        damage().failed_packets += 1
         return None
 
 
@@ -200,7 +218,7 @@ def _refusal(path: Path, error: Exception) -> VideoDecodeError:
     messages = [f"pyav: {error}"]
     try:
         with opened(path) if isinstance(path, RemotePath) else path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(24)
     except OSError as unreadable:
         if is_transient_io_error(unreadable):
             return io_failure(path, unreadable)

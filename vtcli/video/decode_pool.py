@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,7 +25,7 @@ from vtcli.errors import UsageError, VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import WorkerFailedError, WorkerFailure, WorkerPool
 from vtcli.video import remote
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo
-from vtcli.video.frame_source import FrameSource, VideoFile, open_frame_source
+from vtcli.video.frame_source import FrameRange, FrameSource, VideoFile, open_frame_source
 from vtcli.video.remote import RemotePath, is_url
 
 T = TypeVar("T")
@@ -115,13 +115,15 @@ class DecodePool:
         except WorkerFailedError as error:
             raise self._failure(path, error.failure) from error
 
-    def read(self, path: str, source: FrameSource, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Frames of an opened source [N, H, W, 3]; raises as `open` does."""
-        frames_NHWC, transferred = self.call(path, _read, source, list(indices))
+    def read(
+        self, path: str, source: FrameSource, indices: Sequence[int]
+    ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """Frames of an opened source [N, H, W, 3], and its warnings; raises as `open` does."""
+        frames_NHWC, warnings, transferred = self.call(path, _read, source, list(indices))
         path_of = _remote_path(source)
         if path_of is not None:
             path_of.bytes_read = transferred
-        return frames_NHWC
+        return frames_NHWC, warnings
 
     def stream(
         self, path: str, function: Callable[..., Iterator[T]], *args: Any
@@ -157,6 +159,7 @@ class IsolatedSource:
     pool: DecodePool
     path: str
     source: FrameSource
+    heard: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def frames(self) -> int:
@@ -170,14 +173,25 @@ class IsolatedSource:
     def frame_bytes(self) -> int:
         return self.source.frame_bytes
 
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return self.source.times
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.source.warnings, *self.heard]))
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        return self.pool.read(self.path, self.source, indices)
+        frames, warnings = self.pool.read(self.path, self.source, indices)
+        self.heard.extend(warnings)
+        return frames
 
 
 def source_info(source: FrameSource) -> VideoInfo:
     """What is known of the video file that a source reads."""
     while not isinstance(source, VideoFile):
-        source = source.source if isinstance(source, IsolatedSource) else source.whole  # type: ignore[attr-defined]
+        assert isinstance(source, IsolatedSource | FrameRange)
+        source = source.source
     return source.info
 
 
@@ -193,11 +207,13 @@ def _probe(path: str) -> VideoInfo:
     return probe(path)
 
 
-def _read(source: FrameSource, indices: list[int]) -> tuple[NDArray[np.uint8], int]:
-    """The frames, and the bytes that were transferred for a remote source so far."""
+def _read(
+    source: FrameSource, indices: list[int]
+) -> tuple[NDArray[np.uint8], tuple[str, ...], int]:
+    """The frames, the warnings, and the bytes that a remote source has transferred so far."""
     frames_NHWC = np.ascontiguousarray(source.read(indices))
     path = _remote_path(source)
-    return frames_NHWC, 0 if path is None else path.bytes_read
+    return frames_NHWC, source.warnings, 0 if path is None else path.bytes_read
 
 
 def _remote_path(source: object) -> RemotePath | None:

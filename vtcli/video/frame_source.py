@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
+from vtcli.video.damage import listen
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo, probe, read_frames
 from vtcli.video.extensions import IMAGE_SUFFIXES
+from vtcli.video.times import even_times, segment_in_seconds
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +44,18 @@ class FrameSource(Protocol):
         """Bytes of one decoded frame."""
         ...
 
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """The start of each frame in seconds after the first, and the end of the last: [frames+1];
+        empty where they are unknown.
+        """
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs of damage in the file, and in what was read of it so far, one sentence each."""
+        ...
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Frames `indices` as uint8 RGB [N, H, W, 3]; raises `VideoDecodeError`."""
         ...
@@ -53,6 +67,7 @@ class VideoFile:
 
     info: VideoInfo
     decoder: Backend = "auto"
+    heard: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def frames(self) -> int:
@@ -66,8 +81,19 @@ class VideoFile:
     def frame_bytes(self) -> int:
         return self.info.width * self.info.height * 3
 
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return np.empty(0) if self.info.index is None else self.info.index.times
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.info.warnings, *self.heard]))
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        return read_frames(self.info.path, indices, backend=self.decoder, info=self.info)
+        with listen() as damage:
+            frames = read_frames(self.info.path, indices, backend=self.decoder, info=self.info)
+        self.heard.extend(damage.sentences())
+        return frames
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,7 @@ class FrameFolder:
     folder: Path
     images: tuple[Path, ...]
     fps: float
+    skipped: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -86,6 +113,14 @@ class FrameFolder:
     def frame_bytes(self) -> int:
         with _open_image(self.images[0]) as image:
             return image.width * image.height * 3
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return even_times(self.frames, self.fps)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.skipped
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         requested = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
@@ -122,6 +157,15 @@ class FrameRange:
     def frame_bytes(self) -> int:
         return self.source.frame_bytes
 
+    @property
+    def times(self) -> NDArray[np.float64]:
+        times = self.source.times[self.first : self.first + self.frames + 1]
+        return times - times[0] if len(times) else times
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.source.warnings
+
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return self.source.read([self.first + index for index in indices])
 
@@ -139,28 +183,20 @@ def open_frame_source(
 ) -> FrameSource:
     """Open a video file or a folder of images, or a segment of it.
 
-    The segment is given in `seconds` from the beginning (converted to frames by the average rate)
-    or as a `frame_range`, the numbers of its first and last frame; None is the beginning or the
-    end. `frame_rate` is that of a folder, whose images do not state it. Raises `VideoDecodeError`
-    (see `probe`); `missing_frames` where the segment is beyond the end.
+    The segment is given in `seconds` from the first frame (see `frames_between`) or as a
+    `frame_range`, the numbers of its first and last frame; None is the beginning or the end.
+    `frame_rate` is that of a folder, whose images do not state it. Raises `VideoDecodeError` (see
+    `probe`); `missing_frames` where the segment is beyond the end.
     """
     source: FrameSource
     if os.path.isdir(path):
         source = FrameFolder(Path(path), _images(Path(path)), frame_rate or FOLDER_RATE)
     else:
         source = VideoFile(probe(path), decoder)
-    first, last = frame_range
     if seconds != (None, None):
-        if not source.fps:
-            raise VideoDecodeError(
-                Path(path),
-                "unsupported",
-                "does not state its frame rate, so a segment in seconds cannot be located; "
-                "re-encode it with a frame rate",
-            )
-        start, end = seconds
-        first = None if start is None else round(start * source.fps)
-        last = None if end is None else round(end * source.fps) - 1
+        start, end = segment_in_seconds(Path(path), source.times, seconds)
+        return FrameRange(source, start, end - start)
+    first, last = frame_range
     if first is None and last is None:
         return source
     return _segment(Path(path), source, first or 0, last)

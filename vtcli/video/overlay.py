@@ -32,7 +32,7 @@ from vtcli.errors import DataError
 from vtcli.video import TIME_EPS
 from vtcli.video.backends_pyav import decode_all
 from vtcli.video.container import open_video, packets
-from vtcli.video.probe import VideoInfo, quarter_turns
+from vtcli.video.probe import VideoInfo, quarter_turns, upright
 from vtcli.video.sequential import frame_times
 
 Planes: TypeAlias = list[NDArray[np.uint8]]
@@ -127,7 +127,7 @@ def _write(
     for position, decoded in decode_all(info):
         seconds = float(times_F[position])
         audio.copy_until(seconds)
-        planes = _upright_planes(decoded, video.width, video.height)
+        planes = _upright_planes(decoded, video.width, video.height, info.mirrored)
         for caption in captions:
             if caption.start - TIME_EPS <= seconds < caption.end - TIME_EPS:
                 _blend(planes, _box(caption.label, caption.score, video.width, video.height))
@@ -196,7 +196,7 @@ class _AudioCopy:
             self._next = next(self._packets, None)
 
 
-def _upright_planes(frame: VideoFrame, width: int, height: int) -> Planes:
+def _upright_planes(frame: VideoFrame, width: int, height: int, mirrored: bool) -> Planes:
     """A decoded frame at this (even) size, turned upright."""
     turns = quarter_turns(frame)
     stored_w, stored_h = (height, width) if turns % 2 else (width, height)
@@ -206,7 +206,8 @@ def _upright_planes(frame: VideoFrame, width: int, height: int) -> Planes:
     planes = np.split(flat, ends)
     shapes = [(stored_h, stored_w), *[(stored_h // 2, stored_w // 2)] * 2]
     return [
-        np.rot90(plane.reshape(shape), turns) for plane, shape in zip(planes, shapes, strict=True)
+        upright(plane.reshape(shape), turns, mirrored)
+        for plane, shape in zip(planes, shapes, strict=True)
     ]
 
 

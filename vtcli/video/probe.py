@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from av.container import InputContainer
@@ -24,16 +25,20 @@ from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
 from vtcli.video.container import checked_path, decode, hide_media, open_video, packets
+from vtcli.video.damage import damage, listen
+from vtcli.video.remote import RemotePath
+from vtcli.video.stated import missing_end
+from vtcli.video.times import MAX_CLOCK_JUMP, NO_TIME, continued, even_times, shown_times
 
 # Containers in which each packet is one whole frame with its own timestamp: seeking is safe.
 SEEKABLE = frozenset({"mov", "matroska"})
 # No codec reorders frames further than its 16 frame buffers allow; a larger jump is a clock that
 # was reset within the file.
 _MAX_REORDER = 32
+# Containers whose clock may be reset within a file.
+_DISCONTINUOUS = frozenset({"mpegts", "mpeg"})
 # An MPEG-4 packet of fewer bytes may be a placeholder ("not coded") that is not shown.
 _TINY_PACKET_BYTES = 16
-# "No timestamp", as in libav: smaller than any real timestamp.
-NO_TIME = -(2**63)
 _NO_FRAME = "has no frame that can be decoded; copy or download it again"
 
 
@@ -55,11 +60,12 @@ def _empty() -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Maps frame numbers to the frames of a file.
+    """Maps frame numbers to the frames of a file, and to their times.
 
     `timed`: a frame is identified by its timestamp, else by counting decoded frames. `pts` [F] are
     the timestamps in presentation order; it is shorter than the frame count where the end of the
-    file is missing.
+    file is missing. `times` [F+1] are the starts of the frames in seconds after the first, and the
+    end of the last; empty where the file states neither timestamps nor a rate.
     `packet` [F], the position of each frame's packet in the file's video stream, and `key_pts` [K]
     and `key_packet` [K] of the key packets are set only where seeking is safe. `any_hidden`: the
     file stores frames that are not to be shown (an edit list).
@@ -71,6 +77,7 @@ class FrameIndex:
     key_pts: NDArray[np.int64] = field(default_factory=_empty)
     key_packet: NDArray[np.int64] = field(default_factory=_empty)
     any_hidden: bool = False
+    times: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @property
     def seekable(self) -> bool:
@@ -83,8 +90,10 @@ class VideoInfo:
     """The result of `probe`. `width` and `height` are those of the upright frames, in pixels.
 
     `rotation` is the counter-clockwise rotation in degrees (0, 90, 180 or 270) that makes stored
-    frames upright; `duration` is in seconds; `fps` is the average rate, 0.0 where the file states
-    none. `exact` is False where frames have no usable timestamps and are numbered by counting.
+    frames upright; `duration` is that of the frames, in seconds (0.0: unknown); `fps` is the
+    average rate, 0.0 where the file states none. `exact` is False where frames have no usable
+    timestamps and are numbered by counting. `mirrored`: stored frames are to be flipped upside down
+    before they are rotated. `warnings`: signs of damage, one sentence each.
     """
 
     path: Path
@@ -97,6 +106,8 @@ class VideoInfo:
     codec: str
     container: str
     exact: bool
+    mirrored: bool = False
+    warnings: tuple[str, ...] = ()
     index: FrameIndex | None = field(default=None, repr=False, compare=False)
 
 
@@ -108,7 +119,9 @@ def probe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> V
     """
     file = checked_path(path)
     try:
-        return _probe(file, limits)
+        with listen() as heard:
+            info = _probe(file, limits)
+        return replace(info, warnings=heard.sentences())
     except (VideoDecodeError, MemoryError):
         raise
     except Exception as error:
@@ -139,6 +152,7 @@ class _Packets:
     dts: array[int] = field(default_factory=lambda: array("q"))
     key: array[int] = field(default_factory=lambda: array("b"))
     discard: array[int] = field(default_factory=lambda: array("b"))
+    ticks: array[int] = field(default_factory=lambda: array("q"))
     any_not_shown: bool = False
     lost: int = 0
 
@@ -147,6 +161,7 @@ class _Packets:
         self.dts.append(NO_TIME if packet.dts is None else packet.dts)
         self.key.append(packet.is_keyframe)
         self.discard.append(packet.is_discard)
+        self.ticks.append(packet.duration or 0)
         self.any_not_shown |= (codec == "mpeg4" and packet.size < _TINY_PACKET_BYTES) or (
             codec == "vp8" and not memoryview(packet)[0] & 0x10  # the show_frame bit, RFC 6386 9.1
         )
@@ -160,6 +175,7 @@ def _probe(path: Path, limits: Limits) -> VideoInfo:
         codec = stream.codec_context.codec.canonical_name
         check_size(path, stream.width, stream.height, limits)
         for packet in packets(container, stream):
+            damage().flagged_packets += packet.is_corrupt
             if first is None:
                 first = _first_frame(stream, packet)
                 is_hidden = first is not None and hide_media(container, stream)
@@ -177,13 +193,49 @@ def _probe(path: Path, limits: Limits) -> VideoInfo:
             # Of these containers only MP4 lists the packets that a truncated file has lost.
             listed = sum(entry.size > 0 for entry in stream.index_entries)
             rows.lost = max(0, listed - len(rows.pts))
+            if rows.lost:
+                damage().notes.append(f"{rows.lost} of the {listed} frames in the index are lost")
+        _note_length(path, family, stream, rows)
         if first is None or not rows.pts:
             raise VideoDecodeError(path, "corrupt", _NO_FRAME)
         check_size(path, first.width, first.height, limits)
-        frames, index = _frame_index(path, rows, first, family)
+        clock = _Clock(family, float(stream.time_base or 0), _average_rate(stream))
+        frames, index = _frame_index(path, rows, first, clock)
         if not frames:
             raise VideoDecodeError(path, "corrupt", _NO_FRAME)
         return _describe(path, container, stream, first, frames, index)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """How a stream states time: its container, seconds per tick, and average rate (0.0: none)."""
+
+    family: str
+    tick: float
+    rate: float
+
+    def times(self, pts_F: NDArray[np.int64], last_ticks: int, frames: int) -> NDArray[np.float64]:
+        """The times of `frames` frames [F+1], of which the last ones may have no timestamp."""
+        if not len(pts_F) or not self.tick:
+            return even_times(frames, self.rate)
+        max_gap = MAX_CLOCK_JUMP if self.family in _DISCONTINUOUS else float("inf")
+        times = shown_times(pts_F, self.tick, last_ticks, self.rate, max_gap)
+        return continued(times, frames, self.rate)
+
+
+def _average_rate(stream: VideoStream) -> float:
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate else 0.0
+
+
+def _note_length(path: Path, family: str, stream: VideoStream, rows: _Packets) -> None:
+    """Note where the container states more than there is."""
+    notes = damage().notes
+    if not isinstance(path, RemotePath) and (end := missing_end(path, family)):
+        notes.append(end)
+    stored = max(rows.dts, default=-1) + 1 if family == "avi" else len(rows.pts)
+    if family in ("avi", "ivf") and stream.frames > stored:
+        notes.append(f"the container states {stream.frames} frames and has {stored}")
 
 
 def _first_frame(stream: VideoStream, packet: Packet | None) -> VideoFrame | None:
@@ -192,20 +244,27 @@ def _first_frame(stream: VideoStream, packet: Packet | None) -> VideoFrame | Non
 
 
 def _frame_index(
-    path: Path, rows: _Packets, first: VideoFrame, family: str
+    path: Path, rows: _Packets, first: VideoFrame, clock: _Clock
 ) -> tuple[int, FrameIndex]:
     """The number of frames and their index, from the packets alone if these are sufficient."""
+    family = clock.family
     pts_P = np.array(rows.pts, dtype=np.int64)
     shown_P = ~np.array(rows.discard, dtype=bool)
+    ticks_P = np.array(rows.ticks, dtype=np.int64)
     # Outside MP4 and Matroska the two fields of an interlaced frame may be two packets.
     fields = first.interlaced_frame and family not in SEEKABLE
     if rows.any_not_shown or fields or not (family == "avi" or _sorts_correctly(pts_P)):
         pts_F = _pts_by_decoding(path)
         timed = family != "avi" and NO_TIME not in pts_F and bool((np.diff(pts_F) > 0).all())
-        return len(pts_F) + rows.lost, FrameIndex(timed, pts_F if timed else _empty())
+        frames = len(pts_F) + rows.lost
+        times = clock.times(pts_F, 0, frames)
+        return frames, FrameIndex(timed, pts_F if timed else _empty(), times=times)
     if family == "avi":
         # AVI has no presentation timestamps: one packet is one frame, numbered in decoding order.
-        return int(shown_P.sum()), FrameIndex(timed=False)
+        # Its decoding timestamps count the frames that were dropped, too.
+        frames = int(shown_P.sum())
+        dts_F = np.sort(np.array(rows.dts, dtype=np.int64)[shown_P])
+        return frames, FrameIndex(timed=False, times=clock.times(dts_F, 0, frames))
     key_packet_K = np.flatnonzero(np.array(rows.key, dtype=bool))
     shown_P &= ~_undecodable(pts_P, key_packet_K, first)
     frames = int(shown_P.sum()) + rows.lost
@@ -215,11 +274,13 @@ def _frame_index(
         shown_P &= pts_P <= rows.dts[-1]
     packet_F = np.flatnonzero(shown_P)
     packet_F = packet_F[np.argsort(pts_P[packet_F])]
+    pts_F = pts_P[packet_F]
+    times = clock.times(pts_F, int(ticks_P[packet_F[-1]]) if len(packet_F) else 0, frames)
     if family not in SEEKABLE or (np.diff(pts_P[key_packet_K]) <= 0).any():
-        return frames, FrameIndex(True, pts_P[packet_F])
+        return frames, FrameIndex(True, pts_F, times=times)
     any_hidden = bool(rows.discard.count(1))
     return frames, FrameIndex(
-        True, pts_P[packet_F], packet_F, pts_P[key_packet_K], key_packet_K, any_hidden
+        True, pts_F, packet_F, pts_P[key_packet_K], key_packet_K, any_hidden, times
     )
 
 
@@ -249,7 +310,9 @@ def _pts_by_decoding(path: Path) -> NDArray[np.int64]:
     pts = array("q")
     with open_video(path) as (container, stream):
         for packet in chain(packets(container, stream), [None]):
-            pts.extend(time_of(frame) for frame in decode(stream, packet) or ())
+            frames = decode(stream, packet) or ()
+            damage().flagged_frames += sum(frame.is_corrupt for frame in frames)
+            pts.extend(time_of(frame) for frame in frames)
     return np.array(pts, dtype=np.int64)
 
 
@@ -263,26 +326,20 @@ def _describe(
 ) -> VideoInfo:
     turns = quarter_turns(first)
     size = (first.height, first.width) if turns % 2 else (first.width, first.height)
-    rate = stream.average_rate or stream.guessed_rate
-    if stream.duration is not None and stream.time_base:
-        duration = stream.duration * float(stream.time_base)
-    elif container.duration is not None:
-        duration = container.duration / 1e6
-    else:
-        duration = frames / float(rate) if rate else 0.0
     names = container.format.name.split(",")
     suffix = path.suffix[1:].lower()
     return VideoInfo(
         path=path,
         frames=frames,
-        fps=float(rate) if rate else 0.0,
+        fps=_average_rate(stream),
         width=size[0],
         height=size[1],
         rotation=90 * turns,
-        duration=duration,
+        duration=float(index.times[-1]) if len(index.times) else 0.0,
         codec=stream.codec_context.codec.canonical_name,
         container=suffix if suffix in names else names[0],
         exact=index.timed,
+        mirrored=is_mirrored(first),
         index=index,
     )
 
@@ -295,3 +352,20 @@ def time_of(timed: VideoFrame | Packet) -> int:
 def quarter_turns(frame: VideoFrame) -> int:
     """The number of counter-clockwise quarter turns that make a stored frame upright: 0 to 3."""
     return round(frame.rotation / 90) % 4
+
+
+def is_mirrored(frame: VideoFrame) -> bool:
+    """Whether the display matrix of a stored frame has a negative determinant.
+
+    Rows of the matrix are (a, b, u), (c, d, v), (x, y, w), 32 bits each: ISO/IEC 14496-12, 6.2.2.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
+    return bool(a * d - b * c < 0)
+
+
+def upright(stored_HWC: NDArray[Any], turns: int, mirrored: bool) -> NDArray[Any]:
+    """A stored frame as it is to be shown."""
+    return np.rot90(stored_HWC[::-1] if mirrored else stored_HWC, turns)

@@ -21,29 +21,23 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError
 from vtcli.video.backends_pyav import decode_all
 from vtcli.video.container import open_video, packets
-from vtcli.video.probe import VideoInfo, quarter_turns, time_of
+from vtcli.video.probe import VideoInfo, quarter_turns, time_of, upright
 
 
 def frame_times(info: VideoInfo) -> NDArray[np.float64]:
     """The start of each frame in seconds after the first, and the end of the video: [F+1].
 
     From the timestamps, which may be unevenly spaced; from the average rate where there are none.
-    Raises VideoDecodeError `unsupported` where the file states no frame rate.
+    Raises VideoDecodeError `unsupported` where the file states neither.
     """
     assert info.index is not None
-    if not 0 < info.fps < float("inf"):
+    if not len(info.index.times):
         raise VideoDecodeError(
             info.path,
             "unsupported",
             "states no frame rate, so that frames have no known time; convert it to H.264 in MP4",
         )
-    pts_F = info.index.pts
-    if len(pts_F) != info.frames:
-        return np.arange(info.frames + 1) / info.fps
-    with open_video(info.path) as (_, stream):
-        assert stream.time_base is not None
-        times_F = (pts_F - pts_F[0]) * float(stream.time_base)
-    return np.append(times_F, times_F[-1] + 1 / info.fps)
+    return info.index.times
 
 
 def stream_frames(
@@ -106,4 +100,4 @@ def _upright_rgb(
     turns = quarter_turns(frame)
     size = (info.height, info.width) if turns % 2 else (info.width, info.height)
     rgb_HWC = reformatter.reformat(frame, *size, "rgb24", threads=1).to_ndarray()
-    return np.rot90(rgb_HWC, turns)
+    return upright(rgb_HWC, turns, info.mirrored)
