@@ -12,9 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +28,10 @@ from vtcli.data.fingerprint import (
     near_duplicate_pairs,
     thumbnail_rmse,
 )
+from vtcli.data.issues import CheckResult, Issue
 from vtcli.data.open import DatasetReader
 from vtcli.data.samples import Dataset, Sample
-from vtcli.errors import DataError, VideoDecodeError, VideoReason
+from vtcli.errors import DataError, VideoDecodeError
 from vtcli.runtime.files import atomic_write
 from vtcli.runtime.words import plural
 from vtcli.runtime.worker_pool import Heartbeat, WorkerFailure, imap_with_timeout
@@ -41,73 +41,9 @@ from vtcli.video.times import END_SLACK, continued, even_times, segment_in_secon
 if TYPE_CHECKING:
     from vtcli.runtime.progress import ProgressCallback
 
-Problem: TypeAlias = Literal[
-    VideoReason,
-    "damaged",
-    "short",
-    "segment",
-    "duplicate",
-    "leakage",
-    "listed_twice",
-    "unlabeled",
-    "skipped",
-]
-PROBLEMS: Mapping[Problem, str] = {
-    "not_found": "the file does not exist",
-    "not_video": "not a video",
-    "no_video_stream": "a file without a video stream",
-    "unsupported": "the codec is not supported",
-    "corrupt": "cannot be decoded to the end",
-    "missing_frames": "truncated, or frames are missing",
-    "io_error": "cannot be read (I/O error)",
-    "limit": "too large to be read",
-    "timeout": "the decoder hung",
-    "crashed": "the decoder crashed",
-    "damaged": "readable, but with signs of damage",
-    "short": "too few frames",
-    "segment": "the segment is outside the video",
-    "duplicate": "the same as another sample of the split",
-    "leakage": "the same as a sample of another split",
-    "listed_twice": "listed more than once",
-    "unlabeled": "without a label, but other samples have one",
-    "skipped": "in the folder of the dataset, but not one of its samples",
-}
-"""What can be wrong with a sample, in the order it is checked."""
-
 MANIFEST_COLUMNS = ("path", "label", "split", "start", "end", "id")
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Issue:
-    """What is wrong with a sample; `other` is the sample it duplicates, None for other problems."""
-
-    problem: Problem
-    sample: Sample
-    detail: str
-    other: Sample | None = None
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The result of a check.
-
-    `datasets` has one dataset per split, `videos` counts their files and folders of frames, and
-    `fingerprints` has those of them that could be decoded to the end. `issues` are in the order of
-    the samples, at most one per sample; then those of rows and files that are not samples.
-    """
-
-    datasets: tuple[Dataset, ...]
-    videos: int
-    fingerprints: Mapping[Path, VideoFingerprint]
-    issues: tuple[Issue, ...]
-
-    def kept(self) -> Iterator[tuple[Dataset, Sample]]:
-        """The samples without an issue."""
-        with_issue = {issue.sample for issue in self.issues}
-        for dataset in self.datasets:
-            yield from ((dataset, s) for s in dataset.samples if s not in with_issue)
 
 
 def open_splits(

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from typing import Any
 
-from vtcli.data.check import PROBLEMS, CheckResult, Issue, Problem
+from vtcli.data.issues import PROBLEMS, CheckResult, Issue, Problem
 from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.runtime.words import and_more, plural
 
