@@ -16,7 +16,7 @@ from vtcli.runtime.rows import read_rows
 MODEL = "uniformerv2-nano"
 VT = (sys.executable, "-m", "vtcli")
 TORCHRUN = (
-    *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"),
+    *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
     *("-m", "vtcli"),
 )
 VALUES = ("path", "size", "indices", "labels", "scores", "frames", "reason", "error")
