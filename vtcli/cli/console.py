@@ -6,6 +6,7 @@ characters in names are escaped on a terminal.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
@@ -19,6 +20,7 @@ _COLORS = r"\x1b\[[0-9;]*m"
 _BARS = _COLORS + r"|\x1b\[\?25[lh]|\x1b\[[0-2]?K|\x1b\[[0-9]*A"
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 _JSON = ("json", "jsonl")
+_JSON_ERRORS = "vt-json"
 
 
 class EscapingStream:
@@ -64,10 +66,27 @@ def _set_encoding(stream: io.TextIOWrapper, structured: Sequence[str]) -> None:
     """Results are UTF-8; a name that is not is written as its bytes, in JSON as `\\udc80`."""
     utf8 = stream.encoding.lower().replace("-", "") == "utf8"
     if stream is sys.stdout and (structured or not stream.isatty()):
-        errors = "backslashreplace" if set(structured) & set(_JSON) else "surrogateescape"
+        errors = _JSON_ERRORS if set(structured) & set(_JSON) else "surrogateescape"
         stream.reconfigure(encoding="utf-8", errors=errors)
     else:
         stream.reconfigure(errors="surrogateescape" if utf8 else "replace")
+
+
+def _json_bytes(error: UnicodeError) -> tuple[bytes, int]:
+    """Bytes of a file name that the locale could not decode: as they are if they are UTF-8, else
+    as JSON escapes of the surrogates that Python stands for them.
+    """
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+        raw.decode("utf-8")
+    except UnicodeError:
+        raw = text.encode("utf-8", "backslashreplace")
+    return raw, error.end
+
+
+codecs.register_error(_JSON_ERRORS, _json_bytes)
 
 
 def _open_closed_streams() -> None:
