@@ -68,6 +68,7 @@ def kept_rows(run: Path) -> dict[str, dict[str, Any]]:
     """Rows that a killed run has stored, in complete parts and in journals."""
     rows = {row["path"]: row for row in rows_of(run)}
     for path in run.glob("_vt/*.journal"):
-        lines = path.read_bytes().split(b"\n")[:-1]
-        rows |= {row["path"]: row for row in map(json.loads, lines)}
+        with suppress(FileNotFoundError):  # its part has just been finished
+            lines = path.read_bytes().split(b"\n")[:-1]
+            rows |= {row["path"]: row for row in map(json.loads, lines)}
     return rows

@@ -140,8 +140,8 @@ def test_a_bad_video_gets_a_sentence(kind: str, tmp_path: Path, capsys: Streams)
     assert kind.split()[0] in sentence(capsys)
 
 
-def test_an_url_is_refused(capsys: Streams) -> None:
-    assert run([*PREDICT, "https://example.invalid/clip.mp4"]) == 4
+def test_the_url_of_a_stream_is_refused(capsys: Streams) -> None:
+    assert run([*PREDICT, "rtmp://example.invalid/clip.mp4"]) == 4
     assert "download" in sentence(capsys)
 
 

@@ -104,6 +104,7 @@ def run_parts(
         waiting = []
         for part in left:
             if store.is_done(part):
+                store.forget(part)
                 progress.done += sizes[part]
             elif store.claim(part):
                 try:

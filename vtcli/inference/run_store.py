@@ -257,10 +257,11 @@ class RunStore:
         """Rows that earlier processes have left of a part, by path; cut-off lines are left out."""
         rows: dict[str, dict[str, Any]] = {}
         for path in sorted(self.parts_folder.glob(f"{part:06d}.*.journal")):
-            for line in path.read_bytes().split(b"\n"):
-                with suppress(ValueError):
-                    row = json.loads(line)
-                    rows[row["path"]] = row
+            with suppress(FileNotFoundError):  # another process has just finished the part
+                for line in path.read_bytes().split(b"\n"):
+                    with suppress(ValueError):
+                        row = json.loads(line)
+                        rows[row["path"]] = row
         return rows
 
     @contextmanager
@@ -298,10 +299,17 @@ class RunStore:
             raise write_error(final, error) from error
         finally:
             fresh.unlink(missing_ok=True)
-        for path in self.parts_folder.glob(f"{part:06d}.*.journal"):
-            path.unlink(missing_ok=True)
+        self.forget(part)
         self.release(part)
         return first
+
+    def forget(self, part: int) -> None:
+        """Remove what a kill may have left of a finished part: journals, and an expired claim."""
+        for path in self.parts_folder.glob(f"{part:06d}.*.journal"):
+            path.unlink(missing_ok=True)
+        claim = self._file(part, "claim")
+        if claim.exists() and self._expired(claim):
+            claim.unlink(missing_ok=True)
 
     def clear_leftovers(self) -> None:
         """Remove what killed processes of this machine left half written."""
