@@ -187,3 +187,13 @@ def test_refusals_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
     capfd.readouterr()
     assert refusal(path).reason == "corrupt"
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_small_file_that_decodes_to_gigapixels_is_refused_at_once(tmp_path: Path) -> None:
+    # GIF89a: a screen of 6000 x 5900 pixels, and 400 frames of 2 x 2.
+    frame = b"\x21\xf9\x04\x00\x0a\x00\x00\x00\x2c" + struct.pack("<HHHHB", 0, 0, 2, 2, 0)
+    frame += b"\x02\x02\x44\x01\x00"
+    head = b"GIF89a" + struct.pack("<HHBBB", 6000, 5900, 0x80, 0, 0) + bytes(6)
+    path = tmp_path / "bomb.gif"
+    path.write_bytes(head + 400 * frame + b";")
+    assert refusal(path).reason == "limit"

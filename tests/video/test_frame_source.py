@@ -85,3 +85,71 @@ def test_a_folder_that_cannot_be_read_is_an_error_with_a_reason(tmp_path: Path) 
     with pytest.raises(VideoDecodeError, match="No such file") as caught:
         open_frame_source(tmp_path / "gone")
     assert caught.value.reason == "not_found"
+
+
+SIZE_NAMES = [
+    "img_{}_64x64.png",
+    "frame{}_25fps.png",
+    "{}-crop0.png",
+    "t{}_of_13.png",
+    "v1_{}.png",
+    "t{}.5s.png",
+]
+
+
+@pytest.mark.parametrize("name", SIZE_NAMES)
+def test_the_number_that_varies_gives_the_order(tmp_path: Path, name: str) -> None:
+    source = open_frame_source(images(tmp_path / "f", range(1, 14), name))
+    assert read_numbers(source.read(range(13))) == list(range(1, 14))
+    assert source.warnings == ()
+
+
+def test_rgb_and_flow_in_one_folder_are_refused_naming_both(tmp_path: Path) -> None:
+    folder = images(tmp_path / "f", range(8), "img_{:05d}.png")
+    for axis in "xy":
+        for number in range(8):
+            Image.fromarray(np.zeros((128, 192), np.uint8)).save(
+                folder / f"flow_{axis}_{number:05d}.png"
+            )
+    with pytest.raises(VideoDecodeError, match=r"img_00000\.png.*flow_x_00000\.png|flow") as caught:
+        open_frame_source(folder)
+    assert caught.value.reason == "unsupported"
+
+
+def test_hidden_files_and_stray_pictures_are_skipped_and_counted(tmp_path: Path) -> None:
+    folder = images(tmp_path / "f", range(8), "{:05d}.png")
+    (folder / "._00001.png").write_bytes(b"resource fork")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "cover.jpg")
+    source = open_frame_source(folder)
+    assert read_numbers(source.read(range(source.frames))) == list(range(8))
+    assert [w for w in source.warnings if "1 hidden image" in w]
+    assert [w for w in source.warnings if "cover.jpg" in w]
+
+
+def test_images_of_16_bits_are_scaled(tmp_path: Path) -> None:
+    folder = images(tmp_path / "f", range(3), "{}.png")
+    for number in range(3):
+        gray = draw(number, 192, 128)[..., 0].astype(np.uint16) * 257
+        Image.fromarray(gray).save(folder / f"{number}.png")
+    frames = open_frame_source(folder).read([0, 2])
+    np.testing.assert_array_equal(frames[1], draw(2, 192, 128))
+
+
+def test_the_orientation_of_a_photo_is_honored(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # EXIF 2.3, 4.6.4: rotate by 90 degrees clockwise to show it
+    stored = draw(5, 192, 128)
+    Image.fromarray(stored).save(tmp_path / "f" / "1.png", exif=exif)
+    (shown,) = open_frame_source(tmp_path / "f").read([0])
+    np.testing.assert_array_equal(shown, np.rot90(stored, -1))
+
+
+@pytest.mark.parametrize("suffix", ["tif", "tiff", "jfif", "webp", "bmp"])
+def test_known_images_are_frames(tmp_path: Path, suffix: str) -> None:
+    kind = {"jfif": "jpeg", "tif": "tiff"}.get(suffix, suffix)
+    (tmp_path / "f").mkdir()
+    for number in range(3):
+        path = tmp_path / "f" / f"{number}.{suffix}"
+        Image.fromarray(draw(number, 192, 128)).save(path, kind)
+    assert read_numbers(open_frame_source(tmp_path / "f").read([0, 1, 2])) == [0, 1, 2]

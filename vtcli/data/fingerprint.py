@@ -10,7 +10,6 @@ Shape legend: H height, W width of a frame; N videos, D = 4 * 8 * 8 gray levels.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,6 +23,7 @@ from vtcli.runtime.worker_pool import Heartbeat
 from vtcli.video.backends_pyav import decode_all
 from vtcli.video.damage import listen
 from vtcli.video.decode import probe
+from vtcli.video.frame_folder import frame_numbers
 from vtcli.video.frame_source import FrameFolder, open_frame_source
 from vtcli.video.probe import quarter_turns, upright
 from vtcli.video.times import are_even
@@ -101,7 +101,7 @@ def _inspect_video(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
 def _inspect_folder(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
     source = open_frame_source(path)
     assert isinstance(source, FrameFolder)
-    _check_numbers(path, [image.stem for image in source.images])
+    _check_numbers(path, [image.name for image in source.images])
     wanted = _middles(source.frames)
     thumbnails = {}
     first: tuple[int, ...] | None = None
@@ -119,13 +119,12 @@ def _inspect_folder(path: Path, heartbeat: Heartbeat) -> VideoFingerprint:
     return VideoFingerprint(source.frames, None, size, b"".join(thumbnails[p] for p in wanted))
 
 
-def _check_numbers(folder: Path, stems: Sequence[str]) -> None:
-    """Raise `VideoDecodeError` if the last numbers in the image names are not consecutive."""
-    found = [re.findall(r"\d+", stem) for stem in stems]
-    if not all(found):
+def _check_numbers(folder: Path, names: Sequence[str]) -> None:
+    """Raise `VideoDecodeError` if the numbers of the frames are whole and not consecutive."""
+    numbers = frame_numbers(names)
+    if not all(number.is_integer() for number in numbers):
         return
-    numbers = [int(digits[-1]) for digits in found]
-    for before, after in pairwise(numbers):
+    for before, after in pairwise(map(int, numbers)):
         if after != before + 1:
             text = f"has image {before} followed by image {after}; extract it again"
             raise VideoDecodeError(folder, "missing_frames", text)

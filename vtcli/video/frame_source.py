@@ -7,7 +7,6 @@ Shape legend: N requested frames, H height, W width.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError
 from vtcli.video.damage import listen
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo, probe, read_frames
-from vtcli.video.extensions import IMAGE_SUFFIXES
+from vtcli.video.frame_folder import list_frames
 from vtcli.video.times import even_times, segment_in_seconds
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """A folder of images, ordered by the numbers in their names."""
+    """A folder of images, in the order of their numbers; `skipped` says what else is in it."""
 
     folder: Path
     images: tuple[Path, ...]
@@ -112,7 +111,7 @@ class FrameFolder:
     @property
     def frame_bytes(self) -> int:
         with _open_image(self.images[0]) as image:
-            return image.width * image.height * 3
+            return image.width * image.height * 3  # a rotation does not change it
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -190,7 +189,9 @@ def open_frame_source(
     """
     source: FrameSource
     if os.path.isdir(path):
-        source = FrameFolder(Path(path), _images(Path(path)), frame_rate or FOLDER_RATE)
+        found = list_frames(Path(path))
+        rate = frame_rate or FOLDER_RATE
+        source = FrameFolder(Path(path), found.images, rate, found.skipped)
     else:
         source = VideoFile(probe(path), decoder)
     if seconds != (None, None):
@@ -217,30 +218,18 @@ def _segment(path: Path, source: FrameSource, first: int, last: int | None) -> F
     return FrameRange(source, first, max(1, end - first))
 
 
-def _images(folder: Path) -> tuple[Path, ...]:
-    """The images, ordered by the last number in their names, with or without leading zeros."""
-    try:
-        images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
-    except OSError as error:
-        raise VideoDecodeError(
-            folder, "not_found", f"cannot be opened ({error.strerror}); check its permissions"
-        ) from error
-    if not images:
-        raise VideoDecodeError(
-            folder, "not_video", "is a folder without images; extract the frames again"
-        )
-
-    def number(image: Path) -> tuple[int, str]:
-        digits = re.findall(r"\d+", image.stem)
-        return (int(digits[-1]) if digits else 0, image.name)
-
-    return tuple(sorted(images, key=number))
-
-
 def _read_image(path: Path) -> NDArray[np.uint8]:
-    """RGB [H, W, 3]."""
+    """RGB [H, W, 3], upright as its EXIF data say, 16 bits scaled to 8."""
+    from PIL import ImageOps
+
     with _open_image(path) as image:
-        return np.asarray(image.convert("RGB"))
+        shown = ImageOps.exif_transpose(image)
+        if shown.mode.startswith(("I", "F")):
+            gray_HW = np.asarray(shown)
+            deep = shown.mode.startswith("I;16") or gray_HW.max(initial=0) > 255
+            scaled_HW = np.round(gray_HW / 257 if deep else gray_HW)
+            return np.repeat(np.clip(scaled_HW, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        return np.asarray(shown.convert("RGB"))
 
 
 @contextmanager

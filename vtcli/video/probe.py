@@ -39,6 +39,8 @@ _MAX_REORDER = 32
 _DISCONTINUOUS = frozenset({"mpegts", "mpeg"})
 # An MPEG-4 packet of fewer bytes may be a placeholder ("not coded") that is not shown.
 _TINY_PACKET_BYTES = 16
+# Any file may decode to these.
+_FREE_PIXELS = 2_000_000_000
 _NO_FRAME = "has no frame that can be decoded; copy or download it again"
 
 
@@ -49,6 +51,7 @@ class Limits:
     max_pixels: int = 36_000_000
     max_frames: int = 1_000_000
     max_bytes: int = 2 * 2**30
+    max_pixels_per_byte: int = 100_000
 
 
 DEFAULT_LIMITS = Limits()
@@ -133,6 +136,21 @@ def probe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> V
         ) from error
 
 
+def _check_cost(path: Path, pixels: int, limits: Limits) -> None:
+    """Refuse a file of few bytes that decodes to so many pixels that it would take minutes.
+
+    Even a screen that never changes needs more bytes than that.
+    """
+    allowed = _FREE_PIXELS + limits.max_pixels_per_byte * path.stat().st_size
+    if pixels > allowed:
+        raise VideoDecodeError(
+            path,
+            "limit",
+            f"decodes to {pixels / 1e9:.1f} gigapixels, too many for a file of "
+            f"{path.stat().st_size} bytes; scale the video down first",
+        )
+
+
 def check_size(path: Path, width: int, height: int, limits: Limits) -> None:
     """Raise VideoDecodeError `limit` for frames that need too much memory to decode."""
     if width * height > limits.max_pixels:
@@ -196,6 +214,7 @@ def _probe(path: Path, limits: Limits) -> VideoInfo:
             if rows.lost:
                 damage().notes.append(f"{rows.lost} of the {listed} frames in the index are lost")
         _note_length(path, family, stream, rows)
+        _check_cost(path, stream.width * stream.height * len(rows.pts), limits)
         if first is None or not rows.pts:
             raise VideoDecodeError(path, "corrupt", _NO_FRAME)
         check_size(path, first.width, first.height, limits)
