@@ -20,12 +20,18 @@ ResizeName: TypeAlias = Literal[
     "opencv_bilinear",
     "tensorflow_bilinear",
     "pillow_bilinear",
+    "pillow_nearest",
+    "pillow_bicubic",
+    "pillow_lanczos",
+    "pillow_box",
+    "pillow_hamming",
+    "none",
     "torchvision_bilinear",
 ]
 CropName: TypeAlias = Literal["ceil", "floor", "round", "ceil_of_three"]
 CropOrder: TypeAlias = Literal["first_middle_last", "first_last_middle"]
 NormalizeName: TypeAlias = Literal["scaled", "raw", "raw_reciprocal", "signed"]
-ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
+ChannelOrder: TypeAlias = Literal["rgb", "bgr", "gray"]
 ViewOrder: TypeAlias = Literal["clip_major", "crop_major"]
 ViewFusion: TypeAlias = Literal["mean_prob", "sum_prob", "mean_logit", "sum_logit"]
 
@@ -47,12 +53,13 @@ class Pipeline:
     """How one checkpoint is tested.
 
     `sampling` selects `frames` indices per clip, `stride` apart where the rule is a dense one.
-    Frames are resized by `resize` to a short side of `short_side` pixels and cropped to squares of
-    `crop_size`: one in the center, or three along the long side in `crop_order`; `crop_offset` is
-    the rounding of their corners. `normalize` is the arithmetic for `mean` and `std`, which are in
-    `channel_order`. `clips` x `crops` is the published protocol, `view_order` the order of its
-    views, `view_fusion` how upstream combines the scores of a video's views. Raises `DataError`
-    naming an invalid field.
+    Frames are resized by `resize` to a short side of `short_side` pixels, or to the height and
+    width `resize_to` whatever their aspect ratio (`resize` "none" keeps their size), and cropped to
+    squares of `crop_size`: one in the center, or three along the long side in `crop_order`;
+    `crop_offset` is the rounding of their corners. `normalize` is the arithmetic for `mean` and
+    `std`, which are in `channel_order`; "gray" stands for three equal channels. `clips` x `crops`
+    is the published protocol, `view_order` the order of its views, `view_fusion` how upstream
+    combines the scores of a video's views. Raises `DataError` naming an invalid field.
     """
 
     sampling: str
@@ -71,6 +78,7 @@ class Pipeline:
     stride: int = 1
     crop_order: CropOrder = "first_middle_last"
     channel_order: ChannelOrder = "rgb"
+    resize_to: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -85,6 +93,9 @@ class Pipeline:
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
         if 0 in self.std:
             raise DataError("pipeline field 'std' contains a zero")
+        if self.resize_to is not None:
+            object.__setattr__(self, "resize_to", _size("resize_to", self.resize_to))
+            object.__setattr__(self, "short_side", min(self.resize_to))
         if self.crop_size > self.short_side:
             raise DataError(
                 f"pipeline field 'crop_size' is {self.crop_size}, more than the short side of "
@@ -109,7 +120,10 @@ class Pipeline:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as a table for TOML or JSON, which `from_dict` reads."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        table = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.resize_to is None:
+            del table["resize_to"]
+        return table
 
 
 @dataclass(frozen=True)
@@ -158,6 +172,15 @@ def plan_views(
 def _require_positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise DataError(f"pipeline field '{name}' is {value!r}, not a whole number above 0")
+
+
+def _size(name: str, value: object) -> tuple[int, int]:
+    sides = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(sides) != 2:
+        raise DataError(f"pipeline field '{name}' is {value!r}, not a height and a width")
+    for side in sides:
+        _require_positive(name, side)
+    return sides
 
 
 def _three_numbers(name: str, value: object) -> tuple[float, ...]:

@@ -191,22 +191,26 @@ def _hf_packed(end: str) -> Rule:
     return Rule(names, f"{_LAYER}attn.qkv.{end}", Concat(3))
 
 
+# What the library calls each of our activations; it has more than one name for some of them.
+HF_ACTIVATIONS = {"gelu_tanh": "gelu_fast", "gelu": "gelu", "quick_gelu": "quick_gelu"}
+
+
 def hf_config(config: ViViTConfig, labels: Sequence[str]) -> tuple[str, str]:
     """Name and text of the `config.json` that transformers reads next to the weights."""
     table = {
         "model_type": "vivit",
         "architectures": ["VivitForVideoClassification"],
-        "image_size": config.frame_size[0],
+        "image_size": config.image_size,
         "num_frames": config.num_frames,
         "tubelet_size": list(config.tubelet_size),
-        "num_channels": 3,
+        "num_channels": config.num_channels,
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,
         "intermediate_size": round(config.mlp_ratio * config.width),
-        "hidden_act": "gelu_fast",
-        "layer_norm_eps": 1e-06,
-        "qkv_bias": True,
+        "hidden_act": HF_ACTIVATIONS[config.activation],
+        "layer_norm_eps": config.layer_norm_eps,
+        "qkv_bias": config.qkv_bias,
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
     }

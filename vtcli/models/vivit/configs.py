@@ -10,6 +10,7 @@ from typing import Any, Literal
 from vtcli.errors import LayoutError, UsageError
 from vtcli.models import Shapes, with_overrides
 
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 Attention = Literal[
     "joint", "factorized_encoder", "factorized_self_attention", "factorized_dot_product"
 ]
@@ -30,6 +31,9 @@ class ViViTConfig:
     attention_order: which attention comes first in a block of model 3.
     representation_size: width of a tanh layer before the classifier; 0: none.
     heads: names and sizes of several classifiers that share the rows of one, in order.
+    num_channels: 3 for RGB, 1 for gray frames, of which clips have three equal channels.
+    layer_norm_eps, activation, qkv_bias: the same in every published network; fine-tuned ones of
+        transformers may differ.
     """
 
     attention: Attention = "joint"
@@ -48,6 +52,10 @@ class ViViTConfig:
     num_classes: int = 400
     heads: tuple[tuple[str, int], ...] = ()
     drop_path: float = 0.0
+    num_channels: int = 3
+    layer_norm_eps: float = 1e-6
+    activation: Activation = "gelu_tanh"
+    qkv_bias: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple((name, int(size)) for name, size in self.heads))
@@ -137,7 +145,7 @@ def published_macs(config: ViViTConfig) -> int:
         blocks = layers(config.depth, T * S, T + S, attentions=2)
     else:
         blocks = layers(config.depth, T * S, (T + S) // 2)
-    patch_embed = T * S * C * 3 * math.prod(config.tubelet_size)
+    patch_embed = T * S * C * config.num_channels * math.prod(config.tubelet_size)
     representation = config.representation_size * C
     classifier = (config.representation_size or C) * config.num_classes
     return patch_embed + blocks + representation + classifier
@@ -156,11 +164,11 @@ def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> ViViTConfig:
     """
     first = "spatial" if "spatial.pos_embed" in shapes else "encoder"
     try:
-        width, _, *frames, rows, columns = shapes["patch_embed.weight"]
+        width, channels, *frames, rows, columns = shapes["patch_embed.weight"]
         positions = shapes[f"{first}.pos_embed"][1]
         mlp = _AXIAL_MLP if _AXIAL_MLP in shapes else f"{first}.blocks.0.mlp.fc1.weight"
         hidden = shapes[mlp][0]
-        num_classes = shapes["head.weight"][0]
+        num_classes = shapes.get("head.weight", (0,))[0] or hints["num_classes"]
     except (KeyError, ValueError, IndexError) as error:
         raise LayoutError(
             f"this is not a complete ViViT checkpoint: {error} is missing or mis-shaped"
@@ -177,6 +185,8 @@ def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> ViViTConfig:
         class_token=class_token,
         representation_size=shapes.get("pre_logits.weight", (0,))[0],
         num_classes=num_classes,
+        num_channels=channels,
+        qkv_bias=_has_qkv_bias(shapes),
     )
     temporal = shapes.get("temporal.pos_embed", (1, 0))[1]
     clip = _clip(config, positions - class_token, temporal - class_token, not frames, hints)
@@ -189,6 +199,10 @@ def _attention(shapes: Shapes, class_token: bool) -> Attention:
     if _AXIAL_MLP in shapes:
         return "factorized_self_attention"
     return "joint" if class_token else "factorized_dot_product"
+
+
+def _has_qkv_bias(shapes: Shapes) -> bool:
+    return any(name.endswith(".qkv.bias") for name in shapes)
 
 
 def _layers(shapes: Shapes, encoder: str) -> int:
