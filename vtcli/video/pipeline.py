@@ -25,7 +25,6 @@ ResizeName: TypeAlias = Literal[
     "pillow_lanczos",
     "pillow_box",
     "pillow_hamming",
-    "none",
     "torchvision_bilinear",
 ]
 CropName: TypeAlias = Literal["ceil", "floor", "round", "ceil_of_three"]
@@ -54,7 +53,7 @@ class Pipeline:
 
     `sampling` selects `frames` indices per clip, `stride` apart where the rule is a dense one.
     Frames are resized by `resize` to a short side of `short_side` pixels, or to the height and
-    width `resize_to` whatever their aspect ratio (`resize` "none" keeps their size), and cropped to
+    width `resize_to` whatever their aspect ratio (`keeps_size`: not at all), and cropped to
     squares of `crop_size`: one in the center, or three along the long side in `crop_order`;
     `crop_offset` is the rounding of their corners. `normalize` is the arithmetic for `mean` and
     `std`, which are in `channel_order`; "gray" stands for three equal channels. `clips` x `crops`
@@ -79,6 +78,7 @@ class Pipeline:
     crop_order: CropOrder = "first_middle_last"
     channel_order: ChannelOrder = "rgb"
     resize_to: tuple[int, int] | None = None
+    keeps_size: bool = False
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -121,9 +121,8 @@ class Pipeline:
     def to_dict(self) -> dict[str, Any]:
         """All fields as a table for TOML or JSON, which `from_dict` reads."""
         table = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        if self.resize_to is None:
-            del table["resize_to"]
-        return table
+        # Runs of versions without these fields are compared with this table.
+        return {k: v for k, v in table.items() if v or k not in ("resize_to", "keeps_size")}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,13 @@ Size: TypeAlias = tuple[int, int]
 Pair: TypeAlias = tuple[Tensor, Tensor]
 
 BILINEAR = Image.Resampling.BILINEAR
+OTHER_FILTERS = (
+    Image.Resampling.NEAREST,
+    Image.Resampling.LANCZOS,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BOX,
+    Image.Resampling.HAMMING,
+)
 GRAY_WEIGHTS = (19595, 38470, 7471)
 """Luma of ITU-R BT.601 in 1/65536 of a gray level, as Pillow converts RGB to gray."""
 PILLOW_BYTES = 2**25
@@ -60,11 +67,6 @@ def long_side_to_nearest(height: int, width: int, short_side: int) -> Size:
 
 def _oriented(height: int, width: int, short: int, long: int) -> Size:
     return (long, short) if height > width else (short, long)
-
-
-def own_size(height: int, width: int, short_side: int) -> Size:
-    """The size of the frame: nothing is resized."""
-    return height, width
 
 
 # --- channels -------------------------------------------------------------------------------------
@@ -222,9 +224,8 @@ RESIZE_RULES: Mapping[str, ResizeRule] = {
         f"pillow_{filter.name.lower()}": ResizeRule(
             long_side_of_integers, partial(pillow_resize, filter=filter)
         )
-        for filter in Image.Resampling
+        for filter in (BILINEAR, *OTHER_FILTERS)
     },
-    "none": ResizeRule(own_size, pillow_bilinear),
     "torchvision_bilinear": ResizeRule(long_side_of_integers, torchvision_bilinear),
 }
 

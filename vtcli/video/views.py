@@ -94,7 +94,7 @@ def _resize_chunk(frames_THWC: Tensor, pipeline: Pipeline) -> Tensor:
     frames_THWC = in_channel_order(frames_THWC, pipeline.channel_order)
     if rule.normalized_first:
         frames_THWC = normalize_frames(frames_THWC, pipeline.normalize, pipeline.mean, pipeline.std)
-    if frames_THWC.shape[1:3] == (height, width):
+    if pipeline.keeps_size or frames_THWC.shape[1:3] == (height, width):
         return frames_THWC
     return rule.pixels(frames_THWC, height, width)
 

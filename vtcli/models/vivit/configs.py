@@ -151,6 +151,64 @@ def published_macs(config: ViViTConfig) -> int:
     return patch_embed + blocks + representation + classifier
 
 
+def require_stated(shapes: Shapes, stated: Mapping[str, Any]) -> None:
+    """Raise `LayoutError` if tensors of these shapes fit several networks or clips.
+
+    `stated` are the fields that are known from elsewhere. The number of heads is in no tensor of a
+    PyTorch file; the clip is in the number of positions, which is one product of frames and size.
+    """
+    config = infer_config(shapes, {"num_heads": 1, "image_size": 1, **stated})
+    asked = []
+    if "num_heads" not in stated:
+        fitting = [n for n in range(1, config.width + 1) if config.width % n == 0]
+        likely = [n for n in fitting if 16 <= config.width // n <= 128] or fitting
+        readings = " or ".join(f"{n} of {config.width // n}" for n in likely)
+        asked.append(f"the number of attention heads ({readings} channels); give --num-heads")
+    elif config.width % config.num_heads:
+        raise LayoutError(
+            f"a width of {config.width} cannot be split into {config.num_heads} attention heads; "
+            "correct --num-heads"
+        )
+    first = "spatial" if config.attention == "factorized_encoder" else "encoder"
+    tokens = shapes[f"{first}.pos_embed"][1] - config.class_token
+    if not {"num_frames", "image_size"} & stated.keys():
+        if config.attention == "joint" or first == "encoder":
+            readings = _clip_readings(tokens, config.tubelet_size)
+            asked.append(f"the clip ({readings}); give --num-frames and --image-size")
+    elif first == "encoder":
+        _require_fitting_clip(tokens, config, stated)
+    if asked:
+        raise LayoutError(f"its tensors do not show {', nor '.join(asked)}, or name it with -m")
+
+
+def _clip_readings(tokens: int, tubelet: tuple[int, int, int]) -> str:
+    """The clips of square frames whose tubelets are as many as the tokens, largest frames first."""
+    kt, kh, _ = tubelet
+    sides = [side for side in range(math.isqrt(tokens), 0, -1) if tokens % side**2 == 0]
+    clips = [f"{tokens // side**2 * kt} frames of {side * kh}x{side * kh}" for side in sides]
+    return " or ".join(clips[:6])
+
+
+def _require_fitting_clip(tokens: int, config: ViViTConfig, stated: Mapping[str, Any]) -> None:
+    """Raise `LayoutError` if the stated clip does not have this number of positions."""
+    kt, kh, kw = config.tubelet_size
+    if "num_frames" in stated and "image_size" in stated:
+        fits = math.prod(config.grid) == tokens
+    elif "num_frames" in stated:
+        space, rest = divmod(tokens, max(1, config.sampled_frames or stated["num_frames"] // kt))
+        fits = not rest and math.isqrt(space) ** 2 == space
+    else:
+        fits = tokens % max(1, math.prod(config.grid[1:])) == 0
+    if not fits:
+        size = f" of {stated['image_size']} pixels" if "image_size" in stated else ""
+        frames = f" of {stated['num_frames']} frames" if "num_frames" in stated else ""
+        raise LayoutError(
+            f"its {tokens} positions do not fit a clip{frames}{size} in tubelets of {kt}x{kh}x{kw}"
+            f" (they fit {_clip_readings(tokens, config.tubelet_size)}); correct --num-frames and "
+            "--image-size"
+        )
+
+
 _AXIAL_MLP = "encoder.blocks.0.mlp.layer.fc1.weight"  # in model 3 only
 
 
