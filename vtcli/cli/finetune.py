@@ -274,7 +274,7 @@ def _plan(request: _Request, group: Group, on_download: ProgressCallback) -> Tra
     from vtcli.weights.resolve import lookup
 
     split, given = request.source.open(), request.given
-    arch = lookup(request.model, on_download).arch
+    arch = lookup(request.model, on_download, needs_classifier=False).arch
     name, recipe = find_recipe(arch, split.flip_sensitive, request.recipe)
     recipe = resolve_hflip(override(recipe, given), split.flip_sensitive, given.get("hflip"))
     heads = {head: len(names) for head, names in split.train.classes.items()}

@@ -32,6 +32,8 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
     console.print(f"  classes    {report.labels}" + _order(report.permutation))
     if report.verified:
         console.print(f"  verified   {report.verified} tensors bit-identical after a round trip")
+    for note in report.notes:
+        console.print(f"  note       {note}")
     console.print(f"  sha256     {report.sha256}")
     if list_tensors:
         for old, new in report.renamed:
