@@ -88,7 +88,7 @@ def test_names_and_paths_are_printed_without_markup(
         verified=0,
         sha256="0",
         renamed=[(BRACKETS, BRACKETS)],
-        note="",
+        notes=[],
         tensors_sha256="0",
     )
     print_report(report, list_tensors=True)

@@ -32,7 +32,10 @@ def vt_file(folder: Path, arch: str, preset: str, layout: str, changes: dict[str
         torch.nn.init.normal_(parameter, std=0.1)
     tensors = from_vt(architecture.layouts[layout], model.state_dict(), config)
     torch.save(tensors, folder / "upstream.pth")
-    convert(folder / "upstream.pth", folder / "vt.safetensors")
+    # What a ViViT's tensors do not show has to be said.
+    stated = {f: getattr(config, f) for f in ("num_frames", "image_size", "num_heads")}
+    given = stated if arch == "vivit" else {}
+    convert(folder / "upstream.pth", folder / "vt.safetensors", **given)
     return folder / "vt.safetensors"
 
 

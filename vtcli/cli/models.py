@@ -55,11 +55,19 @@ def show(
     name: IdArgument,
     format: FormatOption = "table",
 ) -> int:
-    """Show everything the registry holds about one checkpoint."""
-    from vtcli.report.models import print_card
+    """Show everything known of a checkpoint: its registry entry, or a file's or folder's card."""
+    from vtcli.report.models import print_card, print_model_card
+    from vtcli.weights.checkpoint import ModelCard
     from vtcli.weights.registry import bundled_path, load_registry
-    from vtcli.weights.resolve import cached_path
+    from vtcli.weights.repository import hub_name
+    from vtcli.weights.resolve import cached_path, is_path, lookup
 
+    if hub_name(name) is not None or is_path(name):
+        known = lookup(name, needs_classifier=False)
+        if isinstance(known, ModelCard):
+            print_model_card(known, name, format)
+            return EXIT_OK
+        name = known.id
     row = load_registry().find(name)
     cached = bundled_path(row) or cached_path(row)
     print_card(row, cached if cached.is_file() else None, format)

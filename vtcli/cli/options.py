@@ -30,7 +30,7 @@ RENAMED_OPTIONS = {
 
 def model_option(default: str = DEFAULT_MODEL, several: bool = False) -> Any:
     """`-m/--model`; `default` is what the help says is used without it."""
-    text = "Checkpoint id or model name (`vt models list`), .safetensors file or hf://org/repo."
+    text = "Checkpoint id or model name (`vt models list`), .safetensors file, folder or org/repo."
     if several:
         text += " May be repeated."
     return typer.Option("--model", "-m", help=text, show_default=default)

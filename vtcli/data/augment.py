@@ -141,12 +141,16 @@ def to_clip(frames_THWC: Frames, pipeline: Pipeline) -> Tensor:
     """RGB frames of any shape, resized and normalized by the pipeline's rules: [3, T, S, S]."""
     import torch
 
-    from vtcli.video.transforms import RESIZE_RULES, normalize_clip, normalize_frames
+    from vtcli.video.transforms import (
+        RESIZE_RULES,
+        in_channel_order,
+        normalize_clip,
+        normalize_frames,
+    )
 
     rule, size = RESIZE_RULES[pipeline.resize], pipeline.crop_size
     pixels = torch.from_numpy(np.ascontiguousarray(frames_THWC))
-    if pipeline.channel_order == "bgr":
-        pixels = pixels.flip(-1)
+    pixels = in_channel_order(pixels, pipeline.channel_order)
     if rule.normalized_first:
         pixels = normalize_frames(pixels, pipeline.normalize, pipeline.mean, pipeline.std)
     if pixels.shape[1:3] != (size, size):

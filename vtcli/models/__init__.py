@@ -38,6 +38,11 @@ class Architecture:
     infer_config: (shapes by our names, fields that shapes do not show) -> config.
     published_macs: config -> multiply-accumulates of one view as papers count them.
     layouts: upstream file layouts by name.
+    read_library_config: the table of a `config.json` of another library -> the fields that it
+        states, None if it is not of this architecture.
+    unseen_fields: fields that tensors do not show.
+    require_stated: (shapes, stated fields) -> None; raises `LayoutError` if the shapes fit more
+        than one configuration.
     variable_fields: fields that may differ between files of one model; a file's shapes decide.
     head_tensors: our names of the tensors whose first dimension is the class index.
     init_from_image_model: (tensors of an image model, config) -> the tensors of ours that they
@@ -57,6 +62,9 @@ class Architecture:
     layouts: Mapping[str, Layout]
     head_tensors: tuple[str, ...] = ("head.weight", "head.bias")
     variable_fields: tuple[str, ...] = ()
+    unseen_fields: tuple[str, ...] = ()
+    read_library_config: Callable[[Mapping[str, Any]], dict[str, Any] | None] | None = None
+    require_stated: Callable[[Shapes, Mapping[str, Any]], None] | None = None
     published_macs: Callable[[Any], int] | None = None
     init_from_image_model: Callable[[Mapping[str, Tensor], Any], Mapped] | None = None
     recipes: Mapping[str, Recipe] = field(default_factory=dict)

@@ -31,6 +31,7 @@ from vtcli.video.decode import VideoInfo, probe, read_frames
 from vtcli.video.pipeline import Pipeline, plan_views
 from vtcli.weights.model_config import model_config
 from vtcli.weights.registry import load_registry
+from vtcli.weights.repository import hub_name
 from vtcli.weights.resolve import is_path, resolve
 
 DECODE_ROUNDS = 3
@@ -67,7 +68,7 @@ def find_model(name: str, progress: ProgressCallback | None = None) -> ProfiledM
     `UnknownModelError`, and what `resolve` raises for a file.
     """
     registry = load_registry()
-    if is_path(name) or name.startswith("hf://"):
+    if is_path(name) or hub_name(name) is not None:
         file = resolve(name, progress)
         card = file.card
         config = get_architecture(card.arch).read_config(card.config)

@@ -27,8 +27,6 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
         f"  tensors    {report.tensors_read} read, {report.tensors_written} written, "
         f"{len(report.dropped)} unused"
     )
-    if report.note:
-        console.print(f"  note       {report.note}")
     for reason, names in _by_reason(report.dropped).items():
         console.print(f"             {len(names)} x {reason}, for example {names[0]}")
     console.print(f"  classes    {report.labels}" + _order(report.permutation))
@@ -36,6 +34,8 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
         console.print(f"  verified   {report.verified} tensors bit-identical after a round trip")
     if report.tensors_sha256:
         console.print(f"  digest     {report.tensors_sha256} of the tensors alone")
+    for note in report.notes:
+        console.print(f"  note       {note}")
     console.print(f"  sha256     {report.sha256}")
     if list_tensors:
         for old, new in report.renamed:

@@ -20,6 +20,8 @@ from vtcli.weights.registry import Checkpoint, Registry, Source
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from vtcli.weights.checkpoint import ModelCard
+
 NARROW_COLUMNS = ("id", "dataset", "frames", "top1", "state")
 COLUMNS = (
     "id",
@@ -116,6 +118,43 @@ def print_card(row: Checkpoint, cached: Path | None, format: str) -> None:
     for source in row.sources:
         for line in _source_lines(source):
             console.print(Text(f"    {line}"))
+
+
+def print_model_card(card: ModelCard, name: str, format: str) -> None:
+    """Print the card of a file, folder or repository, and what each fact comes from."""
+    if format == "json":
+        print(json.dumps(json.loads(card.to_json()), indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text(card.id or name, style="bold"))
+    for title, value in _card_facts(card):
+        if value:
+            console.print(Text.assemble((f"  {title:<12}", "dim"), f" {value}"))
+
+
+def _card_facts(card: ModelCard) -> Iterator[tuple[str, str]]:
+    yield "model", f"{card.model} ({card.arch})" if card.model else card.arch
+    yield "dataset", card.dataset
+    for head in card.heads:
+        yield f"{head.name} head", f"{head.size} classes, order: {head.confidence or 'not stated'}"
+        yield "labels", ", ".join(head.labels)
+    if not card.heads:
+        yield "head", "none; vt finetune trains one"
+    p = card.pipeline
+    yield "clip", f"{p.frames} frames of {p.crop_size}x{p.crop_size}"
+    yield "protocol", f"{card.views} (clips x crops), {p.sampling}, {p.view_fusion}"
+    yield "pretraining", card.pretrain
+    for fact, source in card.source.get("facts", {}).items():
+        yield f"{fact} from", source
+    yield "source", str(card.source.get("address", ""))
+    yield "sha256", str(card.source.get("sha256", ""))
+    yield "license", card.license or str(card.source.get("license", ""))
+    yield "notes", card.notes
+    for warning in card.source.get("warnings", ()):
+        yield "", warning
 
 
 def _facts(row: Checkpoint, cached: Path | None) -> Iterator[tuple[str, str]]:

@@ -81,7 +81,7 @@ def plan_init(
 
     Raises what `lookup` raises, and `UsageError` for a setting that the architecture does not have.
     """
-    known = lookup(model, on_download)
+    known = lookup(model, on_download, needs_classifier=False)
     architecture = get_architecture(known.arch)
     if isinstance(known, ModelCard):
         config = architecture.read_config(known.config)
@@ -149,7 +149,7 @@ def _from_checkpoint(
 ) -> dict[str, Tensor]:
     from vtcli.weights.checkpoint import open_tensors
 
-    found = resolve(model_init.model, on_download)
+    found = resolve(model_init.model, on_download, needs_classifier=False)
     tensors = open_tensors(found.path)
     if found.card.labels != labels:
         for name in model_init.architecture.head_tensors:

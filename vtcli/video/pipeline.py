@@ -20,12 +20,17 @@ ResizeName: TypeAlias = Literal[
     "opencv_bilinear",
     "tensorflow_bilinear",
     "pillow_bilinear",
+    "pillow_nearest",
+    "pillow_bicubic",
+    "pillow_lanczos",
+    "pillow_box",
+    "pillow_hamming",
     "torchvision_bilinear",
 ]
 CropName: TypeAlias = Literal["ceil", "floor", "round", "ceil_of_three"]
 CropOrder: TypeAlias = Literal["first_middle_last", "first_last_middle"]
 NormalizeName: TypeAlias = Literal["scaled", "raw", "raw_reciprocal", "signed"]
-ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
+ChannelOrder: TypeAlias = Literal["rgb", "bgr", "gray"]
 ViewOrder: TypeAlias = Literal["clip_major", "crop_major"]
 ViewFusion: TypeAlias = Literal["mean_prob", "sum_prob", "mean_logit", "sum_logit"]
 
@@ -50,12 +55,13 @@ class Pipeline:
     """How one checkpoint is tested.
 
     `sampling` selects `frames` indices per clip, `stride` apart where the rule is a dense one.
-    Frames are resized by `resize` to a short side of `short_side` pixels and cropped to squares of
-    `crop_size`: one in the center, or three along the long side in `crop_order`; `crop_offset` is
-    the rounding of their corners. `normalize` is the arithmetic for `mean` and `std`, which are in
-    `channel_order`. `clips` x `crops` is the published protocol, `view_order` the order of its
-    views, `view_fusion` how upstream combines the scores of a video's views. Raises `DataError`
-    naming an invalid field.
+    Frames are resized by `resize` to a short side of `short_side` pixels, or to the height and
+    width `resize_to` whatever their aspect ratio (`keeps_size`: not at all), and cropped to
+    squares of `crop_size`: one in the center, or three along the long side in `crop_order`;
+    `crop_offset` is the rounding of their corners. `normalize` is the arithmetic for `mean` and
+    `std`, which are in `channel_order`; "gray" stands for three equal channels. `clips` x `crops`
+    is the published protocol, `view_order` the order of its views, `view_fusion` how upstream
+    combines the scores of a video's views. Raises `DataError` naming an invalid field.
     """
 
     sampling: str
@@ -74,6 +80,8 @@ class Pipeline:
     stride: int = 1
     crop_order: CropOrder = "first_middle_last"
     channel_order: ChannelOrder = "rgb"
+    resize_to: tuple[int, int] | None = None
+    keeps_size: bool = False
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -88,6 +96,9 @@ class Pipeline:
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
         if 0 in self.std:
             raise DataError("pipeline field 'std' contains a zero")
+        if self.resize_to is not None:
+            object.__setattr__(self, "resize_to", _size("resize_to", self.resize_to))
+            object.__setattr__(self, "short_side", min(self.resize_to))
         if self.crop_size > self.short_side:
             raise DataError(
                 f"pipeline field 'crop_size' is {self.crop_size}, more than the short side of "
@@ -112,7 +123,9 @@ class Pipeline:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as a table for TOML or JSON, which `from_dict` reads."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        table = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        # Runs of versions without these fields are compared with this table.
+        return {k: v for k, v in table.items() if v or k not in ("resize_to", "keeps_size")}
 
 
 @dataclass(frozen=True)
@@ -163,6 +176,15 @@ def _require_positive(name: str, value: object) -> None:
         raise DataError(f"pipeline field '{name}' is {value!r}, not a whole number above 0")
     if value > LIMITS.get(name, MAX_NUMBER):
         raise DataError(f"pipeline field '{name}' is {value}, more than any checkpoint uses")
+
+
+def _size(name: str, value: object) -> tuple[int, int]:
+    sides = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(sides) != 2:
+        raise DataError(f"pipeline field '{name}' is {value!r}, not a height and a width")
+    for side in sides:
+        _require_positive(name, side)
+    return sides
 
 
 def _three_numbers(name: str, value: object) -> tuple[float, ...]:

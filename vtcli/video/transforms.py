@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +27,15 @@ Size: TypeAlias = tuple[int, int]
 Pair: TypeAlias = tuple[Tensor, Tensor]
 
 BILINEAR = Image.Resampling.BILINEAR
+OTHER_FILTERS = (
+    Image.Resampling.NEAREST,
+    Image.Resampling.LANCZOS,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BOX,
+    Image.Resampling.HAMMING,
+)
+GRAY_WEIGHTS = (19595, 38470, 7471)
+"""Luma of ITU-R BT.601 in 1/65536 of a gray level, as Pillow converts RGB to gray."""
 PILLOW_BYTES = 2**25
 """Bytes of frames that Pillow resizes at a time."""
 
@@ -58,6 +67,23 @@ def long_side_to_nearest(height: int, width: int, short_side: int) -> Size:
 
 def _oriented(height: int, width: int, short: int, long: int) -> Size:
     return (long, short) if height > width else (short, long)
+
+
+# --- channels -------------------------------------------------------------------------------------
+
+
+def in_channel_order(frames_THWC: Tensor, order: str) -> Tensor:
+    """uint8 RGB frames as RGB, as BGR, or as three equal gray channels."""
+    if order == "gray":
+        return gray(frames_THWC)
+    return frames_THWC.flip(-1) if order == "bgr" else frames_THWC
+
+
+def gray(frames_THWC: Tensor) -> Tensor:
+    """Image.convert("L"), to the byte, repeated in three channels."""
+    weighted = (frames_THWC[..., c].int() * weight for c, weight in enumerate(GRAY_WEIGHTS))
+    luma_THW = (sum(weighted, start=torch.tensor(1 << 15, dtype=torch.int32)) >> 16).to(torch.uint8)
+    return luma_THW[..., None].expand(-1, -1, -1, 3).contiguous()
 
 
 # --- interpolation --------------------------------------------------------------------------------
@@ -128,26 +154,33 @@ def _tensorflow_taps(source: int, target: int) -> tuple[Pair, Tensor]:
     return _neighbors(first, source), torch.from_numpy(position - first)
 
 
-def pillow_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
-    """PIL.Image.resize with BILINEAR on uint8: antialiased, each axis rounded to uint8.
+def pillow_resize(frames_THWC: Tensor, height: int, width: int, filter: Image.Resampling) -> Tensor:
+    """PIL.Image.resize on uint8: antialiased except NEAREST, each axis rounded to uint8.
 
     Columns first, as Pillow did when the models were released (newer ones begin with the rows of
     very tall images).
     """
     together = max(1, PILLOW_BYTES // frames_THWC[0].numel())
-    parts = [_pillow_resize(part.numpy(), height, width) for part in frames_THWC.split(together)]
+    parts = [
+        _pillow_resize(part.numpy(), height, width, filter) for part in frames_THWC.split(together)
+    ]
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _pillow_resize(frames_THWC: npt.NDArray[np.uint8], h: int, w: int) -> npt.NDArray[np.uint8]:
+def _pillow_resize(
+    frames_THWC: npt.NDArray[np.uint8], h: int, w: int, filter: Image.Resampling
+) -> npt.NDArray[np.uint8]:
     """Frames are stacked vertically to resize columns and horizontally to resize rows: two calls
     for all frames, in which Pillow cannot choose the order of the axes.
     """
     T, H, _, _ = frames_THWC.shape
     stacked = Image.fromarray(frames_THWC.reshape(T * H, -1, 3))
-    across_THwC = np.asarray(stacked.resize((w, T * H), BILINEAR)).reshape(T, H, w, 3)
+    across_THwC = np.asarray(stacked.resize((w, T * H), filter)).reshape(T, H, w, 3)
     in_row = Image.fromarray(across_THwC.swapaxes(0, 1).reshape(H, T * w, 3))
-    return np.asarray(in_row.resize((T * w, h), BILINEAR)).reshape(h, T, w, 3).swapaxes(0, 1)
+    return np.asarray(in_row.resize((T * w, h), filter)).reshape(h, T, w, 3).swapaxes(0, 1)
+
+
+pillow_bilinear = partial(pillow_resize, filter=BILINEAR)
 
 
 def _neighbors(first: npt.NDArray[np.floating[Any]], source: int) -> Pair:
@@ -187,7 +220,12 @@ RESIZE_RULES: Mapping[str, ResizeRule] = {
     "normalized_bilinear": ResizeRule(long_side_of_float_ratio, torch_bilinear, True),
     "opencv_bilinear": ResizeRule(long_side_to_nearest, opencv_bilinear),
     "tensorflow_bilinear": ResizeRule(long_side_of_integers, tensorflow_bilinear),
-    "pillow_bilinear": ResizeRule(long_side_of_integers, pillow_bilinear),
+    **{
+        f"pillow_{filter.name.lower()}": ResizeRule(
+            long_side_of_integers, partial(pillow_resize, filter=filter)
+        )
+        for filter in (BILINEAR, *OTHER_FILTERS)
+    },
     "torchvision_bilinear": ResizeRule(long_side_of_integers, torchvision_bilinear),
 }
 

@@ -14,10 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vtcli.errors import InputError
 from vtcli.video.pipeline import Pipeline, View, ViewFusion
 from vtcli.video.transforms import (
     RESIZE_RULES,
     crop_corners,
+    in_channel_order,
     normalize_clip,
     normalize_frames,
 )
@@ -87,18 +89,24 @@ def resize_frames(
 
 def _resize_chunk(frames_THWC: Tensor, pipeline: Pipeline) -> Tensor:
     rule = RESIZE_RULES[pipeline.resize]
-    height, width = rule.size(frames_THWC.shape[1], frames_THWC.shape[2], pipeline.short_side)
-    if pipeline.channel_order == "bgr":
-        frames_THWC = frames_THWC.flip(-1)
+    size = rule.size(frames_THWC.shape[1], frames_THWC.shape[2], pipeline.short_side)
+    height, width = pipeline.resize_to or size
+    frames_THWC = in_channel_order(frames_THWC, pipeline.channel_order)
     if rule.normalized_first:
         frames_THWC = normalize_frames(frames_THWC, pipeline.normalize, pipeline.mean, pipeline.std)
-    if frames_THWC.shape[1:3] == (height, width):
+    if pipeline.keeps_size or frames_THWC.shape[1:3] == (height, width):
         return frames_THWC
     return rule.pixels(frames_THWC, height, width)
 
 
 def _corners(resized_THWC: Tensor, pipeline: Pipeline, num_crops: int) -> list[tuple[int, int]]:
     height, width = resized_THWC.shape[1:3]
+    if min(height, width) < pipeline.crop_size:
+        raise InputError(
+            f"its frames are {width}x{height}, and the model's pipeline cuts {pipeline.crop_size}x"
+            f"{pipeline.crop_size} out of frames that it does not resize; use a larger video, or "
+            "another --pipeline"
+        )
     return crop_corners(
         (height, width), pipeline.crop_size, pipeline.crop_offset, pipeline.crop_order, num_crops
     )

@@ -15,16 +15,22 @@ from vtcli.labels import load_permutation
 from vtcli.models import Architecture
 from vtcli.models.build import select_classes
 from vtcli.models.layouts import Layout
+from vtcli.weights.formats.transformers_repo import Stated
 from vtcli.weights.registry import Checkpoint, Registry, Source
 
 
 @dataclass(frozen=True)
 class CheckpointOrigin:
-    """What is known of a file before its tensors are read; None and "" where it is not known."""
+    """What is known of a file before its tensors are read; None and "" where it is not known.
+
+    `stated` is what the files beside it state, `size` the bytes of the file or of all shards.
+    """
 
     entry: Checkpoint | None
     source: Source | None
     sha256: str
+    stated: Stated | None = None
+    size: int = 0
 
 
 def find_permutation(origin: CheckpointOrigin, layout: Layout, registry: Registry) -> str:

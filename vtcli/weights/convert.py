@@ -10,36 +10,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vtcli._version import __version__
 from vtcli.errors import DataError, DigestError, LayoutError, UsageError
-from vtcli.labels import load_labels, unverified_labels
-from vtcli.labels.heads import HeadSpec
-from vtcli.labels.label_file import read_label_file
 from vtcli.models import Architecture, get_architecture, list_architectures
-from vtcli.models.build import build_on_meta, check_state_dict, format_names, head_sizes
+from vtcli.models.build import format_names
 from vtcli.models.layouts import Layout, Mapped, from_vt, to_vt
 from vtcli.runtime.files import file_sha256
-from vtcli.weights.checkpoint import CARD_KEY, ModelCard, tensor_digest, write_checkpoint
+from vtcli.weights.checkpoint import CARD_KEY, tensor_digest, write_checkpoint
 from vtcli.weights.class_order import CheckpointOrigin, find_permutation, reorder_classes
+from vtcli.weights.configure import check_tensors, configure
+from vtcli.weights.converted_card import (
+    Converted,
+    describe_labels,
+    make_card,
+    with_given_classes,
+)
 from vtcli.weights.formats.readers import RawCheckpoint, checkpoint_files, read_checkpoint
-from vtcli.weights.model_config import config_for, pipeline_for
+from vtcli.weights.formats.transformers_repo import CONFIG, Repository
 from vtcli.weights.registry import Checkpoint, Registry, load_registry
-
-# Fields that no tensor shows and that do not make it another model.
-_NOT_IN_SHAPES = ("num_frames", "dropout", "global_dropout", "drop_path", "global_drop_path")
-
-
-class Reading(TypedDict, total=False):
-    """How to read a file; ema: take the EMA weights of a training checkpoint, not the raw ones."""
-
-    ema: bool
+from vtcli.weights.repository import FolderFiles
 
 
 @dataclass
@@ -62,7 +56,7 @@ class ConversionReport:
     config: Mapping[str, Any] = field(default_factory=dict)
     verified: int = 0
     tensors_sha256: str = ""
-    note: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able values."""
@@ -70,7 +64,7 @@ class ConversionReport:
 
 
 def convert(
-    src: str | Path,
+    src: str | Path | Repository,
     dst: str | Path,
     model: str | None = None,
     layout: str = "auto",
@@ -78,9 +72,12 @@ def convert(
     verify: bool = False,
     registry: Registry | None = None,
     origin: CheckpointOrigin | None = None,
-    **reading: Unpack[Reading],
+    **given: Any,
 ) -> ConversionReport:
-    """Convert an upstream checkpoint file to our safetensors.
+    """Convert an upstream checkpoint file, or a model repository, to our safetensors.
+
+    src: a file, the folder of a repository, or an opened `Repository`. A file next to the
+        config.json of its library is read with what that states.
 
     model: the checkpoint id, which gives class order, frame count and all else that the weights do
         not show; without it, the entry with the file's sha256 is used, if there is one.
@@ -88,34 +85,35 @@ def convert(
         name of a list.
     verify: also check that converting back gives the file's tensors bit for bit.
     origin: what a caller that has just downloaded the file knows of it; saves hashing it again.
-    reading: how to read the file, see `Reading`.
+    given: fields of the configuration that neither the tensors nor `model` show, such as num_heads;
+        ema: take the EMA weights of a training checkpoint, not the raw ones.
 
     Raises `LayoutError` for tensors that do not fit the model, `DataError` for NaN or for labels
     that do not fit.
     """
-    src, dst = Path(src), Path(dst)
-    registry = registry or load_registry()
+    dst, registry = Path(dst), registry or load_registry()
     if model is not None:
         registry.find(model)  # an unknown name is reported before the file is read
-    contents = read_checkpoint(src, fits_a_layout, reading.get("ema", False))
+    contents, origin, src = _read(src, model, registry, origin, bool(given.pop("ema", False)))
     if CARD_KEY in contents.metadata:
         raise UsageError(
             f"{src} is already converted; use --to to write it in an upstream's layout"
         )
-    origin = origin or _identify(src, model, registry)
     architecture, found = find_layout(contents.tensors, origin.entry, layout, src)
     tensors_read = len(contents.tensors)
     mapped = to_vt(found, contents.tensors, consume=not verify)
     _refuse_unexpected(mapped, found, src)
-    origin = _with_given_classes(origin, labels)
+    origin = with_given_classes(origin, labels)
     mapped.dropped += contents.unused
-    config = _configure(architecture, mapped, origin.entry, src)
-    check_state_dict(build_on_meta(architecture, config), mapped.tensors, src)
+    config = configure(architecture, mapped, origin, given, src)
+    check_tensors(architecture, config, mapped.tensors, src)
     _refuse_nan(mapped.tensors, src)
     # Given names are in the file's own order, so its rows stay where they are.
     permutation = "" if labels is not None else find_permutation(origin, found, registry)
     converted = reorder_classes(mapped.tensors, architecture, permutation)
-    card = _card(src, origin, architecture, config, found, labels, permutation, registry)
+    card = make_card(
+        Converted(src, origin, architecture, config, found.name, permutation), labels, registry
+    )
     verified = 0
     if verify:
         verified = _verify(contents, mapped, converted, found, architecture, config, permutation)
@@ -138,13 +136,47 @@ def convert(
         renamed=mapped.renamed,
         dropped=mapped.dropped,
         permutation=permutation,
-        labels=_describe_labels(card, labels),
+        labels=describe_labels(card, labels),
         sha256=digest,
         config=card.config,
         verified=verified,
         tensors_sha256=tensors_sha256,
-        note=contents.note,
+        notes=[*filter(None, [contents.note]), *_notes(origin)],
     )
+
+
+def _read(
+    src: str | Path | Repository,
+    model: str | None,
+    registry: Registry,
+    origin: CheckpointOrigin | None,
+    ema: bool,
+) -> tuple[RawCheckpoint, CheckpointOrigin, Path]:
+    """The tensors, what is known besides them, and the source's name for messages."""
+    if not isinstance(src, Repository) and not Path(src).is_dir():
+        path = Path(src)
+        contents = read_checkpoint(path, fits_a_layout, ema)
+        origin = origin or _identify(path, model, registry)
+        if origin.entry is None and (path.parent / CONFIG).is_file():
+            beside = Repository(FolderFiles(path.parent))
+            if not beside.is_ours and beside.is_video_model:
+                origin = replace(origin, stated=beside.stated())
+        size = sum(file.stat().st_size for file in checkpoint_files(path))
+        return contents, replace(origin, size=size), path
+    repository = src if isinstance(src, Repository) else Repository(FolderFiles(Path(src)))
+    if repository.is_ours:
+        raise UsageError(f"{repository.files.place} is already in our form; use it with -m")
+    contents, stated, digest, size = repository.read()
+    entry = registry.find(model) if model is not None else None
+    origin = CheckpointOrigin(entry, None, digest, stated, size)
+    return contents, origin, Path(repository.files.place)
+
+
+def _notes(origin: CheckpointOrigin) -> list[str]:
+    """What to tell about the repository the file came from."""
+    if origin.stated is None or origin.entry is not None:
+        return []
+    return [note for note in (origin.stated.summary, *origin.stated.warnings) if note]
 
 
 def _identify(src: Path, model: str | None, registry: Registry) -> CheckpointOrigin:
@@ -174,32 +206,6 @@ def _digest(src: Path) -> str:
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )
-
-
-def _with_given_classes(origin: CheckpointOrigin, labels: str | Path | None) -> CheckpointOrigin:
-    """The origin of a file with classes of its own: its entry without id, scores and dataset.
-
-    A head that was fine-tuned elsewhere has other classes than the entry: frames, protocol and
-    structure stay those of the entry.
-    """
-    entry = origin.entry
-    if labels is None or entry is None or len(entry.heads) > 1:
-        return origin
-    names, confidence = _named_labels(labels)
-    if sorted(names) == sorted(entry.labels):
-        return origin
-    head = HeadSpec(entry.heads[0].name, len(names), names, confidence)
-    own = replace(
-        entry,
-        id="",
-        heads=(head,),
-        dataset="",
-        top1=None,
-        top5=None,
-        metric_source="",
-        notes=f"Fine-tuned from the structure of {entry.id}.",
-    )
-    return replace(origin, entry=own, source=None)
 
 
 def fits_a_layout(tensors: Mapping[str, Tensor]) -> bool:
@@ -251,40 +257,6 @@ def _refuse_unexpected(mapped: Mapped, layout: Layout, src: Path) -> None:
         raise LayoutError(f"{src} has {names} that the {layout.name} layout does not know")
 
 
-def _configure(
-    architecture: Architecture, mapped: Mapped, entry: Checkpoint | None, src: Path
-) -> Any:
-    """The configuration of a file's tensors: the entry's, which must agree with their shapes."""
-    shapes = _shapes(mapped.tensors)
-    if entry is None:
-        return architecture.infer_config(shapes, mapped.hints)
-    config = config_for(architecture, entry)
-    # Both are inferred from shapes alone, so that every difference is one of the tensors.
-    expected_shapes = _shapes(build_on_meta(architecture, config).state_dict())
-    try:
-        actual = architecture.infer_config(shapes, {})
-        expected = architecture.infer_config(expected_shapes, {})
-    except LayoutError:
-        return config  # check_state_dict names the missing tensor
-    from_file = {f: getattr(actual, f) for f in architecture.variable_fields}
-    expected, config = replace(expected, **from_file), replace(config, **from_file)
-    different = [f for f in asdict(actual) if getattr(actual, f) != getattr(expected, f)]
-    if different:
-        name = different[0]
-        way = "name another model with -m"
-        if different == ["num_classes"]:
-            way = "give its class names with --labels FILE, one per line"
-        raise LayoutError(
-            f"{src} does not fit {entry.id or 'the model and its labels'}: its {name} is "
-            f"{getattr(actual, name)}, not {getattr(expected, name)}; {way}"
-        )
-    return config
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
 def _refuse_nan(tensors: Mapping[str, Tensor], src: Path) -> None:
     for name, tensor in tensors.items():
         if (
@@ -295,85 +267,6 @@ def _refuse_nan(tensors: Mapping[str, Tensor], src: Path) -> None:
             raise DataError(
                 f"{src}: the tensor '{name}' has NaN or infinite values; download the file again"
             )
-
-
-def _card(
-    src: Path,
-    origin: CheckpointOrigin,
-    architecture: Architecture,
-    config: Any,
-    layout: Layout,
-    labels: str | Path | None,
-    permutation: str,
-    registry: Registry,
-) -> ModelCard:
-    entry, source = origin.entry, origin.source
-    license_ = (source.license if source is not None else "") or (entry.license if entry else "")
-    default = registry.find(architecture.name) if entry is None else entry
-    card = ModelCard(
-        id=entry.id if entry is not None else "",
-        arch=architecture.name,
-        model=entry.model if entry is not None else _preset_name(architecture, config),
-        config=asdict(config),
-        heads=_heads(entry, config, labels),
-        pipeline=entry.pipeline if entry is not None else pipeline_for(default, config),
-        source={
-            "address": source.address if source is not None else src.name,
-            "sha256": origin.sha256,
-            "bytes": sum(path.stat().st_size for path in checkpoint_files(src)),
-            "layout": layout.name,
-            "permutation": permutation,
-            "license": license_,
-        },
-        created_with=f"vtcli {__version__}",
-    )
-    if entry is None:
-        return card
-    facts = ("dataset", "pretrain", "top1", "top5", "metric", "metric_source", "license", "notes")
-    return replace(card, **{name: getattr(entry, name) for name in facts})
-
-
-def _preset_name(architecture: Architecture, config: Any) -> str:
-    """The published model with this configuration; "" if there is none."""
-    free = ("num_classes", *_NOT_IN_SHAPES)
-    for name, preset in architecture.presets.items():
-        same = {f: getattr(preset, f) for f in asdict(config) if f in free}
-        if replace(config, **same) == preset:
-            return name
-    return ""
-
-
-def _heads(
-    entry: Checkpoint | None, config: Any, labels: str | Path | None
-) -> tuple[HeadSpec, ...]:
-    sizes = head_sizes(config)
-    if labels is not None:
-        names, confidence = _named_labels(labels)
-        if len(names) != config.num_classes:
-            raise DataError(
-                f"the labels {labels} are {len(names)} names, but the checkpoint has "
-                f"{config.num_classes} classes; give one name per class"
-            )
-        rest = iter(names)
-        return tuple(HeadSpec(n, k, tuple(islice(rest, k)), confidence) for n, k in sizes)
-    if entry is not None:
-        return tuple(replace(h, confidence=h.confidence or "unverified") for h in entry.heads)
-    return tuple(HeadSpec(n, size, unverified_labels(size), "unverified") for n, size in sizes)
-
-
-def _describe_labels(card: ModelCard, labels: str | Path | None) -> str:
-    """Where the class names come from; for those of a file, how it was read and the first ones."""
-    text = card.heads[0].confidence
-    if labels is not None and Path(labels).is_file():
-        text += f", {read_label_file(Path(labels)).describe()}"
-    return text
-
-
-def _named_labels(labels: str | Path) -> tuple[tuple[str, ...], str]:
-    """Class names from a file or a list of the package, and their source."""
-    path = Path(labels)
-    names = read_label_file(path).names if path.is_file() else load_labels(str(labels))
-    return names, f"given: {path.name}"
 
 
 def _verify(

@@ -169,5 +169,7 @@ def named_pipeline(name: str | None, own: Pipeline) -> Pipeline:
     if name not in pipelines:
         raise UsageError(f"there is no pipeline '{name}'; known are {', '.join(pipelines)}")
     chosen = pipelines[name]
+    if own.channel_order == "gray":  # a network of one channel
+        chosen = replace(chosen, channel_order="gray")
     short_side = round(chosen.short_side * own.crop_size / chosen.crop_size)
     return replace(chosen, frames=own.frames, crop_size=own.crop_size, short_side=short_side)

@@ -1,6 +1,8 @@
-"""From what `--model` names to one of our files: an id or alias, a path, or hf://org/repo.
+"""From what `--model` names to one of our files: an id or alias, a path, a folder or a repository
+of the Hub.
 
-An id is downloaded and converted on first use; the converted file is kept in the cache.
+An id is downloaded and converted on first use; the converted file is kept in the cache. So are
+folders and repositories in another library's form (`repository_model.py`).
 """
 
 from __future__ import annotations
@@ -12,17 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from vtcli.errors import FetchError, InputError
+from vtcli.errors import FetchError, InputError, LayoutError
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.checkpoint import ModelCard, read_card
 from vtcli.weights.registry import Checkpoint, Registry, bundled_path, load_registry
+from vtcli.weights.repository import FILE_EXTENSIONS, HUB_PREFIX, FolderFiles, hub_name, open_hub
 
-HUB_PREFIX = "hf://"
-# A name that ends in one of these is a path, whether there is such a file or not.
-FILE_EXTENSIONS = (
-    *(".safetensors", ".onnx", ".npz", ".msgpack"),
-    *(".pth", ".pyth", ".pt", ".pt2", ".bin", ".ckpt"),
-)
 _log = logging.getLogger(__name__)
 
 
@@ -72,41 +69,76 @@ def _warn_of_shadowed_file(name: str) -> None:
     )
 
 
-def lookup(name: str | Path, on_download: ProgressCallback | None = None) -> ModelCard | Checkpoint:
+def lookup(
+    name: str | Path, on_download: ProgressCallback | None = None, needs_classifier: bool = True
+) -> ModelCard | Checkpoint:
     """What is known of a model before its weights are here: its model card or its registry entry.
 
-    Does not import PyTorch, and uses the network only for `hf://`. Raises what `resolve` raises.
+    Uses the network only for a repository of the Hub, which is downloaded and converted. Raises
+    what `resolve` raises.
     """
-    if str(name).startswith(HUB_PREFIX) or is_path(name):
-        return resolve(name, on_download).card
+    from vtcli.weights.repository_model import registered
+
+    hub = hub_name(name) if isinstance(name, str) else None
+    entry = registered(hub, load_registry()) if hub is not None else None
+    if entry is not None:
+        return entry
+    if hub is not None or is_path(name):
+        return resolve(name, on_download, needs_classifier=needs_classifier).card
     return load_registry().find(str(name))
 
 
 def resolve(
-    name: str | Path, on_download: ProgressCallback | None = None, registry: Registry | None = None
+    name: str | Path,
+    on_download: ProgressCallback | None = None,
+    registry: Registry | None = None,
+    needs_classifier: bool = True,
 ) -> LocalCheckpoint:
-    """Our file for an id, an alias, a path or `hf://org/repo[@revision]`.
+    """Our file for an id, an alias, a path, a folder or `[hf://]org/repo[@revision]`.
 
-    Downloads and converts it if needed. Raises `UnknownModelError` (exit 2), `InputError` (4) or
-    `WeightsError` (5).
+    Downloads and converts it if needed. Without `needs_classifier` it may be a network that has
+    none. Raises `UnknownModelError` (exit 2), `InputError` (4) or `WeightsError` (5).
     """
-    text = str(name)
-    if text.startswith(HUB_PREFIX):
-        from vtcli.weights.download import fetch_hub_file
+    path = _find(name, on_download, registry)
+    card = read_card(path)
+    if needs_classifier and not card.heads:
+        raise LayoutError(
+            f"{name} has no classifier; train one: vt finetune -m {name} --dataset DIR -o RUN"
+        )
+    return LocalCheckpoint(path, card)
 
-        repo, _, revision = text.removeprefix(HUB_PREFIX).partition("@")
-        path = fetch_hub_file(repo, revision or None, ["model.safetensors"], progress=on_download)
+
+def _find(
+    name: str | Path, on_download: ProgressCallback | None, registry: Registry | None
+) -> Path:
+    from vtcli.weights import repository_model
+
+    text = str(name)
+    hub = hub_name(name) if isinstance(name, str) else None
+    if hub is not None:
+        entry = repository_model.registered(hub, registry or load_registry())
+        if entry is None:
+            files = open_hub(hub, on_download, text.startswith(HUB_PREFIX))
+            return repository_model.file_of(files, registry)
+        repository_model.compare_pixels(entry, hub)
     elif is_path(name, registry):
-        path = Path(text).expanduser()
-        if os.path.isfile(path) and path.suffix != ".safetensors":
-            raise InputError(
-                f"{path} is not one of our files; convert it first: vt convert {path} -m MODEL "
-                "-o model.safetensors"
-            )
+        return _path(Path(text).expanduser(), registry)
     else:
         entry = (registry or load_registry()).find(text)
-        path = bundled_path(entry) or _fetched(entry, on_download, registry)
-    return LocalCheckpoint(path, read_card(path))
+    return bundled_path(entry) or _fetched(entry, on_download, registry)
+
+
+def _path(path: Path, registry: Registry | None) -> Path:
+    from vtcli.weights import repository_model
+
+    if path.is_dir():
+        return repository_model.file_of(FolderFiles(path), registry)
+    if os.path.isfile(path) and path.suffix != ".safetensors":
+        raise InputError(
+            f"{path} is not one of our files; convert it first: vt convert {path} -m MODEL "
+            "-o model.safetensors"
+        )
+    return path
 
 
 def _fetched(

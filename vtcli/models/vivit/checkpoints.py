@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vtcli.errors import LayoutError
 from vtcli.models.layouts import Concat, Layout, Op, Rule, pairs, unused
-from vtcli.models.vivit.configs import ViViTConfig
+from vtcli.models.vivit.configs import Activation, ViViTConfig
 
 
 class Transposed:
@@ -191,26 +191,108 @@ def _hf_packed(end: str) -> Rule:
     return Rule(names, f"{_LAYER}attn.qkv.{end}", Concat(3))
 
 
+# What the library calls each of our activations; it has more than one name for some of them.
+HF_ACTIVATIONS = {"gelu_tanh": "gelu_fast", "gelu": "gelu", "quick_gelu": "quick_gelu"}
+
+
 def hf_config(config: ViViTConfig, labels: Sequence[str]) -> tuple[str, str]:
     """Name and text of the `config.json` that transformers reads next to the weights."""
     table = {
         "model_type": "vivit",
         "architectures": ["VivitForVideoClassification"],
-        "image_size": config.frame_size[0],
+        "image_size": config.image_size,
         "num_frames": config.num_frames,
         "tubelet_size": list(config.tubelet_size),
-        "num_channels": 3,
+        "num_channels": config.num_channels,
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,
         "intermediate_size": round(config.mlp_ratio * config.width),
-        "hidden_act": "gelu_fast",
-        "layer_norm_eps": 1e-06,
-        "qkv_bias": True,
+        "hidden_act": HF_ACTIVATIONS[config.activation],
+        "layer_norm_eps": config.layer_norm_eps,
+        "qkv_bias": config.qkv_bias,
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
     }
     return "config.json", json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+
+
+_ACTIVATIONS: dict[str, Activation] = {
+    **dict.fromkeys(
+        ("gelu_fast", "gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh"), "gelu_tanh"
+    ),
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
+    "quick_gelu": "quick_gelu",
+}
+# Whole numbers that transformers' VivitConfig states: its default, and the largest that is read.
+_HF_NUMBERS = {
+    "num_frames": ("num_frames", 32, 4096),
+    "num_attention_heads": ("num_heads", 12, 1024),
+    "hidden_size": ("width", 768, 65536),
+    "num_hidden_layers": ("depth", 12, 1024),
+    "num_channels": ("num_channels", 3, 1024),
+}
+
+
+def read_hf_config(table: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Fields of ours that transformers' `config.json` states; None if it is of another model.
+
+    A key that is left out has the default of its VivitConfig. Raises `LayoutError` for a value that
+    cannot be, and for a network that ours is not.
+    """
+    if table.get("model_type") != "vivit":
+        return None
+    fields: dict[str, Any] = {
+        field: _whole(key, table.get(key, default), most)
+        for key, (field, default, most) in _HF_NUMBERS.items()
+    }
+    fields["image_size"] = _image_size(table.get("image_size", 224))
+    tubelet = table.get("tubelet_size", [2, 16, 16])
+    if not isinstance(tubelet, list) or len(tubelet) != 3:
+        raise LayoutError(f"config.json: tubelet_size is {tubelet!r}, not three whole numbers")
+    fields["tubelet_size"] = tuple(_whole("tubelet_size", side, 4096) for side in tubelet)
+    hidden = _whole("intermediate_size", table.get("intermediate_size", 3072), 1 << 20)
+    fields["mlp_ratio"] = hidden / fields["width"]
+    activation = table.get("hidden_act", "gelu_fast")
+    if activation not in _ACTIVATIONS:
+        raise LayoutError(
+            f"config.json: the activation (hidden_act) is {activation!r}; ViViT is supported with "
+            f"{', '.join(_ACTIVATIONS)}"
+        )
+    fields["activation"] = _ACTIVATIONS[activation]
+    epsilon = table.get("layer_norm_eps", 1e-6)
+    if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
+        raise LayoutError(f"config.json: layer_norm_eps is {epsilon!r}, not a number in 0..1")
+    fields["layer_norm_eps"] = float(epsilon)
+    fields["qkv_bias"] = bool(table.get("qkv_bias", True))
+    if fields["width"] % fields["num_heads"]:
+        raise LayoutError(
+            f"config.json: a hidden_size of {fields['width']} cannot be split into "
+            f"{fields['num_heads']} attention heads"
+        )
+    if fields["num_channels"] not in (1, 3):
+        raise LayoutError(
+            f"config.json: num_channels is {fields['num_channels']}; a video has 3, or 1 as gray"
+        )
+    return fields
+
+
+def _whole(key: str, value: object, most: int) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise LayoutError(f"config.json: {key} is {value!r}, not a whole number in 1..{most}")
+    return value
+
+
+def _image_size(value: object) -> int | tuple[int, int]:
+    """A side, or [height, width]."""
+    if not isinstance(value, list):
+        return _whole("image_size", value, 65536)
+    sides = tuple(_whole("image_size", side, 65536) for side in value)
+    if len(sides) != 2 or sides[0] != sides[1]:
+        raise LayoutError(
+            f"config.json: image_size is {value!r}; clips of square frames are supported"
+        )
+    return sides[0]
 
 
 _HF_LAYOUT = AliasLayout(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from vtcli.errors import LayoutError, UsageError
 from vtcli.models import Shapes, with_overrides
 
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 Attention = Literal[
     "joint", "factorized_encoder", "factorized_self_attention", "factorized_dot_product"
 ]
@@ -30,6 +31,9 @@ class ViViTConfig:
     attention_order: which attention comes first in a block of model 3.
     representation_size: width of a tanh layer before the classifier; 0: none.
     heads: names and sizes of several classifiers that share the rows of one, in order.
+    num_channels: 3 for RGB, 1 for gray frames, of which clips have three equal channels.
+    layer_norm_eps, activation, qkv_bias: the same in every published network; fine-tuned ones of
+        transformers may differ.
     """
 
     attention: Attention = "joint"
@@ -48,6 +52,10 @@ class ViViTConfig:
     num_classes: int = 400
     heads: tuple[tuple[str, int], ...] = ()
     drop_path: float = 0.0
+    num_channels: int = 3
+    layer_norm_eps: float = 1e-6
+    activation: Activation = "gelu_tanh"
+    qkv_bias: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple((name, int(size)) for name, size in self.heads))
@@ -137,10 +145,68 @@ def published_macs(config: ViViTConfig) -> int:
         blocks = layers(config.depth, T * S, T + S, attentions=2)
     else:
         blocks = layers(config.depth, T * S, (T + S) // 2)
-    patch_embed = T * S * C * 3 * math.prod(config.tubelet_size)
+    patch_embed = T * S * C * config.num_channels * math.prod(config.tubelet_size)
     representation = config.representation_size * C
     classifier = (config.representation_size or C) * config.num_classes
     return patch_embed + blocks + representation + classifier
+
+
+def require_stated(shapes: Shapes, stated: Mapping[str, Any]) -> None:
+    """Raise `LayoutError` if tensors of these shapes fit several networks or clips.
+
+    `stated` are the fields that are known from elsewhere. The number of heads is in no tensor of a
+    PyTorch file; the clip is in the number of positions, which is one product of frames and size.
+    """
+    config = infer_config(shapes, {"num_heads": 1, "image_size": 1, **stated})
+    asked = []
+    if "num_heads" not in stated:
+        fitting = [n for n in range(1, config.width + 1) if config.width % n == 0]
+        likely = [n for n in fitting if 16 <= config.width // n <= 128] or fitting
+        readings = " or ".join(f"{n} of {config.width // n}" for n in likely)
+        asked.append(f"the number of attention heads ({readings} channels); give --num-heads")
+    elif config.width % config.num_heads:
+        raise LayoutError(
+            f"a width of {config.width} cannot be split into {config.num_heads} attention heads; "
+            "correct --num-heads"
+        )
+    first = "spatial" if config.attention == "factorized_encoder" else "encoder"
+    tokens = shapes[f"{first}.pos_embed"][1] - config.class_token
+    if not {"num_frames", "image_size"} & stated.keys():
+        if config.attention == "joint" or first == "encoder":
+            readings = _clip_readings(tokens, config.tubelet_size)
+            asked.append(f"the clip ({readings}); give --num-frames and --image-size")
+    elif first == "encoder":
+        _require_fitting_clip(tokens, config, stated)
+    if asked:
+        raise LayoutError(f"its tensors do not show {', nor '.join(asked)}, or name it with -m")
+
+
+def _clip_readings(tokens: int, tubelet: tuple[int, int, int]) -> str:
+    """The clips of square frames whose tubelets are as many as the tokens, largest frames first."""
+    kt, kh, _ = tubelet
+    sides = [side for side in range(math.isqrt(tokens), 0, -1) if tokens % side**2 == 0]
+    clips = [f"{tokens // side**2 * kt} frames of {side * kh}x{side * kh}" for side in sides]
+    return " or ".join(clips[:6])
+
+
+def _require_fitting_clip(tokens: int, config: ViViTConfig, stated: Mapping[str, Any]) -> None:
+    """Raise `LayoutError` if the stated clip does not have this number of positions."""
+    kt, kh, kw = config.tubelet_size
+    if "num_frames" in stated and "image_size" in stated:
+        fits = math.prod(config.grid) == tokens
+    elif "num_frames" in stated:
+        space, rest = divmod(tokens, max(1, config.sampled_frames or stated["num_frames"] // kt))
+        fits = not rest and math.isqrt(space) ** 2 == space
+    else:
+        fits = tokens % max(1, math.prod(config.grid[1:])) == 0
+    if not fits:
+        size = f" of {stated['image_size']} pixels" if "image_size" in stated else ""
+        frames = f" of {stated['num_frames']} frames" if "num_frames" in stated else ""
+        raise LayoutError(
+            f"its {tokens} positions do not fit a clip{frames}{size} in tubelets of {kt}x{kh}x{kw}"
+            f" (they fit {_clip_readings(tokens, config.tubelet_size)}); correct --num-frames and "
+            "--image-size"
+        )
 
 
 _AXIAL_MLP = "encoder.blocks.0.mlp.layer.fc1.weight"  # in model 3 only
@@ -156,11 +222,11 @@ def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> ViViTConfig:
     """
     first = "spatial" if "spatial.pos_embed" in shapes else "encoder"
     try:
-        width, _, *frames, rows, columns = shapes["patch_embed.weight"]
+        width, channels, *frames, rows, columns = shapes["patch_embed.weight"]
         positions = shapes[f"{first}.pos_embed"][1]
         mlp = _AXIAL_MLP if _AXIAL_MLP in shapes else f"{first}.blocks.0.mlp.fc1.weight"
         hidden = shapes[mlp][0]
-        num_classes = shapes["head.weight"][0]
+        num_classes = shapes.get("head.weight", (0,))[0] or hints["num_classes"]
     except (KeyError, ValueError, IndexError) as error:
         raise LayoutError(
             f"this is not a complete ViViT checkpoint: {error} is missing or mis-shaped"
@@ -177,6 +243,8 @@ def infer_config(shapes: Shapes, hints: Mapping[str, Any]) -> ViViTConfig:
         class_token=class_token,
         representation_size=shapes.get("pre_logits.weight", (0,))[0],
         num_classes=num_classes,
+        num_channels=channels,
+        qkv_bias=_has_qkv_bias(shapes),
     )
     temporal = shapes.get("temporal.pos_embed", (1, 0))[1]
     clip = _clip(config, positions - class_token, temporal - class_token, not frames, hints)
@@ -189,6 +257,10 @@ def _attention(shapes: Shapes, class_token: bool) -> Attention:
     if _AXIAL_MLP in shapes:
         return "factorized_self_attention"
     return "joint" if class_token else "factorized_dot_product"
+
+
+def _has_qkv_bias(shapes: Shapes) -> bool:
+    return any(name.endswith(".qkv.bias") for name in shapes)
 
 
 def _layers(shapes: Shapes, encoder: str) -> int:

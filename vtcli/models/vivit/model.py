@@ -23,7 +23,6 @@ from vtcli.models.input_check import check_clip
 from vtcli.models.layers import LayerNorm, Mlp, attend_with_one_query, attention, linear, patches
 from vtcli.models.vivit.configs import ViViTConfig
 
-LAYER_NORM_EPS = 1e-6
 POSITION_STD = 0.02
 # Standard deviation of a standard normal truncated at two deviations; initial values are divided by
 # it.
@@ -37,13 +36,14 @@ class PatchEmbed(nn.Module):
 
     With uniform frame sampling the kernel has no time axis and only the sampled frames are used.
     As in upstream, frames and pixels of the configured clip that do not fill a tubelet are unused.
+    A network of one channel takes clips of three equal ones and uses the first.
     """
 
     def __init__(self, config: ViViTConfig) -> None:
         super().__init__()
         kt, kh, kw = config.tubelet_size
         kernel = (kh, kw) if config.sampled_frames else (kt, kh, kw)
-        self.weight = nn.Parameter(torch.empty(config.width, 3, *kernel))
+        self.weight = nn.Parameter(torch.empty(config.width, config.num_channels, *kernel))
         self.bias = nn.Parameter(torch.empty(config.width))
         self.config = config
 
@@ -52,7 +52,8 @@ class PatchEmbed(nn.Module):
         if config.sampled_frames:
             x_BCTHW = x_BCTHW[:, :, sampled_indices(x_BCTHW.shape[2], config.sampled_frames)]
         frames, height, width = config.used_size
-        rows = patches(x_BCTHW[:, :, :frames, :height, :width], config.tubelet_size)
+        x_BCTHW = x_BCTHW[:, : config.num_channels, :frames, :height, :width]
+        rows = patches(x_BCTHW, config.tubelet_size)
         return linear(rows.flatten(2, 3), self.weight.flatten(1), self.bias)
 
 
@@ -75,7 +76,7 @@ class Attention(layers.Attention):
     """
 
     def __init__(self, config: ViViTConfig, axis: Axis) -> None:
-        super().__init__(config.width, config.num_heads)
+        super().__init__(config.width, config.num_heads, config.qkv_bias)
         self.axis = axis
 
     def forward(self, x_BTNC: Tensor) -> Tensor:
@@ -122,10 +123,10 @@ class Block(nn.Module):
     def __init__(self, config: ViViTConfig, axis: Axis, drop_path: float) -> None:
         super().__init__()
         C = config.width
-        self.norm1 = LayerNorm(C, LAYER_NORM_EPS)
+        self.norm1 = LayerNorm(C, config.layer_norm_eps)
         self.attn = Attention(config, axis)
-        self.norm2 = LayerNorm(C, LAYER_NORM_EPS)
-        self.mlp = Mlp(C, round(config.mlp_ratio * C), "gelu_tanh")
+        self.norm2 = LayerNorm(C, config.layer_norm_eps)
+        self.mlp = Mlp(C, round(config.mlp_ratio * C), config.activation)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BTNC: Tensor, first_only: bool = False) -> Tensor:
@@ -139,9 +140,9 @@ class Block(nn.Module):
 class Residual(nn.Module):
     """A pre-norm residual layer: x + layer(norm(x))."""
 
-    def __init__(self, width: int, layer: nn.Module) -> None:
+    def __init__(self, config: ViViTConfig, layer: nn.Module) -> None:
         super().__init__()
-        self.norm = LayerNorm(width, LAYER_NORM_EPS)
+        self.norm = LayerNorm(config.width, config.layer_norm_eps)
         self.layer = layer
 
     def forward(self, x_BTNC: Tensor) -> Tensor:
@@ -154,9 +155,9 @@ class FactorizedBlock(nn.Module):
     def __init__(self, config: ViViTConfig) -> None:
         super().__init__()
         C = config.width
-        self.space = Residual(C, Attention(config, "space"))
-        self.time = Residual(C, Attention(config, "time"))
-        self.mlp = Residual(C, Mlp(C, round(config.mlp_ratio * C), "gelu_tanh"))
+        self.space = Residual(config, Attention(config, "space"))
+        self.time = Residual(config, Attention(config, "time"))
+        self.mlp = Residual(config, Mlp(C, round(config.mlp_ratio * C), config.activation))
         self.space_first = config.attention_order == "space_time"
 
     def forward(self, x_BTNC: Tensor) -> Tensor:
@@ -180,7 +181,7 @@ class Encoder(nn.Module):
             self.class_token = nn.Parameter(torch.empty(1, 1, C))
         self.pos_embed = nn.Parameter(torch.empty(1, config.class_token + positions, C))
         self.blocks = nn.ModuleList(blocks)
-        self.norm = LayerNorm(C, LAYER_NORM_EPS)
+        self.norm = LayerNorm(C, config.layer_norm_eps)
         self.has_class_token = config.class_token
 
     def forward(self, x_BTNC: Tensor) -> Tensor:
@@ -277,7 +278,8 @@ class ViViT(nn.Module):
             elif isinstance(module, Attention):
                 for weight in (*module.qkv.weight.chunk(3), module.proj.weight):
                     nn.init.xavier_uniform_(weight)
-                nn.init.zeros_(module.qkv.bias)
+                if module.qkv.bias is not None:
+                    nn.init.zeros_(module.qkv.bias)
                 nn.init.zeros_(module.proj.bias)
             elif isinstance(module, Mlp):
                 for layer in (module.fc1, module.fc2):

@@ -1,0 +1,389 @@
+"""A ViViT in transformers' form gives the logits and labels that transformers gives."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import tiny
+from tests.hub import Hub, point_client_at, running_hub
+from tests.weights.hf_models import (
+    LABELS,
+    PROCESSORS,
+    expected_logits,
+    make_model,
+    make_processor,
+    our_logits,
+)
+from vtcli.errors import DataError, LayoutError, UnknownModelError, UsageError, WeightsError
+from vtcli.weights.repository import HubName, hub_name
+from vtcli.weights.resolve import lookup, resolve
+
+REPO = "someone/vivit-falls"
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.video(tmp_path_factory.mktemp("video") / "clip.mp4", frames=40, size=(96, 64))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with running_hub() as server:
+        point_client_at(server, tmp_path, monkeypatch)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        yield server
+
+
+def upload(hub: Hub, folder: Path, repo: str = REPO) -> None:
+    hub.add_repo(repo, {path.name: path.read_bytes() for path in folder.iterdir()})
+
+
+def same_logits(name: str, folder: Path, video: Path, gray: bool = False) -> None:
+    ours, labels = our_logits(name, video)
+    assert labels == LABELS
+    assert (ours - expected_logits(folder, video, gray)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_frames": 8, "tubelet_size": [1, 16, 16]},
+        {"num_frames": 10, "num_attention_heads": 1},
+        {"num_frames": 16, "tubelet_size": [4, 8, 8], "num_attention_heads": 6},
+        {"num_frames": 32, "num_attention_heads": 12, "hidden_size": 96},
+        {"num_frames": 19, "tubelet_size": [19, 16, 16]},
+        {"num_frames": 9, "tubelet_size": [2, 16, 16]},
+        {"hidden_act": "gelu", "layer_norm_eps": 1e-3},
+        {"qkv_bias": False, "hidden_act": "quick_gelu"},
+    ],
+    ids=str,
+)
+def test_every_configuration_gives_upstreams_logits(
+    folder: Path, video: Path, config: dict[str, Any]
+) -> None:
+    make_model(folder, **config)
+    make_processor(folder)
+    same_logits(str(folder), folder, video)
+
+
+@pytest.mark.parametrize("side", [112, 224])
+def test_published_frame_sizes_give_upstreams_logits(folder: Path, video: Path, side: int) -> None:
+    make_model(folder, image_size=side)
+    make_processor(folder, side)
+    same_logits(str(folder), folder, video)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_are_those_of_the_repositorys_processor(
+    folder: Path, video: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model(folder)
+    make_processor(folder, **PROCESSORS[name])
+    same_logits(str(folder), folder, video)
+    low, high = name.strip("[]").split(",")
+    lines = [record.getMessage() for record in caplog.records]
+    (line,) = [line for line in lines if "preprocessor_config.json" in line]
+    assert f"values {low} to {high}" in line
+    assert "--pipeline changes it" in line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"resample": filter} for filter in range(6)),
+        {"size": {"height": 40, "width": 56}},
+        {"size": {"height": 32, "width": 32}, "do_center_crop": False},
+        {"size": {"shortest_edge": 32}},
+        {"do_resize": False},
+        {"do_rescale": False, "offset": False, "image_mean": [120.0, 110.0, 100.0]},
+        {"do_rescale": False, "offset": False, "do_normalize": False},
+        {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "offset": False},
+        {"rescale_factor": 0.01, "offset": True},
+    ],
+    ids=str,
+)
+def test_every_option_of_the_processor_is_followed(
+    folder: Path, video: Path, options: dict[str, Any]
+) -> None:
+    make_model(folder)
+    make_processor(folder, **options)
+    same_logits(str(folder), folder, video)
+
+
+def test_a_network_of_one_channel_sees_gray_frames(folder: Path, video: Path) -> None:
+    make_model(folder, num_channels=1)
+    make_processor(folder, image_mean=[0.5], image_std=[0.5])
+    same_logits(str(folder), folder, video, gray=True)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "sharded", "bin", "bin-sharded", "half"])
+def test_weights_are_read_in_every_form_that_transformers_writes(
+    folder: Path, video: Path, form: str
+) -> None:
+    model = make_model(folder)
+    make_processor(folder)
+    expected = expected_logits(folder, video)
+    (folder / "model.safetensors").unlink()
+    if form == "half":
+        model.half().save_pretrained(folder)
+        expected = expected_logits(folder, video)
+    elif form == "safetensors" or form == "sharded":
+        model.save_pretrained(folder, max_shard_size="40kB" if form == "sharded" else "1GB")
+    else:
+        names = list(model.state_dict())
+        parts = [names] if form == "bin" else [names[:9], names[9:]]
+        index = {}
+        for number, part in enumerate(parts, 1):
+            name = "pytorch_model.bin" if form == "bin" else f"pytorch_model-{number}.bin"
+            torch.save({n: model.state_dict()[n] for n in part}, folder / name)
+            index |= dict.fromkeys(part, name)
+        if form == "bin-sharded":
+            table = {"metadata": {}, "weight_map": index}
+            (folder / "pytorch_model.bin.index.json").write_text(json.dumps(table))
+    assert (folder / "model.safetensors").exists() == (form in ("safetensors", "half"))
+    ours, labels = our_logits(str(folder), video)
+    assert labels == LABELS
+    assert (ours - expected).abs().max() < 1e-4
+
+
+def write_config(folder: Path, **changes: Any) -> None:
+    """Change keys of config.json; None removes one."""
+    table = {**json.loads((folder / "config.json").read_text()), **changes}
+    text = json.dumps({key: value for key, value in table.items() if value is not None})
+    (folder / "config.json").write_text(text)
+
+
+@pytest.mark.parametrize("name", ["hf://" + REPO, REPO, f"hf://{REPO}@main"])
+def test_a_repository_of_the_hub_is_named_like_a_model(
+    hub: Hub, folder: Path, video: Path, name: str
+) -> None:
+    make_model(folder)
+    make_processor(folder)
+    upload(hub, folder)
+    same_logits(name, folder, video)
+    card = lookup(name)
+    assert card.source["address"] == name if name.startswith("hf://") else f"hf://{name}"
+    assert card.source["facts"]["labels"] == "id2label of config.json"
+    assert card.source["facts"]["pixels"] == "preprocessor_config.json"
+
+
+def test_a_repository_is_converted_once_per_commit(hub: Hub, folder: Path) -> None:
+    make_model(folder)
+    make_processor(folder)
+    upload(hub, folder)
+    first = resolve(REPO).path
+    assert resolve(REPO).path == first
+    assert len(hub.asked("GET", "/objects/")) == 1
+    make_model(folder, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1})
+    upload(hub, folder)
+    assert resolve(REPO).card.labels == ("a", "b")
+
+
+def test_a_converted_repository_needs_no_connection(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    make_model(folder)
+    make_processor(folder)
+    upload(hub, folder)
+    found = resolve(REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert resolve(REPO) == found
+
+
+def test_a_folder_that_changes_is_converted_again_and_leaves_one_file(folder: Path) -> None:
+    make_model(folder)
+    make_processor(folder)
+    first = resolve(folder).path
+    write_config(folder, id2label={"0": "x", "1": "y", "2": "z"})
+    assert resolve(folder).card.labels == ("x", "y", "z")
+    assert not first.exists()
+
+
+def test_a_missing_repository_is_named_as_the_path_it_may_be(hub: Hub) -> None:
+    with pytest.raises(UnknownModelError, match=r"no file or folder runs/best here, and hf://runs"):
+        resolve("runs/best")
+    with pytest.raises(WeightsError, match=r"cannot look up hf://runs/best: private or missing"):
+        resolve("hf://runs/best")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf://a", "hf://a/b/c", "hf://../b", "hf://a/..", "hf://a/b@../c", "hf://a/b c", "hf://a/b@"],
+)
+def test_a_name_that_is_not_a_repository_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="not a repository of the Hub"):
+        hub_name(name)
+
+
+def test_words_that_are_paths_are_not_repositories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/best").mkdir(parents=True)
+    for name in ("runs/best", "runs/best.safetensors", "./a/b", "/a/b", "a/b/c", "~/a", "vivit-b"):
+        assert hub_name(name) is None
+    assert hub_name("org/name.v2@abc") == HubName("org/name.v2", "abc")
+
+
+def test_a_registered_repository_keeps_its_entry_and_warns_of_other_pixels(
+    hub: Hub, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from vtcli.weights.registry import load_registry
+    from vtcli.weights.repository_model import compare_pixels
+
+    repo = "google/vivit-b-16x2-kinetics400"
+    entry = load_registry().find("vivit-b.k400-in21k-32f")
+    assert lookup(repo) is entry
+    assert lookup(f"hf://{repo}") is entry
+    make_model(folder, image_size=224, num_frames=32)
+    make_processor(folder, 224)
+    upload(hub, folder, repo)
+    with caplog.at_level(logging.WARNING):
+        compare_pixels(entry, HubName(repo))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "values -1 to 1, preprocessor_config.json of the repository with values -3 to 1" in line
+    assert "--pipeline vivit-hf-default" in line
+
+
+def test_a_repository_with_several_registered_checkpoints_asks_for_one() -> None:
+    with pytest.raises(UnknownModelError, match="checkpoints; name one of them: uniformerv2"):
+        lookup("hf://Andy1621/uniformerv2")
+
+
+@pytest.mark.parametrize("prefixed", [False, True])
+def test_a_network_without_a_classifier_is_for_training_only(folder: Path, prefixed: bool) -> None:
+    model = make_model(folder, headless=True)
+    make_processor(folder)
+    if prefixed:
+        tensors = {f"vivit.{name}": tensor for name, tensor in model.state_dict().items()}
+        (folder / "model.safetensors").unlink()
+        torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(LayoutError, match=r"has no classifier; train one: vt finetune -m"):
+        resolve(folder)
+    assert resolve(folder, needs_classifier=False).card.labels == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_hidden_layers": 3}, "depth 3, but the tensors have 2"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        ({"hidden_size": 96}, "width 96, but the tensors have 48"),
+        ({"num_frames": 32}, "16 positions do not fit a clip of 32 frames"),
+        ({"image_size": 64}, "16 positions do not fit a clip of 8 frames of 64"),
+        ({"tubelet_size": [4, 16, 16]}, "tubelet_size"),
+        ({"tubelet_size": "2"}, "tubelet_size is '2'"),
+        ({"num_channels": 1}, "num_channels 1, but the tensors have 3"),
+        ({"num_attention_heads": 5}, "cannot be split into 5"),
+        ({"num_attention_heads": -1}, "num_attention_heads is -1"),
+        ({"hidden_act": "swish"}, "'swish'"),
+        ({"qkv_bias": False}, "qkv_bias"),
+        ({"problem_type": "regression"}, "predicts numbers"),
+        ({"model_type": "videomae", "architectures": ["VideoMAE"]}, "is a VideoMAE"),
+        ({"image_size": [32, 64]}, "square frames"),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_contradicts_the_weights_is_refused(
+    folder: Path, changes: dict[str, Any], words: str
+) -> None:
+    make_model(folder)
+    make_processor(folder)
+    write_config(folder, **changes)
+    with pytest.raises(LayoutError) as caught:
+        resolve(folder)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"id2label": {"0": "a", "1": "b"}}, "names 2 classes"),
+        ({"id2label": {"0": "a", "2": "b", "3": "c"}}, "does not number its 3 classes"),
+        ({"id2label": {"0": 1, "1": 2, "2": 3}}, "not a table of names"),
+    ],
+    ids=str,
+)
+def test_labels_that_do_not_fit_are_refused(
+    folder: Path, changes: dict[str, Any], words: str
+) -> None:
+    make_model(folder)
+    make_processor(folder)
+    write_config(folder, **changes)
+    with pytest.raises(DataError, match=words):
+        resolve(folder)
+
+
+def test_labels_that_nobody_named_are_unverified(folder: Path) -> None:
+    make_model(folder, id2label={i: f"LABEL_{i}" for i in range(3)})
+    make_processor(folder)
+    assert resolve(folder).card.heads[0].confidence == "unverified"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"resample": 9}, "resample is 9"),
+        ({"size": {"longest_edge": 256}}, "size is"),
+        ({"size": {"shortest_edge": 10**9}}, "size"),
+        ({"do_center_crop": False}, "does not crop"),
+        ({"do_rescale": False}, "offset without do_rescale"),
+        ({"image_std": [0, 0, 0]}, "divides by zero"),
+        ({"image_mean": [1, 2]}, "not three numbers"),
+        ({"do_resize": "yes"}, "not true or false"),
+        ({"crop_size": {"height": 32, "width": 48}}, "square frames"),
+        ({"size": {"shortest_edge": 16}}, "would be padded"),
+    ],
+    ids=str,
+)
+def test_a_processor_that_cannot_be_followed_is_refused(
+    folder: Path, changes: dict[str, Any], words: str
+) -> None:
+    make_model(folder)
+    make_processor(folder)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(DataError) as caught:
+        resolve(folder)
+    assert words in str(caught.value)
+
+
+def test_a_repository_without_a_processor_says_which_pipeline_is_taken(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model(folder)
+    resolve(folder)
+    assert "warning: it has no preprocessor_config.json: pixels are prepared as" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.bin", "a/b.bin", "x.py"])
+def test_a_shard_outside_the_repository_is_refused(folder: Path, name: str) -> None:
+    make_model(folder)
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"classifier.bias": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match="not one beside it"):
+        resolve(folder)
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    make_model(folder).save_pretrained(folder, max_shard_size="40kB")
+    (folder / "model.safetensors").unlink()
+    shard = sorted(folder.glob("model-*.safetensors"))[0]
+    shard.unlink()
+    with pytest.raises(WeightsError, match=f"lacks {shard.name}, which model.safetensors.index"):
+        resolve(folder)

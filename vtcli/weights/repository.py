@@ -1,0 +1,163 @@
+"""The files of a model repository: a folder, or one commit of a repository of the Hugging Face Hub.
+
+Files of a Hub repository are all taken from one commit, which is looked up once; without a
+connection it is the commit that the Hub's cache has.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from vtcli.errors import FetchError, InputError, UnknownModelError, UsageError
+from vtcli.runtime.progress import ProgressCallback
+
+HUB_PREFIX = "hf://"
+# A name that ends in one of these is a path, whether there is such a file or not.
+FILE_EXTENSIONS = (
+    *(".safetensors", ".onnx", ".npz", ".msgpack"),
+    *(".pth", ".pyth", ".pt", ".pt2", ".bin", ".ckpt"),
+)
+_NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[\w])?"
+_REPO = re.compile(rf"({_NAME}/{_NAME})(?:@([\w][\w./-]{{0,254}}))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A repository of the Hub and a branch, tag or commit; "" for the main branch."""
+
+    repo: str
+    revision: str = ""
+
+    def __str__(self) -> str:
+        return f"{HUB_PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+
+def hub_name(text: str) -> HubName | None:
+    """The Hub repository that `hf://org/repo[@revision]` or `org/repo[@revision]` names.
+
+    A word that is a file or folder here, or that ends like a file, is not a repository. Raises
+    `UsageError` for `hf://` with anything else.
+    """
+    bare = text.removeprefix(HUB_PREFIX)
+    match = _REPO.fullmatch(bare)
+    valid = match is not None and ".." not in bare and "--" not in match[1]
+    if text.startswith(HUB_PREFIX):
+        if match is None or not valid:
+            raise UsageError(
+                f"'{text}' is not a repository of the Hub; write hf://org/repo, or "
+                "hf://org/repo@revision"
+            )
+        return HubName(match[1], match[2] or "")
+    if match is None or not valid or bare.endswith(FILE_EXTENSIONS) or os.path.exists(bare):
+        return None
+    return HubName(match[1], match[2] or "")
+
+
+class RepositoryFiles(Protocol):
+    """Named files. `place` is the repository in messages, `version` changes with its content."""
+
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def names(self) -> frozenset[str]: ...
+
+    def get(self, name: str) -> Path:
+        """The path of one of `names` on this disk."""
+        ...
+
+
+class FolderFiles:
+    """The files directly inside a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.place = folder, str(folder)
+        try:
+            entries = [entry for entry in os.scandir(folder) if entry.is_file()]
+            facts = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be read: {error.strerror}") from error
+        self.names = frozenset(name for name, _, _ in facts)
+        self.version = repr(facts)
+
+    def get(self, name: str) -> Path:
+        """The path of a file."""
+        return self.folder / name
+
+
+class HubFiles:
+    """The files of one commit of a Hub repository, downloaded to the Hub's cache when needed."""
+
+    def __init__(
+        self, name: HubName, commit: str, names: frozenset[str], progress: ProgressCallback | None
+    ) -> None:
+        self.repo, self.version, self.names, self.progress = name.repo, commit, names, progress
+        self.place = str(name)
+
+    def get(self, name: str) -> Path:
+        """The path of a file; raises `FetchError`."""
+        from vtcli.weights.download import fetch_hub_file
+
+        return fetch_hub_file(self.repo, self.version, [name], progress=self.progress)
+
+
+def open_hub(
+    name: HubName, progress: ProgressCallback | None = None, explicit: bool = True
+) -> HubFiles:
+    """A Hub repository at the commit that its revision has now, or in the Hub's cache if offline.
+
+    `explicit`: it was named with hf://, so that no path can be meant. Raises `FetchError` and, for
+    a repository that does not exist and may be a mistyped path, `UnknownModelError`.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    from vtcli.weights.download_errors import USE_OWN_COPY, SourceError, with_retries
+    from vtcli.weights.transfer import TIMEOUT_S
+
+    def look_up() -> HubFiles:
+        api = hub.HfApi()
+        info = api.model_info(name.repo, revision=name.revision or None, timeout=TIMEOUT_S)
+        names = frozenset(file.rfilename for file in info.siblings or ())
+        return HubFiles(name, str(info.sha), names, progress)
+
+    try:
+        return with_retries(look_up, urlsplit(hub.constants.ENDPOINT).netloc)
+    except SourceError as failure:
+        is_missing = isinstance(failure.__cause__, RepositoryNotFoundError)
+        cached = None if is_missing else _cached(name, progress)
+        if cached is not None:
+            return cached
+        if is_missing and not explicit:
+            raise UnknownModelError(
+                f"there is no file or folder {name.repo} here, and {name} is {failure}; check the "
+                "name"
+            ) from failure
+        hint = failure.hint if failure.hint != USE_OWN_COPY else "check its name and revision"
+        raise FetchError(f"cannot look up {name}: {failure}; {hint}") from failure
+
+
+def _cached(name: HubName, progress: ProgressCallback | None) -> HubFiles | None:
+    """The repository as the Hub's cache has it; None if nothing of it is there."""
+    from huggingface_hub import constants
+
+    root = Path(constants.HF_HUB_CACHE) / f"models--{name.repo.replace('/', '--')}"
+    ref = root / "refs" / (name.revision or "main")
+    commit = ref.read_text().strip() if ref.is_file() else name.revision
+    snapshots = root / "snapshots"
+    if not commit and snapshots.is_dir():
+        # Files that were fetched by their commit leave no branch behind.
+        newest = sorted(snapshots.iterdir(), key=lambda path: path.stat().st_mtime)
+        commit = newest[-1].name if newest else ""
+    if not re.fullmatch(r"[0-9a-f]{40}", commit or "") or not (snapshots / commit).is_dir():
+        return None
+    files = frozenset(path.name for path in (snapshots / commit).iterdir())
+    return HubFiles(name, commit, files, progress)
