@@ -156,3 +156,13 @@ def test_closing_ends_processes_and_cancels_calls() -> None:
 def test_a_worker_imports_no_torch() -> None:
     with WorkerPool(1) as pool:
         assert pool.submit(imported, "vtcli.video.decode_pool").result() == []
+
+
+def test_a_process_that_cannot_inherit_a_socket_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "INHERITS_SOCKETS", False)
+    outcomes = dict(imap_with_timeout(work, ["a", "segfault", "b"], workers=2))
+    assert (outcomes["a"], outcomes["b"]) == ("A", "B")
+    assert outcomes["segfault"] == WorkerFailure("crashed", "the process was killed by SIGSEGV")
+    with WorkerPool(1) as pool:
+        assert pool.submit(filled, 1_000_000).result().min() == 7
+    assert not children()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import queue
 import signal
 import subprocess
@@ -16,18 +17,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Pipe
+from multiprocessing.connection import Connection, Listener, Pipe
 from typing import Any, Literal, TypeAlias
 
 from vtcli.runtime.worker_process import MORE, PARTS_AHEAD, receive, send
 
 Reason: TypeAlias = Literal["timeout", "crashed", "limit"]
 
+# The path of modules comes first, so that the package is found as this process finds it.
 _BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
-    "from vtcli.runtime.worker_process import serve; "
-    "serve(int(sys.argv[1]), json.loads(sys.argv[3]))"
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from vtcli.runtime.worker_process import {0}; {0}(sys.argv[2], json.loads(sys.argv[3]))"
 )
+INHERITS_SOCKETS = os.name == "posix"
+"""Whether a process takes a socket over; elsewhere it connects to a local address."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +70,14 @@ class Worker:
     call: Call
 
     def __init__(self, memory_bytes: int | None) -> None:
-        self.connection, theirs = Pipe()
         self.alive, self.started = True, False
         self.deadline = math.inf  # starting takes as long as it takes; no call is to blame
         self.ahead = 0
-        limits = {"memory_bytes": memory_bytes}
-        arguments = [str(theirs.fileno()), json.dumps(sys.path), json.dumps(limits)]
+        limits = json.dumps({"memory_bytes": memory_bytes})
         with _interrupt_postponed():
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *arguments],
-                stdin=subprocess.PIPE,  # closes with this process: the other one notices
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+            self.connection, self.process = (
+                _inherited(limits) if INHERITS_SOCKETS else _connected(limits)
             )
-        theirs.close()
 
     def give(self, call: Call) -> None:
         """Let the process begin with a call."""
@@ -165,6 +162,35 @@ class Worker:
             self._finish(WorkerFailedError(WorkerFailure("crashed", how)))
         else:
             self._finish(RuntimeError(f"a worker process cannot start: {how}"))
+
+
+def _inherited(limits: str) -> tuple[Connection, subprocess.Popen[bytes]]:
+    """A process that has the other end of the connection from its start."""
+    connection, theirs = Pipe()
+    number = theirs.fileno()
+    process = _start("serve", str(number), limits, pass_fds=[number])
+    theirs.close()
+    return connection, process
+
+
+def _connected(limits: str) -> tuple[Connection, subprocess.Popen[bytes]]:
+    """A process that connects to this one, with a key that it reads from its standard input."""
+    key = os.urandom(32)
+    with Listener(authkey=key) as listener:
+        process = _start("connect_and_serve", str(listener.address), limits)
+        assert process.stdin is not None
+        process.stdin.write(key.hex().encode() + b"\n")
+        process.stdin.flush()
+        return listener.accept(), process
+
+
+def _start(entry: str, address: str, limits: str, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _BOOT.format(entry), json.dumps(sys.path), address, limits],
+        stdin=subprocess.PIPE,  # closes with this process: the other one notices
+        stdout=subprocess.DEVNULL,
+        **options,
+    )
 
 
 @contextmanager

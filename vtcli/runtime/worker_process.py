@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Client, Connection
 from typing import Any
 
 MORE = b"more"
@@ -92,13 +92,25 @@ def _fill(buffers: list[pickle.PickleBuffer], size: int) -> int:
     return handle
 
 
-def serve(descriptor: int, limits: dict[str, Any]) -> None:
-    """Take calls until the parent closes the connection or ends."""
+def serve(descriptor: str, limits: dict[str, Any]) -> None:
+    """Take calls from an inherited socket until the parent closes it or ends."""
+    _serve(Connection(int(descriptor)), limits)
+
+
+def connect_and_serve(address: str, limits: dict[str, Any]) -> None:
+    """Take calls from a local address; the key to it is the first line of standard input."""
+    key = b""
+    while (byte := os.read(0, 1)) not in (b"\n", b""):
+        key += byte
+    _serve(Client(address, authkey=bytes.fromhex(key.decode())), limits)
+
+
+def _serve(connection: Connection, limits: dict[str, Any]) -> None:
     global _connection, _last_heartbeat
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     if limits["memory_bytes"]:
         _limit_memory(limits["memory_bytes"])
-    _connection = connection = Connection(descriptor)
+    _connection = connection
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             function, args, streams = receive(connection)
