@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.data.faulty import faulty_inspect, pretend
-from tests.runtime.processes import running, wait_until
+from tests.runtime.processes import children, running, wait_until
 from tests.video.barcode import write_clip
 from vtcli.cli import run
 from vtcli.data.check import (
@@ -360,10 +360,8 @@ def test_an_interrupted_check_leaves_no_files_and_no_processes(tmp_path: Path) -
         text=True,
         start_new_session=True,
     ) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        # The third is multiprocessing's resource tracker.
-        wait_until(lambda: len(children.read_text().split()) == 3)
-        workers = [int(word) for word in children.read_text().split()]
+        wait_until(lambda: len(children(process.pid)) == 2)
+        workers = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (EXIT_INTERRUPTED, "", "vt: error: interrupted\n")

@@ -38,15 +38,15 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def children() -> list[int]:
-    """The processes that this one has started and that still run."""
+def children(parent: int | None = None) -> list[int]:
+    """The processes that a process (by default this one) has started and that still run."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+        if int(fields[1]) == (parent or os.getpid()) and fields[0] != "Z":
             found.append(int(path.parent.name))
     return found
 
