@@ -134,5 +134,5 @@ def test_an_option_that_an_architecture_lacks_is_a_sentence(
     words = ["finetune", "--dataset", str(data), "-m", str(model), "-o", str(folder / "run")]
     assert run([*words, "--drop", "0.3"]) == 2
     err = capsys.readouterr().err
-    assert "ViViT has no option --drop" in err
+    assert "ViViT has no --drop" in err
     assert "--num-frames and --drop-path" in err
