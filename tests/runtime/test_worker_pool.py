@@ -35,6 +35,21 @@ if __name__ == "__main__":
 """
 
 
+_before: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    """Other tests of this process may have processes of their own."""
+    _before.clear()
+    _before.update(children())
+
+
+def started() -> list[int]:
+    """The processes that a test has started and that still run."""
+    return [pid for pid in children() if pid not in _before]
+
+
 def test_every_item_is_returned_whatever_happens_to_the_others() -> None:
     items = ["a", "segfault", "b", "hang", "c", "exit", "slow", "d"]
     outcomes = dict(imap_with_timeout(work, items, workers=2, timeout=0.6))
@@ -45,7 +60,7 @@ def test_every_item_is_returned_whatever_happens_to_the_others() -> None:
     assert outcomes["segfault"] == WorkerFailure("crashed", "the process was killed by SIGSEGV")
     assert outcomes["exit"] == WorkerFailure("crashed", "the process exited with code 5")
     assert outcomes["hang"] == WorkerFailure("timeout", "did not respond for 0.6 s")
-    assert not children()
+    assert not started()
 
 
 def test_an_exception_is_raised_in_the_parent_and_ends_all_processes() -> None:
@@ -53,7 +68,7 @@ def test_an_exception_is_raised_in_the_parent_and_ends_all_processes() -> None:
         list(imap_with_timeout(work, ["raise", "hang"], workers=2))
     assert raised.value.errno == 28
     assert any("faulty.py" in note for note in raised.value.__notes__)
-    assert not children()
+    assert not started()
 
 
 def test_items_are_taken_on_demand_and_closing_early_leaves_no_process() -> None:
@@ -68,7 +83,7 @@ def test_items_are_taken_on_demand_and_closing_early_leaves_no_process() -> None
     assert next(outcomes) == ("0", "0")
     outcomes.close()
     assert len(taken) == 1
-    assert not children()
+    assert not started()
 
 
 def test_an_interrupt_is_deferred_while_a_process_starts(
@@ -145,9 +160,9 @@ def test_a_call_that_needs_too_much_memory_is_lost_alone() -> None:
 def test_closing_ends_processes_and_cancels_calls() -> None:
     pool = WorkerPool(1)
     first, second = (pool.submit(time.sleep, 600) for _ in range(2))
-    wait_until(lambda: bool(children()))
+    wait_until(lambda: bool(started()))
     pool.close()
-    assert not children()
+    assert not started()
     assert second.cancelled()
     with pytest.raises((CancelledError, WorkerFailedError)):
         first.result()
@@ -165,4 +180,4 @@ def test_a_process_that_cannot_inherit_a_socket_connects(monkeypatch: pytest.Mon
     assert outcomes["segfault"] == WorkerFailure("crashed", "the process was killed by SIGSEGV")
     with WorkerPool(1) as pool:
         assert pool.submit(filled, 1_000_000).result().min() == 7
-    assert not children()
+    assert not started()

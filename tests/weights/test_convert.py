@@ -246,7 +246,7 @@ def test_the_error_for_a_file_that_is_not_a_checkpoint_says_why(src: Path, tmp_p
             convert(tmp_path / name, tmp_path / "o.safetensors")
     with pytest.raises(InputError, match="no checkpoint file"):
         convert(tmp_path / "nowhere.pyth", tmp_path / "o.safetensors")
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(WeightsError, match=r"has no model\.safetensors or pytorch_model\.bin"):
         convert(tmp_path, tmp_path / "o.safetensors")
 
 

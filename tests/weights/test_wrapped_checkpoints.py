@@ -140,11 +140,11 @@ def test_the_choice_between_raw_and_ema_weights_is_stated_and_can_be_made(
 ) -> None:
     src, out = saved(tmp_path / "a.pth", TWO_COPIES[case]), tmp_path / "o.safetensors"
     report = convert(src, out)
-    assert "raw weights and EMA weights" in report.note
-    assert "--ema" in report.note
+    assert "raw weights and EMA weights" in report.notes[0]
+    assert "--ema" in report.notes[0]
     assert not open_tensors(out)["head.weight"].any()
     report = convert(src, out, ema=True)
-    assert "the EMA weights" in report.note
+    assert "the EMA weights" in report.notes[0]
     got = open_tensors(out)
     assert all(torch.equal(got[name], t) for name, t in WEIGHTS.items())
 

@@ -82,7 +82,9 @@ def run(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word not in ("--debug", "--csv-safe")]
     CSV_SAFE.set("--csv-safe" in arguments)
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+    # A caller that ignores the signal, such as nohup, is obeyed.
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
         signal.signal(signal.SIGINT, _interrupt)
     prepare(words)
     try:
@@ -103,6 +105,9 @@ def run(arguments: Sequence[str]) -> int:
         return _exit_quietly()
     except Exception as error:
         return _report_other(error, debug, words)
+    finally:
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _exit_quietly() -> int:

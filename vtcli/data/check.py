@@ -15,17 +15,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+<<<<<<< HEAD
 import numpy as np
 from numpy.typing import NDArray
 
+=======
+>>>>>>> W5
 from vtcli.data.annotations.base import HARMLESS, SKIPPED
 from vtcli.data.catalog import canonical_split
 from vtcli.data.fingerprint import (
     Unreadable,
     VideoFingerprint,
     digest,
+    group_copies,
     inspect,
-    near_duplicate_pairs,
     thumbnail_rmse,
 )
 from vtcli.data.issues import CheckResult, Issue
@@ -207,7 +210,7 @@ def _copies(
     A dataset with several official splits trains in one on what it tests in another, so each of
     them is compared separately.
     """
-    group_of = _groups(fingerprints, digests)
+    group_of = group_copies(fingerprints, digests)
     first: dict[tuple[Path, str], tuple[Dataset, Sample]] = {}
     twins: dict[tuple[object, ...], tuple[Dataset, Sample]] = {}
     for dataset, sample in sorted(samples, key=lambda pair: _rank(pair[1].split)):
@@ -249,28 +252,6 @@ def _similarity(
         return "has the same bytes", ""
     rmse = thumbnail_rmse(fingerprints[path].thumbnails, fingerprints[other].thumbnails)
     return "shows the same", f" (RMSE {rmse:.1f} of 255 gray levels)"
-
-
-def _groups(
-    fingerprints: Mapping[Path, VideoFingerprint], digests: Mapping[Path, str]
-) -> dict[Path, Path]:
-    """For each video, the one that represents all that are the same."""
-    by_bytes: dict[str | Path, Path] = {}
-    parent = {path: by_bytes.setdefault(digests.get(path, path), path) for path in fingerprints}
-    distinct = list(by_bytes.values())
-
-    def root_of(path: Path) -> Path:
-        while parent[path] != path:
-            parent[path] = parent[parent[path]]
-            path = parent[path]
-        return path
-
-    if distinct:
-        thumbnails = b"".join(fingerprints[path].thumbnails for path in distinct)
-        pairs = near_duplicate_pairs(np.frombuffer(thumbnails, np.uint8).reshape(len(distinct), -1))
-        for a, b in pairs:
-            parent[root_of(distinct[b])] = root_of(distinct[a])
-    return {path: root_of(path) for path in fingerprints}
 
 
 def label_of(dataset: Dataset, sample: Sample) -> str:

@@ -10,8 +10,14 @@ Shape legend: H height, W width of a frame; N videos, D = 4 * 8 * 8 gray levels.
 from __future__ import annotations
 
 import hashlib
+<<<<<<< HEAD
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+=======
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+>>>>>>> W5
 from itertools import pairwise
 from pathlib import Path
 
@@ -177,6 +183,28 @@ def near_duplicate_pairs(thumbnails_ND: NDArray[np.uint8]) -> Iterator[tuple[int
             for i, j in np.argwhere(squared <= bound).tolist():
                 if start + i < other + j:
                     yield int(rows[i]), int(columns[j])
+
+
+def group_copies(
+    fingerprints: Mapping[Path, VideoFingerprint], digests: Mapping[Path, str]
+) -> dict[Path, Path]:
+    """For each video, the one that represents all that are the same."""
+    by_bytes: dict[str | Path, Path] = {}
+    parent = {path: by_bytes.setdefault(digests.get(path, path), path) for path in fingerprints}
+    distinct = list(by_bytes.values())
+
+    def root_of(path: Path) -> Path:
+        while parent[path] != path:
+            parent[path] = parent[parent[path]]
+            path = parent[path]
+        return path
+
+    if distinct:
+        thumbnails = b"".join(fingerprints[path].thumbnails for path in distinct)
+        pairs = near_duplicate_pairs(np.frombuffer(thumbnails, np.uint8).reshape(len(distinct), -1))
+        for a, b in pairs:
+            parent[root_of(distinct[b])] = root_of(distinct[a])
+    return {path: root_of(path) for path in fingerprints}
 
 
 def _squared_distances(a_MD: NDArray[np.uint8], b_ND: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ MAX_SIDE = 4096
 MAX_PIXELS = 1 << 28
 MAX_TEXT = 20_000
 _AT_LEAST_1 = (
-    *("num_heads", "num_classes", "num_frames", "width", "depth", "depths"),
+    *("num_heads", "num_frames", "width", "depth", "depths"),
     *("patch_size", "window_size", "image_size", "tubelet_size", "temporal_kernel"),
 )
 _LAYER_FIELDS = ("depth", "layers", "blocks", "stages")

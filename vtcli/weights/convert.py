@@ -153,7 +153,7 @@ def _read(
     ema: bool,
 ) -> tuple[RawCheckpoint, CheckpointOrigin, Path]:
     """The tensors, what is known besides them, and the source's name for messages."""
-    if not isinstance(src, Repository) and not Path(src).is_dir():
+    if not isinstance(src, Repository) and not _is_repository(Path(src)):
         path = Path(src)
         contents = read_checkpoint(path, fits_a_layout, ema)
         origin = origin or _identify(path, model, registry)
@@ -170,6 +170,11 @@ def _read(
     entry = registry.find(model) if model is not None else None
     origin = CheckpointOrigin(entry, None, digest, stated, size)
     return contents, origin, Path(repository.files.place)
+
+
+def _is_repository(path: Path) -> bool:
+    """Whether a path is a folder with more than the shards of a checkpoint."""
+    return path.is_dir() and ((path / CONFIG).is_file() or not any(path.glob("*.index.json")))
 
 
 def _notes(origin: CheckpointOrigin) -> list[str]:

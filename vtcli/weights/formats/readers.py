@@ -71,12 +71,24 @@ def read_checkpoint(path: Path, fits: Fits | None = None, ema: bool = False) -> 
     `WeightsError` if it is damaged or of an unknown format.
     """
     path = _sharded_index(path)
-    metadata: Mapping[str, str] = {}
     if path.name.endswith(_INDEX):
-        found: Any = _read_shards(path)
-        kind = "safetensors"
-    else:
-        found, kind, metadata = _read_file(path)
+        return _raw(path, _read_shards(path), "safetensors", {}, fits, ema)
+    return _raw(path, *_read_file(path), fits, ema)
+
+
+def read_shard(path: Path) -> RawCheckpoint:
+    """`read_checkpoint` of one file that is known to be a part of a checkpoint, or all of it."""
+    return _raw(path, *_read_file(path), None, False)
+
+
+def _raw(
+    path: Path,
+    found: Any,
+    kind: str,
+    metadata: Mapping[str, str],
+    fits: Fits | None,
+    ema: bool,
+) -> RawCheckpoint:
     if kind == "msgpack" or CARD_KEY in metadata:
         return RawCheckpoint(found, kind, metadata=metadata)
     weights = find_weights(path, found, fits, ema)

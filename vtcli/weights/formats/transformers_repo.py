@@ -234,11 +234,11 @@ class Repository:
 
 def _merged(paths: list[Path], place: str) -> RawCheckpoint:
     """The tensors of all files, without a prefix that all of their names share."""
-    from vtcli.weights.formats.readers import RawCheckpoint, read_checkpoint
+    from vtcli.weights.formats.readers import RawCheckpoint, read_shard
 
     tensors: dict[str, Any] = {}
     for path in paths:
-        contents = read_checkpoint(path)
+        contents = read_shard(path)
         if twice := tensors.keys() & contents.tensors.keys():
             raise WeightsError(f"{place} has the tensor '{min(twice)}' in two files")
         tensors |= contents.tensors
