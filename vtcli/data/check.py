@@ -15,12 +15,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-<<<<<<< HEAD
 import numpy as np
 from numpy.typing import NDArray
 
-=======
->>>>>>> W5
 from vtcli.data.annotations.base import HARMLESS, SKIPPED
 from vtcli.data.catalog import canonical_split
 from vtcli.data.fingerprint import (

@@ -10,14 +10,8 @@ Shape legend: H height, W width of a frame; N videos, D = 4 * 8 * 8 gray levels.
 from __future__ import annotations
 
 import hashlib
-<<<<<<< HEAD
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-=======
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
->>>>>>> W5
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
