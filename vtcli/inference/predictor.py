@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -190,12 +190,11 @@ class Predictor:
         of the files exists, the weights are not even downloaded.
         """
         names = [str(path) for path in paths]
-        outcomes = self.predict_part(names, range(len(names)))
-        return (outcome for _, outcome in outcomes)
+        return _without_numbers(self.predict_part(names, range(len(names))))
 
     def predict_part(
         self, paths: Sequence[str], wanted: Collection[int], batch_size: int | None = None
-    ) -> Iterator[tuple[int, VideoPrediction | Failure]]:
+    ) -> Generator[tuple[int, VideoPrediction | Failure], None, None]:
         """The outcomes of the `wanted` files of a list, with their numbers, in order.
 
         With a `batch_size`, the batch and the slot of every file follow from the list alone, so
@@ -240,7 +239,7 @@ class Predictor:
         numbers: Sequence[int],
         loader: Loader,
         batch_size: int | None,
-    ) -> Iterator[tuple[int, VideoPrediction | Failure]]:
+    ) -> Generator[tuple[int, VideoPrediction | Failure], None, None]:
         if self._net is None:  # no file exists: nothing is scored
             for number, (_, (loaded,)) in zip(numbers, loader, strict=True):
                 assert isinstance(loaded, VideoDecodeError)
@@ -292,6 +291,14 @@ class Predictor:
             "dataset": net.card.dataset,
         }
         return net
+
+
+def _without_numbers(
+    outcomes: Generator[tuple[int, VideoPrediction | Failure], None, None],
+) -> Iterator[VideoPrediction | Failure]:
+    with closing(outcomes):
+        for _, outcome in outcomes:
+            yield outcome
 
 
 @dataclass
