@@ -225,8 +225,11 @@ def test_weights_are_not_loaded_for_files_that_do_not_exist(model: str, tmp_path
 
 
 def test_no_decoding_thread_outlives_a_prediction(model: str, clip: Path) -> None:
+    before = set(threading.enumerate())  # other tests may still hold predictions of their own
+
     def threads() -> list[threading.Thread]:
-        return [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+        found = [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+        return [thread for thread in found if thread not in before]
 
     outcomes = Predictor(model, workers=2).predict([clip] * 8)
     next(outcomes)
