@@ -430,3 +430,21 @@ def test_reports_list_the_first_of_many_and_do_not_interpret_names(
     assert lines[3]["path"] == "[red]3[/red] :smile:.mp4"
     print_check(result, "json")
     assert json.loads(capsys.readouterr().out)["problems"] == {"not_found": 25}
+
+
+def test_a_readable_video_with_signs_of_damage_is_an_issue(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    whole = write_clip(tmp_path / "run" / "whole.gif", "gif", pix_fmt="rgb8").read_bytes()
+    (tmp_path / "run" / "cut.gif").write_bytes(whole[: len(whole) * 2 // 3])
+    result = check_datasets(open_splits(tmp_path))
+    assert [(i.problem, i.sample.path.name) for i in result.issues] == [("damaged", "cut.gif")]
+    assert "truncated" in result.issues[0].detail
+
+
+def test_a_segment_of_a_variable_rate_video_is_checked_by_its_time(tmp_path: Path) -> None:
+    # 51 frames at 25 per second, then 9 at 5 per second: 60 frames in 4.04 s.
+    times = [*range(51), *range(55, 99, 5)]
+    write_clip(tmp_path / "v.mp4", time_of=times.__getitem__)
+    (tmp_path / "m.csv").write_text("path,label,start,end\nv.mp4,a,2.5,4.0\nv.mp4,a,7.0,8.0\n")
+    issues = check_datasets(open_splits(tmp_path / "m.csv")).issues
+    assert [(issue.problem, issue.sample.start) for issue in issues] == [("segment", 7.0)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import threading
 from pathlib import Path
@@ -11,7 +13,17 @@ import torch
 
 import vtcli
 from tests import tiny
-from vtcli.errors import DataError, InputError, OutOfMemoryError, UsageError, VideoDecodeError
+from tests.video.barcode import write_clip
+from vtcli.cli import run
+from vtcli.errors import (
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    DataError,
+    InputError,
+    OutOfMemoryError,
+    UsageError,
+    VideoDecodeError,
+)
 from vtcli.inference import predictor as predictor_module
 from vtcli.inference import scoring
 from vtcli.inference.inputs import find_videos
@@ -238,3 +250,45 @@ def test_no_decoding_thread_outlives_a_prediction(model: str, clip: Path) -> Non
     with pytest.raises(UsageError, match="no device 'tpu'"):
         Predictor(model, device="tpu").predict([clip])
     assert not threads()
+
+
+@pytest.fixture
+def cut_gif(tmp_path: Path) -> Path:
+    """A GIF whose trailer and last frames are missing; the rest is readable."""
+    whole = write_clip(tmp_path / "whole.gif", "gif", pix_fmt="rgb8").read_bytes()
+    path = tmp_path / "cut.gif"
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    return path
+
+
+def test_signs_of_damage_are_in_every_output_and_on_stderr(
+    model: str, cut_gif: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(cut_gif), str(clip)]
+    assert run(["predict", *paths, "-m", model, "--format", "json"]) == EXIT_OK
+    out, err = capsys.readouterr()
+    damaged, intact = json.loads(out)["results"]
+    assert any("truncated" in warning for warning in damaged["warnings"])
+    assert intact["warnings"] == []
+    lines = [line for line in err.splitlines() if line.startswith("vt: warning: ")]
+    assert len(lines) == 1
+    assert str(cut_gif) in lines[0]
+    assert run(["predict", *paths, "-m", model, "--format", "csv", "-k", "1"]) == EXIT_OK
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert "truncated" in rows[0]["warnings"]
+    assert rows[1]["warnings"] == ""
+
+
+@pytest.mark.parametrize("window", [[], ["--window", "500ms"]])
+def test_strict_makes_a_damaged_video_a_failure(
+    model: str,
+    cut_gif: Path,
+    clip: Path,
+    window: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["predict", str(cut_gif), str(clip), "-m", model, "--format", "json", "--strict"]
+    assert run([*words, *window]) == EXIT_SOME_FAILED
+    (failure,) = json.loads(capsys.readouterr().out)["failures"]
+    assert failure["reason"] == "corrupt"
+    assert "--strict" in failure["error"]
