@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vtcli.cli.options import (
-    TIMEOUT_SECONDS,
     AnnotationsOption,
     BatchSizeOption,
     CoreWorkersOption,
@@ -33,6 +32,7 @@ from vtcli.cli.options import (
     views_option,
 )
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
+from vtcli.video import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from vtcli.data.samples import Dataset

@@ -24,7 +24,6 @@ from vtcli.cli.finetune_run import (
 )
 from vtcli.cli.options import (
     DEFAULT_MODEL,
-    TIMEOUT_SECONDS,
     AnnotationsOption,
     CoreWorkersOption,
     DataRootOption,
@@ -41,6 +40,7 @@ from vtcli.cli.options import (
 )
 from vtcli.errors import UsageError
 from vtcli.training.recipes import options
+from vtcli.video import TIMEOUT_SECONDS
 
 SHORT_FORMS = {"batch_size": "-b"}
 

@@ -17,7 +17,6 @@ from vtcli.errors import UsageError
 DEFAULT_MODEL = "uniformerv2-b"
 ONE_PER_CORE = "one per core"
 DECODING = "Decoding"
-TIMEOUT_SECONDS = 300.0
 
 # Options of earlier versions: the error for an unknown option suggests the new name.
 RENAMED_OPTIONS = {

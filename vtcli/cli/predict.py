@@ -14,7 +14,6 @@ import typer
 from vtcli.cli.options import (
     BY_EXTENSION,
     DEFAULT_MODEL,
-    TIMEOUT_SECONDS,
     BatchSizeOption,
     CoreWorkersOption,
     DecoderOption,
@@ -31,6 +30,7 @@ from vtcli.cli.options import (
     views_option,
 )
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, DataError, UsageError
+from vtcli.video import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from typing import TypeAlias

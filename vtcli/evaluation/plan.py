@@ -12,8 +12,8 @@ from vtcli.evaluation.class_mapping import ClassMapping, match_heads
 from vtcli.evaluation.protocol import Protocol
 from vtcli.labels import load_labels
 from vtcli.runtime.progress import ProgressCallback
+from vtcli.video import TIMEOUT_SECONDS
 from vtcli.video.decode import Backend
-from vtcli.video.decode_pool import TIMEOUT_SECONDS
 from vtcli.video.pipeline import parse_views
 from vtcli.weights.checkpoint import HeadSpec, ModelCard
 from vtcli.weights.load import KINETICS_SUBSETS, check_settings

@@ -28,8 +28,9 @@ from vtcli.inference.results import SCHEMA, Failure, PredictionResult, VideoPred
 from vtcli.inference.scoring import default_batch_size, require_finite, topk_per_head
 from vtcli.inference.stream import Event, Failed, Opened, ViewStream
 from vtcli.runtime.progress import ProgressCallback
+from vtcli.video import TIMEOUT_SECONDS
 from vtcli.video.container import checked_path
-from vtcli.video.decode_pool import TIMEOUT_SECONDS, DecodePool, source_info
+from vtcli.video.decode_pool import DecodePool, source_info
 from vtcli.video.frame_source import FrameSource
 from vtcli.video.pipeline import View, parse_views
 from vtcli.video.remote import is_url

@@ -16,8 +16,8 @@ from vtcli.training.choose import HEAD_LR, SMALL, head_width
 from vtcli.training.init import ModelInit
 from vtcli.training.optim import least_sum_of_rates, sum_of_head_rates
 from vtcli.training.recipes import AUGMENTATION_FIELDS
+from vtcli.video import TIMEOUT_SECONDS
 from vtcli.video.decode import Backend
-from vtcli.video.decode_pool import TIMEOUT_SECONDS
 from vtcli.weights.checkpoint import HeadSpec
 
 Parallel = Literal["ddp", "fsdp"]

@@ -23,15 +23,12 @@ from numpy.typing import NDArray
 
 from vtcli.errors import UsageError, VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import WorkerFailedError, WorkerFailure, WorkerPool
-from vtcli.video import remote
+from vtcli.video import TIMEOUT_SECONDS, remote
 from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo
 from vtcli.video.frame_source import FrameRange, FrameSource, VideoFile, open_frame_source
 from vtcli.video.remote import RemotePath, is_url
 
 T = TypeVar("T")
-
-TIMEOUT_SECONDS = 300.0
-"""Per file; a decoder that needs longer for one call is taken to hang."""
 
 MEMORY_BYTES = 2 * DEFAULT_LIMITS.max_bytes + (8 << 30)
 """Address space of a worker: the largest decoded video twice, libraries, reference frames."""
@@ -99,10 +96,6 @@ class DecodePool:
         if path_of is not None and path_of.spooled:
             weakref.finalize(source, _remove, path_of.spooled)
         return source
-
-    def probe(self, path: str) -> VideoInfo:
-        """`vtcli.video.decode.probe` in a process; raises as `open` does."""
-        return self.call(path, _probe, path)
 
     def call(self, path: str, function: Callable[..., T], *args: Any) -> T:
         """A function of a video in a process; raises what it raises, and as `open` does."""
@@ -198,13 +191,6 @@ def source_info(source: FrameSource) -> VideoInfo:
 def _open(path: str, *arguments: Any) -> FrameSource:
     inject_fault(path)
     return open_frame_source(path, *arguments)
-
-
-def _probe(path: str) -> VideoInfo:
-    from vtcli.video.decode import probe
-
-    inject_fault(path)
-    return probe(path)
 
 
 def _read(
