@@ -141,6 +141,7 @@ def test_the_check_allows_counting_flops_on_the_meta_device(arch: str) -> None:
 @every_architecture
 def test_the_check_allows_compiling_in_one_graph(arch: str) -> None:
     model, clip = nano(arch)
+    torch.compiler.reset()  # a second shape would be compiled as a dynamic one, which takes minutes
     with torch.inference_mode():
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         assert (compiled(clip) - model(clip)).abs().max() < 1e-5
