@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import threading
@@ -250,6 +251,19 @@ def test_no_decoding_thread_outlives_a_prediction(model: str, clip: Path) -> Non
     with pytest.raises(UsageError, match="no device 'tpu'"):
         Predictor(model, device="tpu").predict([clip])
     assert not threads()
+
+
+def test_predictions_that_are_never_asked_for_leave_no_thread(model: str, clip: Path) -> None:
+    gc.disable()  # a thread that only goes with the next collection outlives the command
+    try:
+        before = set(threading.enumerate())
+        with Predictor(model) as predictor:
+            predictor.predict([clip, clip]).close()
+            assert all(t.name == "workers" for t in set(threading.enumerate()) - before)
+        assert run(["predict", str(clip), "-m", model, "-o", str(clip.parent / "no" / "o.json")])
+        assert set(threading.enumerate()) <= before
+    finally:
+        gc.enable()
 
 
 @pytest.fixture

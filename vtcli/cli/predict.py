@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -310,8 +311,8 @@ def _run(request: _Request) -> int:
 
     last: Outcome | None = None
     predicted = 0
-    with step_progress() as on_step:
-        header, outcomes = _start(request, on_step)
+    with step_progress() as on_step, ExitStack() as opened:
+        header, outcomes = _start(request, on_step, opened)
         # Windows have a progress bar of their own.
         files = 0 if request.timeline else len(request.paths)
         to_file = request.output is not None
@@ -332,20 +333,21 @@ def _run(request: _Request) -> int:
 
 
 def _start(
-    request: _Request, on_step: ProgressCallback
+    request: _Request, on_step: ProgressCallback, opened: ExitStack
 ) -> tuple[Mapping[str, Any], Iterator[Outcome]]:
-    """The header of the output, and the outcomes as they come."""
+    """The header of the output, and the outcomes as they come; `opened` closes what makes them."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.inference.predictor import Predictor
     from vtcli.inference.timeline import TimelinePredictor
 
     with fetch_progress() as on_download:
         predictor = Predictor(request.model, request.settings, on_download=on_download)
+        opened.enter_context(predictor)
         if request.timeline:
             timeliner = TimelinePredictor(predictor, **request.timeline, on_window=on_step)
             timelines = timeliner.predict(request.paths)
             return timeliner.header, timelines
-        outcomes = predictor.predict(request.paths)
+        outcomes = opened.enter_context(closing(predictor.predict(request.paths)))
         return predictor.header, outcomes
 
 

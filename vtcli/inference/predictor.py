@@ -27,6 +27,7 @@ from vtcli.inference.inputs import find_videos
 from vtcli.inference.results import SCHEMA, Failure, PredictionResult, VideoPrediction
 from vtcli.inference.scoring import default_batch_size, require_finite, topk_per_head
 from vtcli.inference.stream import Event, Failed, Opened, ViewStream
+from vtcli.runtime.prefetch import begun
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.video import TIMEOUT_SECONDS
 from vtcli.video.container import checked_path
@@ -65,7 +66,8 @@ def predict(
         model, PredictSettings(topk, views, device, precision, batch_size=batch_size)
     )
     paths = find_videos(sources)
-    outcomes = list(predictor.predict(paths))
+    with predictor:
+        outcomes = list(predictor.predict(paths))
     result = PredictionResult(
         predictor.header,
         [o for o in outcomes if isinstance(o, VideoPrediction)],
@@ -183,7 +185,9 @@ class Predictor:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def predict(self, paths: Sequence[str | Path]) -> Iterator[VideoPrediction | Failure]:
+    def predict(
+        self, paths: Sequence[str | Path]
+    ) -> Generator[VideoPrediction | Failure, None, None]:
         """One outcome per file, in order, as they are computed.
 
         Files share batches: the scores of several are computed with one batch size, those of one
@@ -191,7 +195,7 @@ class Predictor:
         of the files exists, the weights are not even downloaded.
         """
         names = [str(path) for path in paths]
-        return _without_numbers(self.predict_part(names, range(len(names))))
+        return begun(_without_numbers(self.predict_part(names, range(len(names)))))
 
     def predict_part(
         self, paths: Sequence[str], wanted: Collection[int], batch_size: int | None = None
@@ -217,7 +221,7 @@ class Predictor:
         except BaseException:
             loader.close()
             raise
-        return self._outcomes(paths, numbers, loader, batch_size)
+        return begun(self._outcomes(paths, numbers, loader, batch_size))
 
     def prepare(self, paths: Iterable[str]) -> None:
         """Load the weights if any of the files exists; raises what `net` raises."""
@@ -235,6 +239,17 @@ class Predictor:
         return self.settings.batch_size or default_batch_size(self.net, shape)
 
     def _outcomes(
+        self,
+        paths: Sequence[str],
+        numbers: Sequence[int],
+        loader: Loader,
+        batch_size: int | None,
+    ) -> Generator[tuple[int, VideoPrediction | Failure] | None, None, None]:
+        with closing(loader):
+            yield None
+            yield from self._scored(paths, numbers, loader, batch_size)
+
+    def _scored(
         self,
         paths: Sequence[str],
         numbers: Sequence[int],
@@ -296,8 +311,9 @@ class Predictor:
 
 def _without_numbers(
     outcomes: Generator[tuple[int, VideoPrediction | Failure], None, None],
-) -> Iterator[VideoPrediction | Failure]:
+) -> Generator[VideoPrediction | Failure | None, None, None]:
     with closing(outcomes):
+        yield None
         for _, outcome in outcomes:
             yield outcome
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,10 +31,17 @@ def prefetch(
     generator (`contextlib.closing`) cancels what has not begun and waits for what has: no thread
     outlives it.
     """
-    results = _prefetch(function, groups, workers, ahead)
-    # The body of a generator, and with it the pool, only starts with the first `next`.
+    return begun(_prefetch(function, groups, workers, ahead))
+
+
+def begun(results: Generator[Result | None, None, None]) -> Generator[Result, None, None]:
+    """A generator run to its first `yield`, which gives None.
+
+    The body of a generator only starts with the first `next`: closed before that, it would leave
+    open what was opened for it.
+    """
     next(results)
-    return results
+    return cast("Generator[Result, None, None]", results)
 
 
 def _prefetch(
@@ -42,7 +49,7 @@ def _prefetch(
     groups: Iterable[Sequence[Item]],
     workers: int,
     ahead: int | Callable[[], int],
-) -> Generator[tuple[Sequence[Item], list[Result]], None, None]:
+) -> Generator[tuple[Sequence[Item], list[Result]] | None, None, None]:
     coming = iter(groups)
     pending: deque[tuple[Sequence[Item], list[Future[Result]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
@@ -57,7 +64,7 @@ def _prefetch(
 
     try:
         submit()
-        yield (), []
+        yield None
         while pending:
             group, futures = pending.popleft()
             results = [future.result() for future in futures]
