@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from vtcli._version import __version__
 from vtcli.cli import convert, datasets, demo, doctor, eval, finetune, models, predict, profile
 from vtcli.cli.console import option_like_file, prepare
 from vtcli.cli.options import RENAMED_OPTIONS
+from vtcli.cli.suggestions import suggest_command
 from vtcli.errors import (
     EXIT_BUG,
     EXIT_DATA,
@@ -35,7 +37,6 @@ app = typer.Typer(
     name="vt",
     help="Recognize actions in video with four video transformers and their published checkpoints.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -52,6 +53,7 @@ def _main(
     version: bool = typer.Option(
         False,
         "--version",
+        "-V",
         callback=_print_version,
         is_eager=True,
         help="Print the version and exit.",
@@ -123,6 +125,8 @@ def _report_other(error: Exception, debug: bool, words: Sequence[str]) -> int:
         if name := option_like_file(words):
             text = f"'{name}' begins with '-' and is read as an option; write ./{name}"
             return _report(text, EXIT_USAGE, debug)
+        if unknown := _unknown_command(error):
+            return _report(unknown, EXIT_USAGE, debug)
         _suggest_new_name(error)
         error.show()
         return EXIT_USAGE
@@ -136,6 +140,14 @@ def _report_other(error: Exception, debug: bool, words: Sequence[str]) -> int:
     text = f"{type(error).__name__}: {error}"
     hint = "" if debug else "; this is a bug in vt: run again with --debug and report it"
     return _report(text + hint, EXIT_BUG, debug)
+
+
+def _unknown_command(error: Any) -> str | None:
+    """The sentence for a word that is no command of `vt`; None for any other error."""
+    found = re.fullmatch(r"No such command '(.*?)'\..*", error.format_message(), re.DOTALL)
+    if found is None or error.ctx is None or error.ctx.parent is not None:
+        return None
+    return suggest_command(found[1], list(error.ctx.command.commands))
 
 
 def _suggest_new_name(error: Any) -> None:

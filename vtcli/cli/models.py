@@ -7,11 +7,15 @@ from typing import Annotated
 import typer
 
 from vtcli.cli.options import FormatOption, TableFormatOption
+from vtcli.cli.suggestions import complete_model
 from vtcli.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 app = typer.Typer(help="List, show, download and publish checkpoints.", no_args_is_help=True)
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Checkpoint id or alias.")]
+IdArgument = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="Checkpoint id or alias.", autocompletion=complete_model),
+]
 
 
 @app.command("list")
@@ -76,7 +80,12 @@ def show(
 
 @app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="ID", help="Checkpoint ids or aliases.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ID", help="Checkpoint ids or aliases.", autocompletion=complete_model
+        ),
+    ],
 ) -> int:
     """Download and convert checkpoints now, so that they can be used offline."""
     from vtcli.cli.progress import fetch_progress

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from vtcli.cli.suggestions import complete_dataset, complete_model
 from vtcli.errors import UsageError
 
 DEFAULT_MODEL = "uniformerv2-b"
@@ -32,7 +33,9 @@ def model_option(default: str = DEFAULT_MODEL, several: bool = False) -> Any:
     text = "Checkpoint id or model name (`vt models list`), .safetensors file, folder or org/repo."
     if several:
         text += " May be repeated."
-    return typer.Option("--model", "-m", help=text, show_default=default)
+    return typer.Option(
+        "--model", "-m", help=text, show_default=default, autocompletion=complete_model
+    )
 
 
 def precision_option(default: str | bool = True, several: bool = False) -> Any:
@@ -109,7 +112,9 @@ DATASET_HELP = "Dataset name (see `vt datasets list`), folder of class folders o
 
 def dataset_option() -> Any:
     """`--dataset` of a command that reads one."""
-    return typer.Option("--dataset", metavar="NAME|PATH", help=DATASET_HELP)
+    return typer.Option(
+        "--dataset", metavar="NAME|PATH", help=DATASET_HELP, autocompletion=complete_dataset
+    )
 
 
 BY_EXTENSION = "table, or the extension of -o"

@@ -58,7 +58,12 @@ class Protocol:
         split: str,
         default_split: str,
     ) -> str:
-        """How this differs from what the reported metrics were measured with; "" if it does not."""
+        """How this differs from what the reported metrics were measured with.
+
+        "" if it does not, and for a model of which none are reported.
+        """
+        if checkpoint.top1 is None:
+            return ""
         found = []
         if dataset != checkpoint.dataset:
             found.append(f"the model was trained on {checkpoint.dataset or 'an unknown dataset'}")

@@ -42,11 +42,28 @@ def resolve_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"there is no device '{device}' on this machine ({reason}); try --device cpu"
-        ) from error
+        raise UsageError(_no_device(device)) from error
     return chosen
+
+
+def _no_device(device: str) -> str:
+    """The sentence for a device that cannot be used: what this machine has, and why no more."""
+    import torch
+
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    here = [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+    hint = ""
+    if not gpus and device.lower().startswith(("cuda", "gpu", "nvidia")):
+        built = torch.version.cuda or getattr(torch.version, "hip", None)
+        hint = (
+            " (PyTorch sees no GPU: check its driver with nvidia-smi)"
+            if built
+            else " (this PyTorch is built for CPUs only)"
+        )
+    return (
+        f"there is no device '{device}' on this machine{hint}; try --device "
+        f"{' or '.join([*here, 'auto'])}"
+    )
 
 
 def supports_bf16_matmul(device: torch.device) -> bool:

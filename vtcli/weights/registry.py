@@ -37,6 +37,13 @@ REGISTRY_FILE = "registry.toml"
 HUB_PREFIX = "hf://"
 
 
+# Networks of the field that vt does not have: no name of its own is what was meant.
+OTHER_NETWORKS = (
+    *("c3d", "hiera", "i3d", "internvideo", "mvit", "r2plus1d", "r3d", "s3d", "slow"),
+    *("timesformer", "tsm", "tsn", "videomae", "videomamba", "vjepa", "v-jepa", "x3d"),
+)
+
+
 @dataclass(frozen=True)
 class Registry:
     """All entries, aliases and pipelines, in the order of the files."""
@@ -58,10 +65,21 @@ class Registry:
         entry = self.get(name)
         if entry is not None:
             return entry
+        raise UnknownModelError(f"unknown model '{name}'; {self._hint(name)}")
+
+    def _hint(self, name: str) -> str:
+        """What was probably meant by a name that is not in the registry."""
+        spelled = name.lower().replace("_", "-")
+        if self.get(spelled) is not None:
+            return f"did you mean {spelled}?"
+        if spelled.startswith(OTHER_NETWORKS):
+            return (
+                "vt has Video Swin, ViViT, X-ViT and UniFormerV2; `vt models list` shows all "
+                "checkpoints"
+            )
         known = [*self.model_defaults, *self.checkpoints]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see `vt models list`"
-        raise UnknownModelError(f"unknown model '{name}'; {hint}")
+        near = difflib.get_close_matches(spelled, known, n=3, cutoff=0.5)
+        return f"did you mean {' or '.join(near)}?" if near else "see `vt models list`"
 
     def match(self, pattern: str) -> list[Checkpoint]:
         """All entries whose id or model matches a shell pattern, in registry order."""
