@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from vtcli.cli import run
-from vtcli.errors import EXIT_DATA, EXIT_OK
+from vtcli.errors import EXIT_DATA, EXIT_OK, DataError
+from vtcli.synthetic.demo import Demo
 from vtcli.synthetic.motion8 import MOTIONS
 from vtcli.video.decode import probe
 
@@ -49,6 +50,16 @@ def test_it_writes_reports_and_an_annotated_film(shown: tuple[Path, str]) -> Non
     assert film.frames == annotated.frames == 24 * len(MOTIONS)
     labels = [segment["label"] for segment in table["timeline"]["segments"]]
     assert sum(label == motion for label, motion in zip(labels, MOTIONS, strict=False)) >= 6
+
+
+def test_a_second_demo_takes_what_is_there(shown: tuple[Path, str]) -> None:
+    folder, _ = shown
+    Demo(folder, seed=1).make_clips()
+    with pytest.raises(DataError, match=r"holds another Motion-8 .*seed 1"):
+        Demo(folder, seed=2).make_clips()
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="is not an empty folder"):
+        Demo(folder, seed=1).make_clips()
 
 
 def test_a_folder_that_is_not_empty_is_refused(

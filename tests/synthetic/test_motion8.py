@@ -232,8 +232,25 @@ def test_invalid_numbers_are_refused(tmp_path: Path, options: dict[str, Any], sa
 def test_nothing_is_overwritten(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(dataset)
     assert run(["datasets", "make", "motion8", str(dataset)]) == EXIT_DATA
-    assert "not an empty folder" in capsys.readouterr().err
+    assert "holds another Motion-8" in capsys.readouterr().err
     assert contents(dataset) == before
+
+
+def test_the_same_dataset_is_made_once(tmp_path: Path) -> None:
+    folder, options = tmp_path / "made", {"clips": {"test": 8, "val": 0}, "size": 32, "frames": 4}
+    make_motion8(folder, **options)
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    make_motion8(folder, **options)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
+    (folder / "test" / "up" / "0000.mp4").unlink()
+    with pytest.raises(DataError, match=r"lacks test/up/0000\.mp4"):
+        make_motion8(folder, **options)
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="not an empty folder"):
+        make_motion8(tmp_path, clips={"test": 8})
 
 
 def test_an_existing_empty_folder_is_filled_and_not_replaced(tmp_path: Path) -> None:

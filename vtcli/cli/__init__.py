@@ -143,7 +143,7 @@ def _report_other(error: Exception, debug: bool, words: Sequence[str]) -> int:
 
 
 def _unknown_command(error: Any) -> str | None:
-    """The sentence for a word that is no command of `vt`; None for any other error."""
+    """The sentence for a word that does not name a command of `vt`; None for any other error."""
     found = re.fullmatch(r"No such command '(.*?)'\..*", error.format_message(), re.DOTALL)
     if found is None or error.ctx is None or error.ctx.parent is not None:
         return None

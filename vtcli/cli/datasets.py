@@ -129,7 +129,12 @@ def check(
 @app.command()
 def make(
     name: Annotated[Literal["motion8"], typer.Argument(metavar="motion8", help="Dataset to make.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder to fill.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="New or empty folder to fill; an equal dataset in it is kept."
+        ),
+    ],
     train: Annotated[
         int, typer.Option("--train", help="Number of training clips, of all classes together.")
     ] = 4000,

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="New or empty folder to fill.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="New folder, or that of an earlier demo."
+        ),
     ] = Path("vt-demo"),
     seed: SeedOption = 1,
     device: DeviceOption = "auto",

@@ -98,12 +98,14 @@ class Demo:
         return self.folder / "film-annotated.mp4"
 
     def make_clips(self, progress: ProgressCallback | None = None) -> None:
-        """Write the test clips.
+        """Write the test clips, unless an earlier demonstration with this seed has.
 
-        Raises `DataError` if the folder is not empty or cannot be written.
+        Raises `DataError` if the folder holds other files or cannot be written.
         """
         folder = self.folder
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (
+            not folder.is_dir() or any(map(self._is_foreign, folder.iterdir()))
+        ):
             raise DataError(f"{folder} is not an empty folder; name another with -o")
         make_motion8(
             self.dataset,
@@ -113,6 +115,11 @@ class Demo:
             workers=self.workers,
             progress=progress,
         )
+
+    def _is_foreign(self, path: Path) -> bool:
+        """Whether no demonstration made this file of the folder."""
+        own = (self.dataset, self.film, self.annotated, self.run("*").parent)
+        return path not in own and not path.name.startswith(f".{self.dataset.name}.")
 
     def predict(self) -> list[DemoClip]:
         """Classify one clip of each class with every model."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 
 from vtcli.errors import DataError, UsageError
 from vtcli.runtime.worker_pool import Heartbeat, WorkerFailure, imap_with_timeout
+from vtcli.synthetic.made import SETTINGS_FILE, is_made
 from vtcli.synthetic.shapes import SHAPES, TEXTURES
 
 if TYPE_CHECKING:
@@ -260,6 +262,8 @@ def make_motion8(
 ) -> Path:
     """Write the dataset to a new or empty folder and return it; files appear when all are complete.
 
+    A folder that holds the dataset with the same settings is left as it is.
+
     clips: number of clips of all classes together, for each of `train`, `val` and `test`; a split
         that is absent or has 0 clips is left out.
     size, frames: height and width in pixels, and frames per clip.
@@ -271,7 +275,11 @@ def make_motion8(
     """
     target = Path(os.path.realpath(folder))
     _check(clips, seed, size, frames)
+    counts = {split: count for split, count in clips.items() if count}
+    settings = {"clips": counts, "seed": seed, "size": size, "frames": frames}
     try:
+        if is_made(Path(folder), settings):
+            return Path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise DataError(f"{folder} is not an empty folder; give a new one")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -281,8 +289,10 @@ def make_motion8(
             for number, job in enumerate(_written(jobs, workers), 1):
                 if progress:
                     progress(str(job.path.relative_to(part)), number, len(jobs))
+            (part / SETTINGS_FILE).write_text(json.dumps(settings), encoding="utf-8")
             target.mkdir(exist_ok=True)  # an existing folder is kept: it may be someone's cwd
-            for made in part.iterdir():
+            # The settings come last: with them the dataset is whole.
+            for made in sorted(part.iterdir(), key=lambda path: path.name == SETTINGS_FILE):
                 made.replace(target / made.name)
     except OSError as error:
         reason = error.strerror or str(error)
