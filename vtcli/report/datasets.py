@@ -15,7 +15,7 @@ from typing import Any
 
 from vtcli.data.catalog import CatalogEntry
 from vtcli.data.samples import Dataset, Sample
-from vtcli.report.tables import plain_table, print_uncut
+from vtcli.report.tables import plain_table, print_whole
 from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.weights.registry import Checkpoint
 
@@ -202,4 +202,4 @@ def _print_table(
     table = plain_table(*columns, left=left, wraps="nothing")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    print_uncut(table)
+    print_whole(table)

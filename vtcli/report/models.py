@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtcli.report.tables import full_width, plain_table, print_uncut
+from vtcli.report.tables import full_width, plain_table, print_whole
 from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.runtime.words import plural
 from vtcli.weights.registry import Checkpoint, Registry, Source
@@ -83,7 +83,7 @@ def _print_table(lines: Sequence[dict[str, Any]], defaults: set[str]) -> None:
         table = _table(NARROW_COLUMNS, lines, defaults)
     else:
         note += " GMACs are per view, as published."
-    print_uncut(table)
+    print_whole(table)
     console.print(note, style="dim", soft_wrap=True)
 
 

@@ -7,10 +7,10 @@ seconds, memory is in bytes. MACs as papers count them and as executed have colu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vtcli.report.tables import plain_table, print_text
+from vtcli.report.tables import figure, plain_table, print_text, print_whole
 from vtcli.runtime.csv_cells import SafeDictWriter
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 ProfileTable = Mapping[str, Any]
 COUNTS = ("macs_paper", "macs_executed", "flops_paper", "flops_executed")
 NOT_STATED = "not stated"
-NOT_TERMINAL_WIDTH = 160
 
 
 def write_profiles(
@@ -107,8 +106,6 @@ def _print_tables(
     from rich.console import Console
 
     console = Console(file=stream, highlight=False)
-    if not console.is_terminal:
-        console.width = NOT_TERMINAL_WIDTH
     _print_costs(console, profiles)
     if any(p["timings"] for p in profiles):
         _print_timings(console, profiles, header["machine"])
@@ -120,8 +117,11 @@ def _print_tables(
 
 
 def _print_costs(console: Console, profiles: Sequence[ProfileTable]) -> None:
-    columns = ["model", "M params", "GMACs/view", "executed", "GFLOPs/view", "views"]
-    columns += ["TMACs/video", "executed", "TFLOPs/video", "reported GMACs", "diff"]
+    per_view, view_unit = _prefix(p["macs_paper"]["per_view"] for p in profiles)
+    per_video, video_unit = _prefix(p["macs_paper"]["per_video"] for p in profiles)
+    columns = ["model", "M params", f"{per_view}MACs/view", "executed", f"{per_view}FLOPs/view"]
+    columns += ["views", f"{per_video}MACs/video", "executed", f"{per_video}FLOPs/video"]
+    columns += ["reported GMACs", "diff"]
     notes: dict[str, int] = {}
     rows = []
     for p in profiles:
@@ -133,13 +133,13 @@ def _print_costs(console: Console, profiles: Sequence[ProfileTable]) -> None:
             (
                 p["id"],
                 f"{p['params'] / 1e6:.3f}",
-                _scaled(p["macs_paper"]["per_view"], 1e9),
-                _scaled(p["macs_executed"]["per_view"], 1e9),
-                _scaled(p["flops_paper"]["per_view"], 1e9),
+                _scaled(p["macs_paper"]["per_view"], view_unit),
+                _scaled(p["macs_executed"]["per_view"], view_unit),
+                _scaled(p["flops_paper"]["per_view"], view_unit),
                 p["views"],
-                _scaled(p["macs_paper"]["per_video"], 1e12, 2),
-                _scaled(p["macs_executed"]["per_video"], 1e12, 2),
-                _scaled(p["flops_paper"]["per_video"], 1e12, 2),
+                _scaled(p["macs_paper"]["per_video"], video_unit, 2),
+                _scaled(p["macs_executed"]["per_video"], video_unit, 2),
+                _scaled(p["flops_paper"]["per_video"], video_unit, 2),
                 ("" if gmacs is None else f"{gmacs}") + mark,
                 "" if difference is None else f"{difference:+.1f}%",
             )
@@ -168,8 +168,8 @@ def _print_timings(
             str(t["batch_size"]),
             f"{1e3 * t['latency_median']:.1f} ms",
             f"{1e3 * t['latency_p95']:.1f} ms",
-            f"{t['clips_per_second']:.2f}",
-            f"{t['videos_per_second']:.3f}",
+            figure(t["clips_per_second"], 2),
+            figure(t["videos_per_second"], 2),
             "" if t["peak_bytes"] is None else f"{t['peak_bytes'] / 2**20:.0f} MiB",
             f"{2 * t['peak_matmul_macs_per_s'] / 1e9:.0f} GFLOP/s",
             NOT_STATED if t["mfu"] is None else f"{t['mfu']:.2f}",
@@ -241,14 +241,21 @@ def _print_blocks(console: Console, profile: ProfileTable) -> None:
 
 
 def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column is a name, never broken, and whose others are numbers."""
+    """A table whose first column is a name and whose others are numbers, none of them broken."""
     from rich.text import Text
 
-    table = plain_table(*columns, wraps="numbers")
+    table = plain_table(*columns, wraps="nothing")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    print_whole(table, console)
+
+
+def _prefix(values: Iterable[int | None]) -> tuple[str, float]:
+    """The prefix of a unit for the largest of these numbers, and what it stands for."""
+    largest = max((value or 0 for value in values), default=0)
+    prefixes = (("T", 1e12), ("G", 1e9), ("M", 1e6))
+    return next(((name, size) for name, size in prefixes if largest >= size), prefixes[-1])
 
 
 def _scaled(value: int | None, unit: float, digits: int = 1) -> str:
-    return NOT_STATED if value is None else f"{value / unit:.{digits}f}"
+    return NOT_STATED if value is None else figure(value / unit, digits)

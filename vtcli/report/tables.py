@@ -6,7 +6,7 @@ and labels are never read as markup.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from vtcli.evaluation.results import Estimate
@@ -15,6 +15,7 @@ from vtcli.runtime.words import percent
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 MEASURE_WIDTH = 10_000
 """Characters; wide enough for any table to be measured without a line break."""
@@ -70,10 +71,62 @@ def full_width(table: Table) -> int:
     return Console(width=MEASURE_WIDTH).measure(table).maximum
 
 
-def print_uncut(table: Table) -> None:
-    """Print on standard output with every cell on one line, whatever the terminal's width."""
+def print_whole(table: Table, console: Console | None = None) -> None:
+    """Print every cell whole, by default on standard output.
+
+    Where a terminal is too narrow for the table, columns become rows; where it is too narrow for
+    that as well, every row becomes a record: its first cell, and below it the others, each behind
+    its title. In a pipe or a file a table is as wide as it needs.
+    """
     from rich.console import Console
 
-    console = Console(highlight=False)
-    console.width = max(console.width, full_width(table))
-    console.print(table)
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, full_width(table))
+    for shown in (table, _transposed(table)):
+        if full_width(shown) <= console.width:
+            console.print(shown)
+            return
+    for record in _records(table, console.width):
+        console.print(record)
+
+
+def _cells(table: Table) -> list[list[Text]]:
+    """The cells of each column, its title first."""
+    from rich.text import Text
+
+    columns = ([column.header, *column.cells] for column in table.columns)
+    return [[c if isinstance(c, Text) else Text(str(c)) for c in column] for column in columns]
+
+
+def _transposed(table: Table) -> Table:
+    first, *others = _cells(table)
+    turned = plain_table(*(cell.plain for cell in first), wraps="nothing")
+    for cells in others:
+        if any(cell.plain for cell in cells[1:]):
+            turned.add_row(*cells)
+    return turned
+
+
+def _records(table: Table, width: int) -> Iterator[Text]:
+    from rich.text import Text
+
+    for name, *cells in list(zip(*_cells(table), strict=True))[1:]:
+        heading = name.copy()
+        heading.stylize("bold")
+        yield heading
+        line = Text()
+        for column, cell in zip(table.columns[1:], cells, strict=True):
+            if not cell.plain:
+                continue
+            pair = Text.assemble("  ", (f"{column.header} ", "dim"), cell)
+            if line and len(line) + len(pair) > width:
+                yield line
+                line = Text()
+            line.append_text(pair)
+        yield line
+
+
+def figure(value: float, digits: int = 1) -> str:
+    """A number with `digits` decimals; below 1 with three significant digits instead."""
+    return f"{value:.{digits}f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
