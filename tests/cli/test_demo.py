@@ -14,6 +14,7 @@ from vtcli.synthetic.demo import Demo
 from vtcli.synthetic.motion8 import MOTIONS
 from vtcli.video.decode import probe
 
+pytestmark = pytest.mark.slow
 MODELS = {f"{arch}-nano.motion8" for arch in ("uniformerv2", "videoswin", "vivit", "xvit")}
 
 

@@ -36,6 +36,7 @@ def test_every_field_of_a_recipe_is_an_option() -> None:
     assert all(option_name(field) in words for field in options())
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_a_prediction(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +158,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
     assert os.access(broken / "history.csv", os.R_OK)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_an_epoch_saves_and_is_exit_code_130(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +172,7 @@ def test_ctrl_c_in_an_epoch_saves_and_is_exit_code_130(
     assert saved.position.steps_done > 1
 
 
+@pytest.mark.slow
 def test_under_nohup_ctrl_c_changes_nothing(data: Path, model: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it, as from nohup

@@ -124,6 +124,7 @@ def kill_at(count: int, run: Path, command: list[str]) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", ["1", "5"])
 def test_a_run_killed_at_random_ends_with_the_same_scores(
     batch_size: str, model: Path, videos: Path, tmp_path: Path
@@ -179,6 +180,7 @@ def whole_lines(file: Path) -> Iterator[str]:
             yield line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_work_and_give_the_same_scores(
     processes: int, model: Path, videos: Path, uninterrupted: Path, tmp_path: Path
@@ -208,6 +210,7 @@ def torchrun_command(processes: int, *words: str | Path) -> list[str]:
     return [*launcher, f"--nproc-per-node={processes}", "-m", "vtcli", *map(str, words)]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_loses_nothing(
     model: Path, videos: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -651,6 +654,7 @@ def test_wrong_settings_are_usage_errors(model: Path, videos: Path) -> None:
             plan_evaluation(open_dataset(videos), model, EvalSettings(**wrong))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a tmpfs to fill")
 def test_a_full_disk_stops_with_a_sentence_and_keeps_what_was_scored(
     model: Path, videos: Path, uninterrupted: Path, tmp_path: Path

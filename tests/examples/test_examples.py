@@ -39,6 +39,7 @@ def example(name: str, *words: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_python_api_predicts_eight_clips(tmp_path: Path) -> None:
     out = example("python_api.py", tmp_path)
     assert out.count("%") == 3 + 8
@@ -63,6 +64,7 @@ def exported(
     return request.param, graph
 
 
+@pytest.mark.slow
 def test_onnx_with_plain_numpy_scores_as_vtcli_does(
     exported: tuple[str, Path], clips: list[Path]
 ) -> None:

@@ -138,6 +138,7 @@ def test_the_check_allows_counting_flops_on_the_meta_device(arch: str) -> None:
     assert counter.get_total_flops() > 0
 
 
+@pytest.mark.slow
 @every_architecture
 def test_the_check_allows_compiling_in_one_graph(arch: str) -> None:
     model, clip = nano(arch)
@@ -147,6 +148,7 @@ def test_the_check_allows_compiling_in_one_graph(arch: str) -> None:
         assert (compiled(clip) - model(clip)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @every_architecture
 def test_the_check_allows_exporting_with_a_dynamic_batch_size(arch: str) -> None:
     model, clip = nano(arch)

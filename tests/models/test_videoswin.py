@@ -101,6 +101,7 @@ def test_every_code_path_gives_upstreams_logits(
         assert (model(clip) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_logits() -> None:
     model, clip, expected = golden_model(GOLDEN / "tiny_shift_official.json")
     torch.compiler.reset()  # a second shape would be compiled as a dynamic one, which takes minutes
@@ -110,6 +111,7 @@ def test_a_compiled_model_gives_the_same_logits() -> None:
         assert (model(clip) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_an_exported_model_gives_the_same_logits_and_does_not_change_the_model() -> None:
     model, clip, expected = golden_model(GOLDEN / "tiny_shift_official.json")
     with torch.no_grad():

@@ -99,6 +99,7 @@ def expected_params(row: Checkpoint) -> int | float:
     return base + more if isinstance(base, int) else base + more / 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_counts_equal_those_of_the_upstream_networks(row: Checkpoint) -> None:
     architecture, config = model_config(row.id)

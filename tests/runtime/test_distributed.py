@@ -30,6 +30,7 @@ with process_group(timedelta(seconds=3)) as group:
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_dropped_and_a_hung_process_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     with socket.socket() as free:

@@ -216,6 +216,7 @@ def _confidence(recipe: Recipe, sum_of_rates: float, classes: int, width: int) -
     return float(head(features).detach().softmax(1)[torch.arange(len(label)), label].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opt", ["adamw", "sgd"])
 @pytest.mark.parametrize(("classes", "width"), [(4, 768), (8, 64), (100, 768)])
 def test_below_the_least_sum_of_rates_a_classifier_stays_unsure(

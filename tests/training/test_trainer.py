@@ -113,6 +113,7 @@ FULL = replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("killed_after", "saved"), [(1, 0), (4, 3), (6, 4)])
 def test_a_killed_training_ends_with_the_same_weights(
     killed_after: int, saved: int, data: Path, model: Path, tmp_path: Path
@@ -231,6 +232,7 @@ def test_training_stops_early_without_improvement(data: Path, model: Path, tmp_p
 # --- equalities -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["videoswin", "uniformerv2"])
 def test_accumulated_gradients_equal_those_of_larger_batches(
     arch: str, data: Path, tmp_path: Path

@@ -28,6 +28,7 @@ def vt_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "vt.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_a_graph_gives_the_same_logits_for_any_batch_size(
     kind: str, vt_file: Path, capsys: object
@@ -42,6 +43,7 @@ def test_a_graph_gives_the_same_logits_for_any_batch_size(
     assert not list(vt_file.parent.glob(".*part*"))
 
 
+@pytest.mark.slow
 def test_an_onnx_file_has_the_model_card(vt_file: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -95,6 +97,7 @@ def small_file(folder: Path, arch: str) -> Path:
     return folder / "vt.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SUFFIXES)
 @pytest.mark.parametrize("arch", SMALL)
 def test_every_architecture_can_be_exported(arch: str, kind: str, tmp_path: Path) -> None:
