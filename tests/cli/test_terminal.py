@@ -40,7 +40,7 @@ def _streams(monkeypatch: pytest.MonkeyPatch, out: bool, err: bool) -> tuple[Str
     return streams
 
 
-@pytest.mark.parametrize("width", [80, 120, 160])
+@pytest.mark.parametrize("width", [50, 80, 120, 160])
 def test_the_list_fits_a_terminal_without_cut_cells(
     monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.evaluation.harness import ROOT, environment
 from vtcli.runtime.distributed import COLLECTIVE_TIMEOUT
 

@@ -1,0 +1,70 @@
+"""A table shows every figure whole at any width."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from vtcli.report.tables import figure, plain_table, print_whole
+
+TITLES = ("model", "M params", "GMACs/view", "peak memory", "note")
+ROWS = [
+    ("videoswin-b", "88.1", "282.0", "1024 MiB", "a"),
+    ("x[red]-nano", "0.318", "0.0299", "26 MiB", ""),
+]
+
+
+def printed(width: int, terminal: bool, rows: list[tuple[str, ...]] = ROWS) -> list[str]:
+    table = plain_table(*TITLES, wraps="nothing")
+    for row in rows:
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
+    print_whole(table, console)
+    return [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("width", [24, 30, 40, 50, 80, 120])
+@pytest.mark.parametrize("count", [2, 20])
+def test_no_cell_is_cut_and_no_line_is_too_long(width: int, count: int) -> None:
+    lines = printed(width, terminal=True, rows=ROWS * (count // 2))
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for row in ROWS:
+        for cell in filter(None, row[1:4]):
+            assert text.count(cell) >= count // 2
+    assert "…" not in text
+
+
+def test_columns_become_rows_before_rows_become_records() -> None:
+    assert printed(80, terminal=True)[2].split() == [
+        "videoswin-b",
+        *ROWS[0][1:3],
+        "1024",
+        "MiB",
+        "a",
+    ]
+    turned = printed(40, terminal=True)
+    assert turned[0].split() == ["model", "videoswin-b", "x[red]-nano"]
+    assert turned[2].split() == ["M", "params", "88.1", "0.318"]
+    record = printed(30, terminal=True)
+    assert record[:3] == [
+        "videoswin-b",
+        "  M params 88.1",
+        "  GMACs/view 282.0",
+    ]
+
+
+def test_a_pipe_has_the_whole_table_on_one_line_per_row() -> None:
+    lines = printed(30, terminal=False)
+    assert len(lines) == 4
+    assert lines[2].split() == ["videoswin-b", "88.1", "282.0", "1024", "MiB", "a"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(282.04, "282.0"), (1.0, "1.0"), (0.0351, "0.0351"), (0, "0.0")]
+)
+def test_small_figures_keep_their_digits(value: float, shown: str) -> None:
+    assert figure(value) == shown
