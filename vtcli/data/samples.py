@@ -10,10 +10,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vtcli.data.annotations.base import RowProblem, Skipped
 from vtcli.errors import DataError
+
+if TYPE_CHECKING:
+    from vtcli.data.annotations.base import RowProblem, Skipped
 
 
 @dataclass(frozen=True)

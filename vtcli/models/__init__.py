@@ -10,17 +10,17 @@ to its `Architecture`. It is loaded only when the architecture is used.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import pkgutil
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import UnknownModelError, UsageError
 from vtcli.models.recipe import Recipe
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from torch import Tensor, nn
 
     from vtcli.models.layouts import Layout, Mapped
@@ -115,6 +115,8 @@ def _own_names() -> list[str]:
 
 def _entry_points() -> dict[str, EntryPoint]:
     """Architectures of other installed packages, not loaded."""
+    import importlib.metadata
+
     return {found.name: found for found in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Literal
 
-from vtcli.evaluation.results import Estimate
 from vtcli.runtime.words import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from vtcli.evaluation.results import Estimate
 
 MEASURE_WIDTH = 10_000
 """Characters; wide enough for any table to be measured without a line break."""

@@ -77,12 +77,13 @@ def lookup(
     Uses the network only for a repository of the Hub, which is downloaded and converted. Raises
     what `resolve` raises.
     """
-    from vtcli.weights.repository_model import registered
-
     hub = hub_name(name) if isinstance(name, str) else None
-    entry = registered(hub, load_registry()) if hub is not None else None
-    if entry is not None:
-        return entry
+    if hub is not None:
+        from vtcli.weights.repository_model import registered
+
+        entry = registered(hub, load_registry())
+        if entry is not None:
+            return entry
     if hub is not None or is_path(name):
         return resolve(name, on_download, needs_classifier=needs_classifier).card
     return load_registry().find(str(name))
@@ -111,11 +112,12 @@ def resolve(
 def _find(
     name: str | Path, on_download: ProgressCallback | None, registry: Registry | None
 ) -> Path:
-    from vtcli.weights import repository_model
-
     text = str(name)
     hub = hub_name(name) if isinstance(name, str) else None
     if hub is not None:
+        # Not at module level: it converts, for which PyTorch is loaded.
+        from vtcli.weights import repository_model
+
         entry = repository_model.registered(hub, registry or load_registry())
         if entry is None:
             files = open_hub(hub, on_download, text.startswith(HUB_PREFIX))
@@ -129,9 +131,9 @@ def _find(
 
 
 def _path(path: Path, registry: Registry | None) -> Path:
-    from vtcli.weights import repository_model
-
     if path.is_dir():
+        from vtcli.weights import repository_model
+
         return repository_model.file_of(FolderFiles(path), registry)
     if os.path.isfile(path) and path.suffix != ".safetensors":
         raise InputError(
