@@ -32,6 +32,11 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
     console.print(f"  classes    {report.labels}" + _order(report.permutation))
     if report.verified:
         console.print(f"  verified   {report.verified} tensors bit-identical after a round trip")
+    if report.logits_difference is not None:
+        difference = f"{report.logits_difference:.1e}"
+        console.print(
+            f"  logits     differ by at most {difference} from {report.logits_library} on a random clip"
+        )
     if report.tensors_sha256:
         console.print(f"  digest     {report.tensors_sha256} of the tensors alone")
     for note in report.notes:

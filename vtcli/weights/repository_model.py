@@ -84,7 +84,9 @@ def _converted(repository: Repository, registry: Registry | None) -> Path:
             if old != path:
                 old.unlink(missing_ok=True)
     card = read_card(path)
-    for sentence in (card.notes, *card.source.get("warnings", ())):
+    # Notes of other cards are of the checkpoint, not of how its repository is read.
+    notes = card.notes if "facts" in card.source else ""
+    for sentence in (notes, *card.source.get("warnings", ())):
         if sentence:
             _say(f"{files.place}: {sentence}")
     return path
