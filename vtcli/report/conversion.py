@@ -35,7 +35,8 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
     if report.logits_difference is not None:
         difference = f"{report.logits_difference:.1e}"
         console.print(
-            f"  logits     differ by at most {difference} from {report.logits_library} on a random clip"
+            f"  logits     on a random clip differ by at most {difference} from "
+            f"{report.logits_library}"
         )
     if report.tensors_sha256:
         console.print(f"  digest     {report.tensors_sha256} of the tensors alone")

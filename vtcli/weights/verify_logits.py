@@ -5,10 +5,10 @@ The file's own tensors are loaded strictly into the library's network; both see 
 
 from __future__ import annotations
 
-from importlib.metadata import version
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -137,7 +137,8 @@ def _transformers_network(done: Sides) -> Any:
         table = {**json.loads(text), **done.library_config}
         table["architectures"] = ["VivitForVideoClassification"]
         (folder / config_name).write_text(json.dumps(table), encoding="utf-8")
-        network, loading = VivitForVideoClassification.from_pretrained(
+        library: Any = VivitForVideoClassification
+        network, loading = library.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
     if wrong := {kind: sorted(map(str, names))[:3] for kind, names in loading.items() if names}:
@@ -146,10 +147,12 @@ def _transformers_network(done: Sides) -> Any:
 
 
 def _torchvision_network(done: Sides) -> nn.Module:
-    from torchvision.models.video.swin_transformer import SwinTransformer3d
+    from torchvision.models.video.swin_transformer import (  # type: ignore[import-untyped]
+        SwinTransformer3d,
+    )
 
     config = done.config
-    network = SwinTransformer3d(
+    network: nn.Module = SwinTransformer3d(
         patch_size=list(config.patch_size),
         embed_dim=config.width,
         depths=list(config.depths),
