@@ -39,6 +39,7 @@ def succeeded(*words: str | Path) -> None:
     assert run([str(word) for word in words]) == 0, words
 
 
+@pytest.mark.slow
 def test_every_command_takes_the_repository(
     hub: Hub, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

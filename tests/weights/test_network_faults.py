@@ -54,6 +54,9 @@ class Server:
                 """Print nothing."""
 
             def do_GET(self) -> None:
+                if NAME not in self.path:  # what the Hub's client asks for itself
+                    head(self, 404, 0)
+                    return
                 outer.methods.append(self.command)
                 outer.times.append(time.monotonic())
                 try:
