@@ -1,4 +1,4 @@
-"""`vt models mirror` killed by SIGKILL twice ends complete, and a second machine predicts from it alone.
+"""`vt models mirror`, killed by SIGKILL twice, ends complete; a second machine predicts from it.
 
 Real processes talk to a server on localhost, which kills them while they commit or upload.
 """

@@ -64,7 +64,8 @@ class Server:
                 except OSError:  # the client has given up
                     self.close_connection = True
 
-            do_HEAD = do_GET
+            def do_HEAD(self) -> None:
+                self.do_GET()
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
