@@ -119,9 +119,8 @@ def convert(
     # Given names are in the file's own order, so its rows stay where they are.
     permutation = "" if labels is not None else find_permutation(origin, found, registry)
     converted = reorder_classes(mapped.tensors, architecture, permutation)
-    card = make_card(
-        Converted(src, origin, architecture, config, found.name, permutation), labels, registry
-    )
+    done = Converted(src, origin, architecture, config, found.name, permutation)
+    card = make_card(done, labels, registry)
     if origin.entry is None and labels is None:
         card, stated = with_own_card(origin.stated, card, converted)
         origin = replace(origin, stated=stated)
@@ -130,18 +129,8 @@ def convert(
         verified = _verify(contents, mapped, converted, found, architecture, config, permutation)
     difference, library = None, ""
     if verify_logits:
-        difference, library = logits_difference(
-            Sides(
-                architecture=architecture,
-                config=config,
-                layout=found,
-                upstream={found.full_name(n): contents.tensors[n] for n, _ in mapped.renamed},
-                ours=converted,
-                permutation=permutation,
-                library_config=stated.library_config if (stated := origin.stated) else {},
-                labels=card.labels,
-            )
-        )
+        used = {found.full_name(name): contents.tensors[name] for name, _ in mapped.renamed}
+        difference, library = _compare_logits(done, found, used, converted, card.labels)
     tensors_sha256 = tensor_digest(converted) if verify or _known_digest(origin) else ""
     if _known_digest(origin) not in ("", tensors_sha256):
         raise DigestError(
@@ -319,6 +308,29 @@ def _verify(
     assert_bitwise_equal(back, upstream)
     again = reorder_classes(to_vt(layout, back).tensors, architecture, permutation)
     return assert_bitwise_equal(again, converted)
+
+
+def _compare_logits(
+    done: Converted,
+    layout: Layout,
+    upstream: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    labels: tuple[str, ...],
+) -> tuple[float, str]:
+    """`logits_difference` of a conversion."""
+    stated = done.origin.stated
+    return logits_difference(
+        Sides(
+            architecture=done.architecture,
+            config=done.config,
+            layout=layout,
+            upstream=upstream,
+            ours=ours,
+            permutation=done.permutation,
+            library_config=stated.library_config if stated is not None else {},
+            labels=labels,
+        )
+    )
 
 
 def assert_bitwise_equal(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int:
