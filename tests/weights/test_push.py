@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from tests.hub import Fault, Hub, point_client_at, running_hub
 from vtcli.errors import InputError, WeightsError
 from vtcli.weights.download import fetch_hub_file
-from vtcli.weights.push import model_card, push
+from vtcli.weights.model_card import Pushed, model_card
+from vtcli.weights.push import push
 
 # Caused by how the client uploads with its HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -111,7 +112,7 @@ def test_the_readme_describes_the_model(hub: Hub, file: Path) -> None:
 
 
 def test_every_key_of_a_card_is_optional(hub: Hub) -> None:
-    text = model_card({}, REPO)
+    text = model_card({}, Pushed(REPO))
     assert "license: other" in text
     assert "## Use" in text
     for absent in ("## Accuracy", "## Pipeline", "## Labels", "## Origin", "None"):

@@ -71,8 +71,16 @@ def convert(
         bool,
         typer.Option(
             "--verify",
-            help="Check that converting back restores the tensors bit for bit; with --to onnx or "
-            "torch-export, that logits are within 1e-4 of ours.",
+            help="Check that converting back restores the tensors bit for bit, and nothing else; "
+            "with --to onnx or torch-export, that logits are within 1e-4 of ours.",
+        ),
+    ] = False,
+    verify_logits: Annotated[
+        bool,
+        typer.Option(
+            "--verify-logits",
+            help="Compare logits on a random clip with the library SRC is from, if installed "
+            "(transformers, torchvision); fail above 1e-3.",
         ),
     ] = False,
     ema: Annotated[
@@ -127,10 +135,15 @@ def convert(
             "num_heads": num_heads,
             "tubelet_size": _tubelet(tubelet),
             "ema": ema,
+            "verify_logits": verify_logits,
         }
         report = convert.convert(src, dst, model, layout, labels, verify, **given)
         print_report(report, tensors)
         return EXIT_OK
+    if verify_logits:
+        raise UsageError(
+            "--verify-logits is for conversions to safetensors; with --to, use --verify"
+        )
     checkpoint = _local_checkpoint(source)
     if to in export_graph.SUFFIXES:
         dst = output or Path(checkpoint.stem + export_graph.SUFFIXES[to])

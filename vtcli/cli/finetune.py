@@ -17,6 +17,7 @@ from vtcli.cli.finetune_run import (
     Request,
     Source,
     fit_head,
+    initial_model,
     make_trainer,
     plan_training,
     print_plan,
@@ -131,8 +132,8 @@ def finetune(
         typer.Option(
             "--init",
             metavar="WHAT",
-            help="Initial weights: the model's `checkpoint`, `scratch` (random), or an image model "
-            "as a file, hf://org/repo or timm name.",
+            help="Initial weights: the model's `checkpoint`, `scratch` (random), a video model's "
+            "folder or org/repo, or an image model as a file, hf://org/repo or timm name.",
         ),
     ] = "checkpoint",
     num_frames: Annotated[
@@ -237,8 +238,9 @@ def finetune(
     )
     if learning_curve:
         given["trainable"] = "head"
-    request = Request(source, model, init, num_frames, recipe, few_shot, given, settings)
     with process_group() as group, fetch_progress() as on_download:
+        model, init = initial_model(model, init, on_download)
+        request = Request(source, model, init, num_frames, recipe, few_shot, given, settings)
         resume_run = any(group.all_gather(resume or _restarted_by_launcher()))
         plan = plan_training(request, group, on_download)
         if learning_curve and not plan.fits_features:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
+from vtcli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, UsageError
 
 if TYPE_CHECKING:
     from vtcli.data.splits import TrainValSplit
@@ -206,3 +206,24 @@ def train(trainer: Trainer, format: str) -> int:
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def initial_model(
+    model: str, init: str, on_download: ProgressCallback | None = None
+) -> tuple[str, str]:
+    """`--model` and `--init` where `--init` names the folder or repository of a video model.
+
+    Its network is then the one to train. Raises `UsageError` if `--model` names another one.
+    """
+    from vtcli.cli.options import DEFAULT_MODEL
+    from vtcli.training.init import CHECKPOINT
+    from vtcli.weights.repository_model import is_video_repository
+
+    if init in (CHECKPOINT, "scratch", model) or not is_video_repository(init, on_download):
+        return model, CHECKPOINT if init == model else init
+    if model != DEFAULT_MODEL:
+        raise UsageError(
+            f"-m {model} and --init {init} both name a video model; leave out -m to train the "
+            "second one"
+        )
+    return init, CHECKPOINT

@@ -111,17 +111,28 @@ def push(
     private: Annotated[
         bool, typer.Option("--private", help="Make the repository private.")
     ] = False,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--form",
+            metavar="NAME",
+            help="Form of the repository: vt, or transformers, which only a ViViT has.",
+        ),
+    ] = "vt",
 ) -> int:
     """Publish a checkpoint on the Hugging Face Hub: weights, configuration and model card."""
     from vtcli.cli.progress import fetch_progress
+    from vtcli.weights.push import FORMS
     from vtcli.weights.push import push as push_to_hub
     from vtcli.weights.resolve import resolve
 
     if len(repo.split("/")) != 2 or not all(repo.split("/")):
         raise UsageError(f"the repository is ORG/REPO, such as my-org/my-model, not '{repo}'")
+    if form not in FORMS:
+        raise UsageError(f"--form is {' or '.join(FORMS)}, not '{form}'")
     with fetch_progress() as progress:
         found = resolve(name, progress)
-    typer.echo(push_to_hub(found.path, repo, private=private))
+    typer.echo(push_to_hub(found.path, repo, private=private, form=form))
     return EXIT_OK
 
 

@@ -32,6 +32,12 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
     console.print(f"  classes    {report.labels}" + _order(report.permutation))
     if report.verified:
         console.print(f"  verified   {report.verified} tensors bit-identical after a round trip")
+    if report.logits_difference is not None:
+        difference = f"{report.logits_difference:.1e}"
+        console.print(
+            f"  logits     on a random clip differ by at most {difference} from "
+            f"{report.logits_library}"
+        )
     if report.tensors_sha256:
         console.print(f"  digest     {report.tensors_sha256} of the tensors alone")
     for note in report.notes:

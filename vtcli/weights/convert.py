@@ -34,6 +34,8 @@ from vtcli.weights.formats.readers import RawCheckpoint, checkpoint_files, read_
 from vtcli.weights.formats.transformers_repo import CONFIG, Repository
 from vtcli.weights.registry import Checkpoint, Registry, load_registry
 from vtcli.weights.repository import FolderFiles
+from vtcli.weights.transformers_form import with_own_card
+from vtcli.weights.verify_logits import Sides, logits_difference, upstream_library
 
 
 @dataclass
@@ -55,6 +57,8 @@ class ConversionReport:
     sha256: str
     config: Mapping[str, Any] = field(default_factory=dict)
     verified: int = 0
+    logits_difference: float | None = None
+    logits_library: str = ""
     tensors_sha256: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -83,10 +87,11 @@ def convert(
         not show; without it, the entry with the file's sha256 is used, if there is one.
     labels: the class names in the file's own order: a file (`vtcli.labels.label_file`), or the
         name of a list.
-    verify: also check that converting back gives the file's tensors bit for bit.
+    verify: also check that converting back gives the file's tensors bit for bit, and no more.
     origin: what a caller that has just downloaded the file knows of it; saves hashing it again.
     given: fields of the configuration that neither the tensors nor `model` show, such as num_heads;
-        ema: take the EMA weights of a training checkpoint, not the raw ones.
+        ema: take the EMA weights of a training checkpoint, not the raw ones; verify_logits: compare
+        logits with the upstream library (`vtcli.weights.verify_logits`).
 
     Raises `LayoutError` for tensors that do not fit the model, `DataError` for NaN or for labels
     that do not fit.
@@ -94,14 +99,17 @@ def convert(
     dst, registry = Path(dst), registry or load_registry()
     if model is not None:
         registry.find(model)  # an unknown name is reported before the file is read
+    verify_logits = bool(given.pop("verify_logits", False))
     contents, origin, src = _read(src, model, registry, origin, bool(given.pop("ema", False)))
     if CARD_KEY in contents.metadata:
         raise UsageError(
             f"{src} is already converted; use --to to write it in an upstream's layout"
         )
     architecture, found = find_layout(contents.tensors, origin.entry, layout, src)
+    if verify_logits:
+        upstream_library(architecture, found)  # a missing one is reported before the work
     tensors_read = len(contents.tensors)
-    mapped = to_vt(found, contents.tensors, consume=not verify)
+    mapped = to_vt(found, contents.tensors, consume=not (verify or verify_logits))
     _refuse_unexpected(mapped, found, src)
     origin = with_given_classes(origin, labels)
     mapped.dropped += contents.unused
@@ -111,12 +119,18 @@ def convert(
     # Given names are in the file's own order, so its rows stay where they are.
     permutation = "" if labels is not None else find_permutation(origin, found, registry)
     converted = reorder_classes(mapped.tensors, architecture, permutation)
-    card = make_card(
-        Converted(src, origin, architecture, config, found.name, permutation), labels, registry
-    )
+    done = Converted(src, origin, architecture, config, found.name, permutation)
+    card = make_card(done, labels, registry)
+    if origin.entry is None and labels is None:
+        card, stated = with_own_card(origin.stated, card, converted)
+        origin = replace(origin, stated=stated)
     verified = 0
     if verify:
         verified = _verify(contents, mapped, converted, found, architecture, config, permutation)
+    difference, library = None, ""
+    if verify_logits:
+        used = {found.full_name(name): contents.tensors[name] for name, _ in mapped.renamed}
+        difference, library = _compare_logits(done, found, used, converted, card.labels)
     tensors_sha256 = tensor_digest(converted) if verify or _known_digest(origin) else ""
     if _known_digest(origin) not in ("", tensors_sha256):
         raise DigestError(
@@ -140,6 +154,8 @@ def convert(
         sha256=digest,
         config=card.config,
         verified=verified,
+        logits_difference=difference,
+        logits_library=library,
         tensors_sha256=tensors_sha256,
         notes=[*filter(None, [contents.note]), *_notes(origin)],
     )
@@ -292,6 +308,29 @@ def _verify(
     assert_bitwise_equal(back, upstream)
     again = reorder_classes(to_vt(layout, back).tensors, architecture, permutation)
     return assert_bitwise_equal(again, converted)
+
+
+def _compare_logits(
+    done: Converted,
+    layout: Layout,
+    upstream: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    labels: tuple[str, ...],
+) -> tuple[float, str]:
+    """`logits_difference` of a conversion."""
+    stated = done.origin.stated
+    return logits_difference(
+        Sides(
+            architecture=done.architecture,
+            config=done.config,
+            layout=layout,
+            upstream=upstream,
+            ours=ours,
+            permutation=done.permutation,
+            library_config=stated.library_config if stated is not None else {},
+            labels=labels,
+        )
+    )
 
 
 def assert_bitwise_equal(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int:

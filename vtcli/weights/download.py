@@ -19,13 +19,15 @@ from urllib.parse import unquote, urlsplit
 from vtcli.errors import DataError, DigestError, FetchError
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.cache import cache_dir, lock
-from vtcli.weights.download_errors import USE_OWN_COPY, SourceError, with_retries
+from vtcli.weights.download_errors import TRY_AGAIN, USE_OWN_COPY, SourceError, with_retries
 from vtcli.weights.hub_files import HubFile, discard, hub_file
 from vtcli.weights.transfer import Budget, Remote, remove_validator, transfer
 
 if TYPE_CHECKING:
     from vtcli.weights.registry import Checkpoint, Source
 
+BUNDLED = "uniformerv2-nano"
+SHORT_ADDRESS = 60  # characters; a longer one hides the reason behind it
 LOOK_AT_HUB = "look up the repository's files on the Hub"
 
 # Any checkpoint can have such a name: in $VT_WEIGHTS it is used only if its digest is known.
@@ -69,6 +71,8 @@ def fetch(
             or not entry.may_use(source)
         ):
             continue
+        if progress:
+            progress(f"asking {_host(source)}", 0, None)
         try:
             return _DOWNLOADS[source.kind](source, progress)
         except (SourceError, DigestError) as failure:
@@ -144,6 +148,11 @@ def _weights_folder() -> Path | None:
 
 def _file_name(source: Source) -> str:
     return PurePosixPath(unquote(urlsplit(source.url).path) or source.file).name
+
+
+def _host(source: Source) -> str:
+    """Where a source is downloaded from, in a word."""
+    return urlsplit(source.url).netloc or f"hf://{source.repo}"
 
 
 def _has_digest(source: Source) -> bool:
@@ -224,12 +233,29 @@ def _all_failed(
     failures: Sequence[tuple[str, SourceError | DigestError]],
     alternatives: Sequence[str],
 ) -> FetchError:
-    """One sentence that names every source that was tried."""
+    """What went wrong with every source that was tried, and the ways out."""
+    if all(getattr(failure, "hint", "") == TRY_AGAIN for _, failure in failures):
+        return _no_connection(checkpoint_id, failures)
     reasons = "; ".join(f"{place}: {failure}" for place, failure in failures)
     hints = [f.hint if isinstance(f, SourceError) else USE_OWN_COPY for _, f in failures]
     only_digests = all(isinstance(failure, DigestError) for _, failure in failures)
     kind = DigestError if only_digests else FetchError
     return kind(f"cannot download {checkpoint_id} ({reasons}); {_hint(hints, alternatives)}")
+
+
+def _no_connection(
+    checkpoint_id: str, failures: Sequence[tuple[str, SourceError | DigestError]]
+) -> FetchError:
+    """Nothing could be reached: other checkpoints would come over the same network."""
+    told = (f"{place}: {f}" if len(place) <= SHORT_ADDRESS else str(f) for place, f in failures)
+    reasons = "; ".join(dict.fromkeys(told))
+    file = PurePosixPath(failures[0][0]).name.split("@")[0]
+    return FetchError(
+        f"cannot download {checkpoint_id}: {reasons}\n"
+        f"  {TRY_AGAIN}; a proxy is set with HTTPS_PROXY, a mirror of the Hub with HF_ENDPOINT\n"
+        f"  or {USE_OWN_COPY}, {file}\n"
+        f"  without a network: -m {BUNDLED}, which is part of vt and knows synthetic motions"
+    )
 
 
 def _nothing_to_try(entry: Checkpoint, alternatives: Sequence[str]) -> str:

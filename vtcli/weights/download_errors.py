@@ -148,6 +148,8 @@ def _from_network(error: BaseException, host: str) -> SourceError | None:
         return SourceError(f"{status}, no such file", USE_OWN_COPY)
     if status is not None:
         return _from_status(status, host, getattr(error, "response", None))
+    if type(error).__name__ == "ProxyError":  # of the client's HTTP library
+        return SourceError(f"the proxy does not let {host} through ({error})", TRY_AGAIN)
     match error:
         case socket.gaierror():
             return SourceError(f"unknown host {host}", TRY_AGAIN)

@@ -208,6 +208,7 @@ def _metadata(file: HubFile, budget: Budget) -> _Metadata:
             timeout=budget.timeout_s,
             follow_redirects=False,
         )
+        budget.answered()
         if response.status_code >= 400:
             hf_raise_for_status(response)
         target = response.headers.get("Location", "")

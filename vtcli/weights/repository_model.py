@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vtcli._version import __version__
 from vtcli.errors import UnknownModelError, WeightsError
+from vtcli.runtime.progress import ProgressCallback
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.cache import checkpoint_path, lock
 from vtcli.weights.checkpoint import CARD_KEY, read_card, read_header
@@ -25,6 +26,7 @@ from vtcli.weights.repository import (
     FolderFiles,
     HubName,
     RepositoryFiles,
+    hub_name,
     open_hub,
 )
 
@@ -84,10 +86,28 @@ def _converted(repository: Repository, registry: Registry | None) -> Path:
             if old != path:
                 old.unlink(missing_ok=True)
     card = read_card(path)
-    for sentence in (card.notes, *card.source.get("warnings", ())):
+    # Notes of other cards are of the checkpoint, not of how its repository is read.
+    notes = card.notes if "facts" in card.source else ""
+    for sentence in (notes, *card.source.get("warnings", ())):
         if sentence:
             _say(f"{files.place}: {sentence}")
     return path
+
+
+def is_video_repository(name: str, progress: ProgressCallback | None = None) -> bool:
+    """Whether a folder or a repository of the Hub holds a video model; False if it is not there.
+
+    Asks the Hub for its files and reads its `config.json`.
+    """
+    hub = hub_name(name)
+    if hub is None:
+        folder = Path(name).expanduser()
+        return folder.is_dir() and Repository(FolderFiles(folder)).is_video_model
+    try:
+        repository = Repository(open_hub(hub, progress, name.startswith(HUB_PREFIX)))
+        return registered(hub, load_registry()) is not None or repository.is_video_model
+    except (WeightsError, UnknownModelError):
+        return False
 
 
 @cache

@@ -22,6 +22,8 @@ from vtcli.weights.names import is_safe_url
 
 TIMEOUT_S = 30.0
 BUDGET_S = 60.0
+# For a server that has not answered yet, or a proxy that never will: one attempt.
+FIRST_ANSWER_S = 10.0
 # Below this rate a transfer counts as standing still.
 MIN_BYTES_PER_S = 1024
 MAX_REDIRECTS = 10
@@ -45,22 +47,33 @@ def budget_s() -> float:
 
 @dataclass
 class Budget:
-    """The time that a transfer, with all its retries, may spend without progress."""
+    """The time that a transfer, with all its retries, may spend without progress.
+
+    A server that has not `answered` once gets less of it.
+    """
 
     seconds: float = field(default_factory=budget_s)
     since: float = field(default_factory=time.monotonic)
     _bytes: int = 0
     _restarts: int = 0
+    _has_answer: bool = False
 
     @property
     def left_s(self) -> float:
         """Seconds left before the transfer is given up."""
-        return self.seconds - (time.monotonic() - self.since)
+        most = self.seconds if self._has_answer else min(self.seconds, FIRST_ANSWER_S)
+        return most - (time.monotonic() - self.since)
 
     @property
     def timeout_s(self) -> float:
         """How long one request may be silent."""
-        return max(0.1, min(TIMEOUT_S, self.seconds / 2))
+        most = TIMEOUT_S if self._has_answer else FIRST_ANSWER_S
+        return max(0.1, min(most, self.seconds / 2))
+
+    def answered(self) -> None:
+        """The server sent the head of a response."""
+        if not self._has_answer:
+            self._has_answer, self.since = True, time.monotonic()
 
     def restart(self) -> None:
         """The transfer begins again: a few times, its first bytes count as progress again."""
@@ -151,6 +164,7 @@ def _open(remote: Remote, headers: Mapping[str, str], budget: Budget) -> Iterato
         with get_session().stream(
             "GET", url, headers={**own, **headers}, timeout=budget.timeout_s, follow_redirects=False
         ) as response:
+            budget.answered()
             target = response.headers.get("Location", "")
             if not (300 <= response.status_code < 400 and target):
                 yield response

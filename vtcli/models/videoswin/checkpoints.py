@@ -108,6 +108,43 @@ LAYOUTS = {
     ),
 }
 
+# Keys of a `config.json` that states the clip; torchvision itself writes none.
+_FRAME_KEYS = ("num_frames", "n_frames", "frames", "clip_len", "clip_length", "sequence_length")
+_SIZE_KEYS = ("image_size", "img_size", "crop_size", "input_size")
+_NAME_KEYS = ("architectures", "architecture", "model_type", "model_name", "arch")
+
+
+def read_torchvision_config(table: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Fields that the `config.json` beside torchvision's network states; None for another model.
+
+    Such repositories name the network (`Swin3DForVideoClassification`, `swin3d_t`); the rest of it
+    is in the tensors. Raises `LayoutError` for a clip that cannot be.
+    """
+    named = [table.get(key) for key in _NAME_KEYS]
+    names = [n for value in named for n in (value if isinstance(value, list) else [value])]
+    if not any(str(n).lower().startswith(("swin3d", "swintransformer3d")) for n in names if n):
+        return None
+    fields = {"num_frames": _stated(table, _FRAME_KEYS), "image_size": _stated(table, _SIZE_KEYS)}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _stated(table: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
+    """The whole number under the keys that are there, which must agree."""
+    values = {}
+    for key in keys:
+        value = table.get(key)
+        if isinstance(value, list) and len(set(map(str, value))) == 1:
+            value = value[0]  # [height, width]
+        if value is not None:
+            values[key] = value
+    for key, value in values.items():
+        if type(value) is not int or not 1 <= value <= 4096:
+            raise LayoutError(f"config.json: {key} is {value!r}, not a whole number in 1..4096")
+        if value != next(iter(values.values())):
+            raise LayoutError(f"config.json has {values}, which contradict each other")
+    return next(iter(values.values()), None)
+
+
 _IMAGE_BLOCK = f"layers.{{}}.blocks.{{}}.{_TABLE}"
 _IMAGE_CLASSIFIER = "belongs to the image classifier"
 _IMAGE_MASK = "the mask of an image's windows, which differ from a video's"

@@ -15,7 +15,7 @@ from vtcli.errors import DataError
 from vtcli.video.pipeline import Pipeline, ResizeName
 
 # PIL.Image.Resampling, whose numbers the file has.
-_FILTERS: dict[int, ResizeName] = {
+FILTERS: dict[int, ResizeName] = {
     0: "pillow_nearest",
     1: "pillow_lanczos",
     2: "pillow_bilinear",
@@ -148,9 +148,9 @@ class _Reader:
 
     def filter(self) -> ResizeName:
         value = self.value("resample")
-        if type(value) is not int or value not in _FILTERS:
-            raise self.wrong("resample", f"one of {', '.join(map(str, _FILTERS))}")
-        return _FILTERS[value]
+        if type(value) is not int or value not in FILTERS:
+            raise self.wrong("resample", f"one of {', '.join(map(str, FILTERS))}")
+        return FILTERS[value]
 
     def side(self, value: Any, key: str) -> int:
         if type(value) is not int or not 1 <= value <= 8192:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from vtcli.weights.formats.readers import RawCheckpoint
 
 CONFIG = "config.json"
+# Our card in a repository of another form (`vtcli/weights/transformers_form.py`).
+OWN_CARD = "vt.json"
 PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 # In the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -43,7 +45,8 @@ class Stated:
 
     config: fields of our configuration; labels: class names, none if it has no classifier or names;
     confidence: where they come from; pipeline: None if no rule is known; facts: what comes from
-    where; summary: one line about pixels and frames; warnings: what to check.
+    where; summary: one line about pixels and frames; warnings: what to check; own_card: the table
+    of vt.json, empty without one.
     """
 
     place: str
@@ -55,6 +58,7 @@ class Stated:
     facts: Mapping[str, str] = field(default_factory=dict)
     summary: str = ""
     warnings: tuple[str, ...] = ()
+    own_card: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Repository:
@@ -128,6 +132,7 @@ class Repository:
                 f"frames by {rule}, which the repository does not state (--pipeline changes it)"
             ),
             warnings=tuple(warnings),
+            own_card=self._json(OWN_CARD) if OWN_CARD in self.files.names else {},
         )
 
     def _architecture(self) -> tuple[str, dict[str, Any]] | None:
