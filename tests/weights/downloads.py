@@ -48,7 +48,7 @@ def final_files(home: Path) -> list[bytes]:
 
 
 def failed(checkpoint: Checkpoint, home: Path, *words: str, **options: Any) -> VtError:
-    """The error of a download: four lines at most, all `words`, exit code 5, no invalid file left."""
+    """The error of a download: at most four lines, all `words`, exit code 5, no bad file left."""
     with pytest.raises(FetchError) as caught:
         fetch(checkpoint, **options)
     message = str(caught.value)
