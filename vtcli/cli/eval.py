@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from vtcli.runtime.distributed import Group
 
 app = typer.Typer(
-    help="Evaluate a model on a labeled dataset; rescore or compare finished runs.",
+    help="Evaluate a model on a labeled dataset; rescore, export or compare finished runs.",
     invoke_without_command=True,
 )
 
@@ -130,7 +130,7 @@ def eval_(
     strict: StrictOption = False,
     format: FormatOption = "table",
 ) -> int:
-    """Evaluate a model on a labeled dataset; rescore or compare finished runs.
+    """Evaluate a model on a labeled dataset; rescore, export or compare finished runs.
 
     Every video is decoded once, every failure is counted, and nothing is
     substituted. The same command resumes an interrupted run. With
@@ -305,6 +305,28 @@ def rescore(
     report = rescore_run(directory, choose_views(protocol, *wanted), average)
     _print(report, format)
     return _exit_code(report)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, run_argument("RUN")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write: scores.npz or scores.parquet."
+        ),
+    ],
+) -> int:
+    """Write the scores of every view of a finished run to one NumPy or Parquet file."""
+    from vtcli.evaluation.export import export_scores
+    from vtcli.evaluation.run_directory import RunDirectory
+
+    exported = export_scores(RunDirectory(run), output)
+    words = f"{len(exported.samples):,} videos x {exported.views} views"
+    if exported.failed:
+        words += f"; {exported.failed:,} videos that could not be read are left out"
+    _log(f"{output}: {words}")
+    return EXIT_OK
 
 
 @app.command()
