@@ -43,6 +43,17 @@ def confidence_table(heads: Sequence[HeadResult]) -> Table:
     return table
 
 
+def calibration_table(rows: Sequence[tuple[str, float, Confidence, Confidence]]) -> Table:
+    """(head, temperature, metrics before, metrics after) of each head."""
+    from rich.text import Text
+
+    table = plain_table("head", "temperature", "ECE before", "after", "NLL before", "after")
+    for head, temperature, before, after in rows:
+        values = (temperature, before.ece, after.ece, before.nll, after.nll)
+        table.add_row(Text(head), *("–" if v is None else f"{v:.3f}" for v in values))
+    return table
+
+
 def confidence_section(head: HeadResult, confidence: Confidence) -> dict[str, Any]:
     """What the template shows: the metrics, the reliability plot, the risk-coverage curve."""
     return {
