@@ -27,6 +27,8 @@ OWN_HELP = {
     ("demo", "--output"): "a folder",
     ("eval", "--split"): "`all` is possible",
     ("eval", "--output"): "a run directory",
+    ("eval export", "--output"): "one file",
+    ("eval calibrate", "--output"): "one file",
     ("finetune", "--output"): "a run directory",
     ("models list", "--dataset"): "a filter",
 }

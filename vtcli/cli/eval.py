@@ -26,6 +26,7 @@ from vtcli.cli.options import (
     StrictOption,
     TimeoutOption,
     dataset_option,
+    file_output_option,
     model_option,
     run_output_option,
     split_option,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from vtcli.runtime.distributed import Group
 
 app = typer.Typer(
-    help="Evaluate a model on a labeled dataset; rescore or compare finished runs.",
+    help="Evaluate a model on a labeled dataset; rescore, export, calibrate or compare runs.",
     invoke_without_command=True,
 )
 
@@ -130,7 +131,7 @@ def eval_(
     strict: StrictOption = False,
     format: FormatOption = "table",
 ) -> int:
-    """Evaluate a model on a labeled dataset; rescore or compare finished runs.
+    """Evaluate a model on a labeled dataset; rescore, export, calibrate or compare runs.
 
     Every video is decoded once, every failure is counted, and nothing is
     substituted. The same command resumes an interrupted run. With
@@ -305,6 +306,48 @@ def rescore(
     report = rescore_run(directory, choose_views(protocol, *wanted), average)
     _print(report, format)
     return _exit_code(report)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, run_argument("RUN")],
+    output: Annotated[Path, file_output_option("FILE.npz|FILE.parquet")],
+) -> int:
+    """Write the scores of every view of a finished run to one NumPy or Parquet file."""
+    from vtcli.evaluation.export import export_scores
+    from vtcli.evaluation.run_directory import RunDirectory
+
+    exported = export_scores(RunDirectory(run), output)
+    words = f"{len(exported.samples):,} videos x {exported.views} views"
+    if exported.failed:
+        words += f"; {exported.failed:,} videos that could not be read are left out"
+    _log(f"{output}: {words}")
+    return EXIT_OK
+
+
+@app.command()
+def calibrate(
+    run: Annotated[Path, run_argument("RUN")],
+    output: Annotated[Path, file_output_option("FILE.safetensors")],
+    model: Annotated[str | None, model_option("the model of the run")] = None,
+) -> int:
+    """Fit temperature, abstention and conformal sets to a run; store them in a copy of the model.
+
+    Use a run on videos that the model was not trained on, such as a validation split.
+    """
+    from rich.console import Console
+
+    from vtcli.cli.progress import fetch_progress
+    from vtcli.evaluation.calibrate import calibrate_run
+    from vtcli.evaluation.run_directory import RunDirectory
+    from vtcli.report.confidence import calibration_table
+
+    with fetch_progress() as on_download:
+        heads = calibrate_run(RunDirectory(run), output, model, on_download)
+    rows = [(head.name, head.entry["temperature"], head.before, head.after) for head in heads]
+    Console().print(calibration_table(rows))
+    _log(f"{output}: calibrated on {heads[0].entry['samples']:,} videos")
+    return EXIT_OK
 
 
 @app.command()

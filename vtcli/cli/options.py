@@ -81,6 +81,11 @@ def output_option(metavar: str = "FILE") -> Any:
     return typer.Option("--output", "-o", metavar=metavar, help=text)
 
 
+def file_output_option(metavar: str) -> Any:
+    """`-o/--output` of a command that makes one file."""
+    return typer.Option("--output", "-o", metavar=metavar, help="File to write.")
+
+
 def run_output_option(default: str | bool = True) -> Any:
     """`-o/--output` of a command that fills a run directory."""
     return typer.Option(

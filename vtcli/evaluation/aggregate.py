@@ -6,13 +6,14 @@ Shape legend: N samples that were read, V views, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import DataError
+from vtcli.evaluation.calibration import confidence_metrics
 from vtcli.evaluation.class_order import detect_class_permutation, warning_message
 from vtcli.evaluation.comparison import compare
 from vtcli.evaluation.metrics import (
@@ -142,15 +143,18 @@ def _fuse(
 
 def head_results(run: RunScores) -> tuple[tuple[HeadResult, ...], Accuracy | None]:
     """The metrics of each labeled head, and of verb-noun pairs if there are both."""
-    results = tuple(
-        head_metrics(head, run.labels[head], run.scores[head], run.target(head), run.expected)
-        for head in run.heads
-    )
+    results = tuple(_head_result(run, head) for head in run.heads)
     if not set(ACTION_HEADS) <= set(run.heads):
         return results, None
     verb, noun = (run.probabilities[head] for head in ACTION_HEADS)
     target = list(zip(*(run.target(head) for head in ACTION_HEADS), strict=True))
     return results, action_metrics(verb, noun, target, run.expected)
+
+
+def _head_result(run: RunScores, head: str) -> HeadResult:
+    target = run.target(head)
+    result = head_metrics(head, run.labels[head], run.scores[head], target, run.expected)
+    return replace(result, confidence=confidence_metrics(run.probabilities[head], target))
 
 
 def class_order_warnings(results: Sequence[HeadResult]) -> list[str]:

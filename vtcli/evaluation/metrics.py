@@ -64,6 +64,7 @@ def head_metrics(
         mean_class=_mean_class(confusion_KK),
         per_class=tuple(_per_class(classes, confusion_KK)),
         confusion=confusion_KK,
+        macro_f1=_macro_f1(confusion_KK),
     )
 
 
@@ -218,6 +219,16 @@ def _per_class(classes: Sequence[str], confusion_KK: np.ndarray) -> Iterator[Per
             confused_with=other if confused else None,
             confused=confused,
         )
+
+
+def _macro_f1(confusion_KK: np.ndarray) -> float | None:
+    """The unweighted mean F1 of the classes that have samples or predictions, in 0..1."""
+    samples_plus_predicted_K = confusion_KK.sum(1) + confusion_KK.sum(0)
+    used_K = samples_plus_predicted_K > 0
+    if not used_K.any():
+        return None
+    f1_K = 2 * confusion_KK.diagonal()[used_K] / samples_plus_predicted_K[used_K]
+    return float(f1_K.mean())
 
 
 def _mean_class(confusion_KK: np.ndarray) -> Estimate | None:

@@ -74,17 +74,53 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class ReliabilityBin:
+    """The `n` samples whose confidence is in (low, high]: mean confidence and accuracy in 0..1.
+
+    Both are None for an empty bin.
+    """
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How well the probability of the top-1 class, the confidence, tells right from wrong.
+
+    nll: negative log-likelihood in nats. brier: 0..2. ece: expected calibration error, 0..1, of
+    the bins in `reliability`. auroc: of the confidence for being correct, None if all predictions
+    are correct or all are wrong. aurc: area under the risk-coverage curve. risk_coverage:
+    (fraction answered, error rate among the answers). All None without samples.
+    """
+
+    nll: float | None
+    brier: float | None
+    ece: float | None
+    auroc: float | None
+    aurc: float | None
+    reliability: tuple[ReliabilityBin, ...]
+    risk_coverage: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class HeadResult(Accuracy):
     """All metrics of one classifier.
 
-    `mean_class` averages over the classes that have samples; `confusion` is an integer array
-    [K, K] of counts, rows are targets and columns predictions.
+    `macro_f1` averages over the classes with samples or predictions, `mean_class` over the classes
+    that have samples. `confusion` is an integer array [K, K] of counts, rows are targets and
+    columns predictions.
     """
 
     classes: tuple[str, ...]
     mean_class: Estimate | None
     per_class: tuple[PerClassResult, ...]
     confusion: np.ndarray = field(compare=False, repr=False)
+    macro_f1: float | None = None
+    confidence: Confidence | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the confusion matrix as [target, prediction, count] of its nonzero cells."""
@@ -95,6 +131,8 @@ class HeadResult(Accuracy):
             **{name: asdict(v) if isinstance(v, Estimate) else v for name, v in table.items()},
             "classes": list(self.classes),
             "mean_class": self.mean_class and asdict(self.mean_class),
+            "macro_f1": self.macro_f1,
+            "confidence": self.confidence and asdict(self.confidence),
             "per_class": [{**asdict(row), "accuracy": row.accuracy} for row in self.per_class],
             "confusion": [[int(value) for value in cell] for cell in cells],
         }

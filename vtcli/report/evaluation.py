@@ -19,6 +19,7 @@ from vtcli.evaluation.results import (
     ReportedMetrics,
     SplitMean,
 )
+from vtcli.report.confidence import LEGEND, confidence_table
 from vtcli.report.tables import plain_table, points, print_text, with_interval
 from vtcli.runtime.words import and_more, percent, plural
 
@@ -77,6 +78,9 @@ def print_evaluation(report: EvaluationReport, console: Console) -> None:
         print_text(console, report.differs, "yellow")
     console.print(_headline_table(report))
     print_text(console, _legend(report), "dim")
+    if any(head.n_read for head in report.heads):
+        console.print(confidence_table(report.heads))
+        print_text(console, LEGEND, "dim")
     console.print()
     speed = speed_in_words(report)
     print_text(console, counts_in_words(report) + (f"; {speed}" if speed else ""))

@@ -24,6 +24,7 @@ from vtcli.evaluation.results import (
     Misclassification,
     PerClassResult,
 )
+from vtcli.report.confidence import confidence_section
 from vtcli.report.evaluation import (
     by_reason,
     counts_in_words,
@@ -114,6 +115,9 @@ def _sections(report: EvaluationReport) -> Iterator[dict[str, Any]]:
     for number, head in enumerate(report.heads):
         if head.n_read:
             of_head = f" of {head.name}" if len(report.heads) > 1 else ""
+            if head.confidence:
+                data = confidence_section(head, head.confidence)
+                yield _section("confidence", f"Confidence{of_head}", data, number)
             yield _section("confusion", f"Confusion matrix{of_head}", _confusion(head), number)
             yield _section("classes", f"Classes{of_head}", _classes(head, number), number)
     if report.misclassifications:

@@ -21,6 +21,8 @@ _AT_LEAST_1 = (
     *("num_heads", "num_frames", "width", "depth", "depths"),
     *("patch_size", "window_size", "image_size", "tubelet_size", "temporal_kernel"),
 )
+_CALIBRATION_FIELDS = ("samples", "temperature", "delta", "abstain", "coverage")
+MAX_LEVELS = 1000
 _LAYER_FIELDS = ("depth", "layers", "blocks", "stages")
 
 
@@ -41,6 +43,7 @@ def check_card(card: Any, header: Mapping[str, Any]) -> None:
             raise ValueError(f"its '{where}' has control characters")
     _check_config(card.config, len(tensors))
     _check_heads(card, tensors)
+    _check_calibration(card)
     _check_shape(card)
 
 
@@ -72,6 +75,32 @@ def _check_config(config: Mapping[str, Any], tensors: int) -> None:
             raise ValueError(f"its {name} is {value!r:.60}, but the file has {tensors} tensors")
         if name in ("temporal_depth", "temporal_layers", "local_blocks") and sum(numbers) > 1024:
             raise ValueError(f"its {name} is {value!r:.60}, which no model has")
+
+
+def _check_calibration(card: Any) -> None:
+    """Bounds of everything that `vt eval calibrate` stores."""
+    names = {head.name for head in card.heads}
+    if not isinstance(card.calibration, Mapping) or not names >= set(card.calibration):
+        raise ValueError("its calibration is not a table of its heads")
+    for entry in card.calibration.values():
+        if not isinstance(entry, Mapping) or set(entry) != set(_CALIBRATION_FIELDS):
+            raise ValueError(f"its calibration does not have the fields {_CALIBRATION_FIELDS}")
+        _check_range("samples", entry["samples"], 1, 1e12)
+        _check_range("temperature", entry["temperature"], 0.01, 100)
+        _check_range("delta", entry["delta"], 0, 1)
+        for name in ("abstain", "coverage"):
+            if not isinstance(entry[name], Mapping) or len(entry[name]) > MAX_LEVELS:
+                raise ValueError(f"its calibration '{name}' is not a table of levels")
+            for level, value in entry[name].items():
+                _check_range(f"{name} level", float(level), 0, 1)
+                if value is not None or name == "coverage":
+                    _check_range(name, value, -1, 1)
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise ValueError(f"its calibration '{name}' is {value!r:.60}, not in {low:g} to {high:g}")
 
 
 def _numbers(value: Any) -> Iterator[float]:

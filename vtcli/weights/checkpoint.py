@@ -53,7 +53,8 @@ class ModelCard:
     """The description stored in a checkpoint file.
 
     The fields mean what they mean in `vtcli.weights.registry.Checkpoint`; `source` is where the
-    weights came from, `created_with` the version of vtcli that wrote the file.
+    weights came from, `created_with` the version of vtcli that wrote the file. calibration: what
+    `vt eval calibrate` fitted per head (see `vtcli.evaluation.calibrate`), {} if it has not run.
     """
 
     id: str
@@ -72,6 +73,7 @@ class ModelCard:
     license: str = ""
     notes: str = ""
     created_with: str = ""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -92,6 +94,8 @@ class ModelCard:
             "format": FORMAT,
             "views": self.views,
         }
+        if not self.calibration:  # so that earlier versions read the cards that need nothing new
+            del table["calibration"]
         return json.dumps(table, ensure_ascii=False)
 
     @classmethod

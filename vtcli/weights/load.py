@@ -105,7 +105,8 @@ def _restrict_to_subset(
     rows = load_permutation(f"mmaction2_k710_to_alpha_{dataset}")
     labels = load_labels(dataset)
     head = replace(card.heads[0], size=len(labels), labels=labels)
-    card = replace(card, heads=(head,), config={**card.config, "num_classes": len(labels)})
+    config = {**card.config, "num_classes": len(labels)}
+    card = replace(card, heads=(head,), config=config, calibration={})
     return select_classes(tensors, head_tensors, rows), replace(card, dataset=dataset)
 
 

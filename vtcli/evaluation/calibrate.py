@@ -1,0 +1,102 @@
+"""Fits the calibration of a model to a finished run and stores it in the card of a copy.
+
+Per head the card gets under `calibration`:
+
+    samples      number of labeled videos of the run that were read
+    temperature  acts on the log of the fused probabilities
+    delta        probability, over calibration sets, that the promise of `abstain` is broken
+    abstain      alpha -> the confidence that an answer must exceed; null if there is none
+    coverage     coverage -> the largest 1 - p of a class in a conformal set
+
+Thresholds and quantiles apply to the fused probabilities before the temperature, which is fitted to
+the same videos: so their promises stay exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vtcli.errors import DataError
+from vtcli.evaluation import calibration
+from vtcli.evaluation.aggregate import RunScores, load_run_scores
+from vtcli.evaluation.results import Confidence
+from vtcli.evaluation.run_directory import RunDirectory
+from vtcli.runtime.files import file_sha256
+from vtcli.runtime.progress import ProgressCallback
+from vtcli.weights.checkpoint import CARD_KEY, open_tensors, write_checkpoint
+from vtcli.weights.resolve import resolve
+
+ALPHAS = tuple(percent / 100 for percent in range(1, 21))
+COVERAGES = tuple(percent / 100 for percent in range(80, 100))
+
+
+@dataclass(frozen=True)
+class CalibratedHead:
+    """One head: its entry in the card, and its metrics on the run before and after."""
+
+    name: str
+    entry: dict[str, Any]
+    before: Confidence
+    after: Confidence
+
+
+def calibrate_run(
+    run: RunDirectory,
+    output: Path,
+    model: str | None = None,
+    on_download: ProgressCallback | None = None,
+) -> list[CalibratedHead]:
+    """Write a copy of the run's model with a calibrated card; the tensors are identical.
+
+    model: None for the name in the run. Raises `DataError` for a run of other weights, of a subset
+    of the classes, without videos, or not finished, and what `resolve` raises.
+    """
+    info = run.info
+    checkpoint = resolve(model or info["model"], on_download)
+    if file_sha256(checkpoint.path) != info["model_sha256"]:
+        raise DataError(
+            f"{run.folder} is a run of other weights than {model or info['model']}; name the model "
+            "of the run with -m, or evaluate this one with vt eval"
+        )
+    heads = {head.name: tuple(head.labels) for head in checkpoint.card.heads}
+    scores = load_run_scores(run)
+    if heads != dict(scores.labels):
+        raise DataError(
+            f"{run.folder} is a run with other classes than the model's; evaluate without "
+            "--label-set to calibrate"
+        )
+    if not scores.read:
+        raise DataError(f"no video of {run.folder} could be read; see its failures.csv")
+    fitted = [_fit(scores, head) for head in scores.heads]
+    card = replace(checkpoint.card, calibration={head.name: head.entry for head in fitted})
+    write_checkpoint(output, open_tensors(checkpoint.path), {CARD_KEY: card.to_json()})
+    return fitted
+
+
+def _fit(scores: RunScores, head: str) -> CalibratedHead:
+    p_NK, target = scores.probabilities[head], scores.target(head)
+    label_N = calibration.most_probable_label(p_NK, target)
+    confidence_N, correct_N = p_NK.max(1), p_NK.argmax(1) == label_N
+    temperature = calibration.fit_temperature(p_NK, label_N)
+    entry = {
+        "samples": len(label_N),
+        "temperature": temperature,
+        "delta": calibration.ABSTENTION_DELTA,
+        "abstain": {
+            f"{alpha:.2f}": calibration.abstention_threshold(confidence_N, correct_N, alpha)
+            for alpha in ALPHAS
+        },
+        "coverage": {
+            f"{coverage:.2f}": calibration.conformal_quantile(p_NK, label_N, coverage)
+            for coverage in COVERAGES
+        },
+    }
+    scaled_NK = calibration.apply_temperature(p_NK, temperature)
+    return CalibratedHead(
+        head,
+        entry,
+        calibration.confidence_metrics(p_NK, target),
+        calibration.confidence_metrics(scaled_NK, target),
+    )
