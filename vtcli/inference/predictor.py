@@ -11,39 +11,50 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from vtcli.data.clip_loader import ClipReader, LoadedViews, Loader, Request, workers_of
+from vtcli.data.clip_loader import ClipReader, Loader, Request, workers_of
 from vtcli.data.samples import Sample
 from vtcli.errors import UsageError, VideoDecodeError
+from vtcli.inference import arrays
 from vtcli.inference.batching import make_units, slots_per_batch
+from vtcli.inference.gather import Gather, VideoScores
 from vtcli.inference.inputs import find_videos
 from vtcli.inference.results import SCHEMA, Failure, PredictionResult, VideoPrediction
-from vtcli.inference.scoring import default_batch_size, require_finite, topk_per_head
-from vtcli.inference.stream import Event, Failed, Opened, ViewStream
+from vtcli.inference.scoring import (
+    default_batch_size,
+    features,
+    require_finite,
+    score_clips,
+    topk_per_head,
+)
+from vtcli.inference.stream import ViewStream
 from vtcli.runtime.prefetch import begun
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.video import TIMEOUT_SECONDS
 from vtcli.video.container import checked_path
-from vtcli.video.decode_pool import DecodePool, source_info
+from vtcli.video.decode_pool import DecodePool
 from vtcli.video.frame_source import FrameSource
-from vtcli.video.pipeline import View, parse_views
+from vtcli.video.pipeline import parse_views
 from vtcli.video.remote import is_url
 from vtcli.weights.load import check_settings, load_resolved
 from vtcli.weights.registry import named_pipeline
 from vtcli.weights.resolve import lookup, resolve
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from vtcli.models.protocol import VideoModel
-    from vtcli.video.decode import Backend, VideoInfo
+    from vtcli.video.decode import Backend
 
 
 def predict(
@@ -194,8 +205,61 @@ class Predictor:
         alone are not padded to it. Raises what `net` raises, before the first outcome; where none
         of the files exists, the weights are not even downloaded.
         """
+        if isinstance(paths, str | Path):
+            raise TypeError(f"predict takes a list of paths: predict([{str(paths)!r}])")
         names = [str(path) for path in paths]
         return begun(_without_numbers(self.predict_part(names, range(len(names)))))
+
+    def predict_bytes(self, data: bytes, name: str = arrays.MEMORY_NAME) -> VideoPrediction:
+        """The prediction for the bytes of one video file; `name` stands for its path.
+
+        Raises `TypeError` for anything but bytes, `VideoDecodeError` for bytes that are not a
+        video.
+        """
+        return _succeeded(arrays.predict_bytes(self, data, name))
+
+    def predict_frames(self, frames_THWC: NDArray[np.uint8], fps: float) -> VideoPrediction:
+        """The prediction for a video in memory: RGB frames uint8 [T,H,W,3], `fps` a second.
+
+        Raises `TypeError` for another array, `VideoDecodeError` for frames that are too small.
+        """
+        frames, info = arrays.checked_frames(frames_THWC, fps)
+        views, clips = arrays.views_of_frames(
+            frames, info.fps, self.pipeline, self.clips, self.crops
+        )
+        start = time.perf_counter()
+        logits = score_clips(self.net, clips, self.settings.batch_size)
+        seconds = time.perf_counter() - start
+        scored = VideoScores(info, tuple(views), logits, seconds, ())
+        return _succeeded(self._outcome(arrays.MEMORY_NAME, scored))
+
+    def embed(self, source: str | Path) -> Tensor:
+        """The features [V,D] of the views of a video, before the classifier; fp32 on the CPU.
+
+        Raises `VideoDecodeError`, and `UsageError` for a model without such features.
+        """
+        import torch
+
+        if not isinstance(source, str | Path):
+            raise TypeError(f"a video is given by its path, not by {type(source).__name__}")
+        with closing(self._load_views([str(source)], [0])) as loader:
+            ((_, (loaded,)),) = loader
+            if isinstance(loaded, VideoDecodeError):
+                raise loaded
+            return torch.cat([features(self.net, clip[None]) for clip in loaded.clips])
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Predict a batch of a table, as `ray.data.Dataset.map_batches` gives it.
+
+        `batch` has a column `path`, or `bytes` with the contents of video files. Returned are its
+        columns (without `bytes`) and `label`, `score`, `reason` and `error`; a row that fails has
+        the last two and no label.
+        """
+        return arrays.predict_columns(self, batch)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process loads the weights itself.
+        return partial(type(self), settings=self.settings), (self.model,)
 
     def predict_part(
         self, paths: Sequence[str], wanted: Collection[int], batch_size: int | None = None
@@ -205,9 +269,18 @@ class Predictor:
         With a `batch_size`, the batch and the slot of every file follow from the list alone, so
         that a score is the same whichever files are wanted. Raises as `predict` does.
         """
+        numbers = sorted(wanted)
+        loader = self._load_views(paths, numbers)
+        try:
+            self.prepare([paths[number] for number in numbers])
+        except BaseException:
+            loader.close()
+            raise
+        return begun(self._outcomes(paths, numbers, loader, batch_size))
+
+    def _load_views(self, paths: Sequence[str], numbers: Sequence[int]) -> Loader:
         # A URL stays as it is: a Path would take one of its slashes away.
         samples = [Sample(p, cast(Path, p) if is_url(p) else Path(p)) for p in paths]
-        numbers = sorted(wanted)
         s = self.settings
         reader = ClipReader(
             self.pipeline, self.clips, self.crops, decoder=s.decoder, strict=s.strict
@@ -216,12 +289,7 @@ class Predictor:
         requests = ([Request(samples[number])] for number in numbers)
         loader = Loader(reader, requests, threads, self._open)
         loader.start()
-        try:
-            self.prepare([paths[number] for number in numbers])
-        except BaseException:
-            loader.close()
-            raise
-        return begun(self._outcomes(paths, numbers, loader, batch_size))
+        return loader
 
     def prepare(self, paths: Iterable[str]) -> None:
         """Load the weights if any of the files exists; raises what `net` raises."""
@@ -270,13 +338,15 @@ class Predictor:
         may_shrink = batch_size is None and self.settings.batch_size is None
         stream = ViewStream(self.net, loader, slots, may_shrink)
         every_view = range(views)
-        gather = _Gather(numbers, views)
+        gather = Gather(numbers, views)
         with closing(stream.run(units, {number: every_view for number in numbers})) as events:
             for event in events:
                 for number, scored in gather.add(event):
                     yield number, self._outcome(paths[number], scored)
 
-    def _outcome(self, path: str, scored: VideoDecodeError | _Scores) -> VideoPrediction | Failure:
+    def _outcome(
+        self, path: str, scored: VideoDecodeError | VideoScores
+    ) -> VideoPrediction | Failure:
         if isinstance(scored, VideoDecodeError):
             return Failure(path, scored)
         require_finite(scored.logits.values(), path)
@@ -309,6 +379,12 @@ class Predictor:
         return net
 
 
+def _succeeded(outcome: VideoPrediction | Failure) -> VideoPrediction:
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    return outcome
+
+
 def _without_numbers(
     outcomes: Generator[tuple[int, VideoPrediction | Failure], None, None],
 ) -> Generator[VideoPrediction | Failure | None, None, None]:
@@ -316,56 +392,3 @@ def _without_numbers(
         yield None
         for _, outcome in outcomes:
             yield outcome
-
-
-@dataclass
-class _Scores:
-    """The logits [V,K] per head of a video, and what else is known of it."""
-
-    info: VideoInfo
-    views: tuple[View, ...]
-    logits: dict[str, Tensor]
-    seconds: float
-    warnings: tuple[str, ...]
-
-
-class _Gather:
-    """Puts the events of a stream together again: one result per video, in order."""
-
-    def __init__(self, numbers: Sequence[int], views: int) -> None:
-        self.order = deque(numbers)
-        self.views = views
-        self.opened: dict[int, LoadedViews] = {}
-        self.rows: dict[int, list[Mapping[str, Tensor]]] = {}
-        self.seconds: dict[int, float] = {}
-        self.finished: dict[int, VideoDecodeError | _Scores] = {}
-
-    def add(self, event: Event) -> Iterator[tuple[int, VideoDecodeError | _Scores]]:
-        """The results that are complete with this event, and all before them."""
-        if isinstance(event, Failed):
-            self.finished[event.sample] = event.error
-        elif isinstance(event, Opened):
-            self.opened[event.sample] = event.loaded
-            self.rows[event.sample], self.seconds[event.sample] = [], 0.0
-        else:
-            for index, logits in zip(event.views, event.logits, strict=True):
-                self.rows[index.sample].append(logits)
-                self.seconds[index.sample] += event.seconds / len(event.views)
-                if len(self.rows[index.sample]) == self.views:
-                    self._finish(index.sample)
-        while self.order and self.order[0] in self.finished:
-            number = self.order.popleft()
-            yield number, self.finished.pop(number)
-
-    def _finish(self, number: int) -> None:
-        import torch
-
-        rows, loaded = self.rows.pop(number), self.opened.pop(number)
-        logits = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        self.finished[number] = _Scores(
-            source_info(loaded.source),
-            loaded.views,
-            logits,
-            self.seconds.pop(number),
-            loaded.source.warnings,
-        )

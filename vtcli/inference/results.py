@@ -5,11 +5,12 @@ Shape legend: V views, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vtcli.errors import VideoDecodeError
+from vtcli.errors import DataError, VideoDecodeError
 from vtcli.inference.scoring import ClassPrediction
 from vtcli.video.pipeline import View
 from vtcli.video.remote import RemotePath
@@ -88,6 +89,10 @@ class VideoPrediction:
             "seconds": round(self.seconds, 3),
         }
 
+    def _repr_html_(self) -> str:
+        """The ranking as a table, in a notebook."""
+        return _html_table((self.path, p.label, f"{p.score:.1%}") for p in self.predictions)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -100,6 +105,16 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {"path": self.path, "reason": self.error.reason, "error": str(self.error)}
+
+    def _repr_html_(self) -> str:
+        """The reason as a table, in a notebook."""
+        return _html_table([(self.path, self.error.reason, self.error)])
+
+
+def _html_table(rows: Iterable[Sequence[object]]) -> str:
+    """Rows of cells as an HTML table, escaped."""
+    lines = ("".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows)
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
 @dataclass
@@ -122,3 +137,36 @@ class PredictionResult:
             "results": [r.to_dict() for r in self.results],
             "failures": [f.to_dict() for f in self.failures],
         }
+
+    def to_pandas(self) -> Any:
+        """A data frame with one row per class and file: path, rank, index, label, score, reason,
+        error. Raises `DataError` where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise DataError("to_pandas needs pandas: pip install pandas") from error
+        rows: list[dict[str, Any]] = [
+            {
+                "path": video.path,
+                "rank": rank,
+                "index": p.index,
+                "label": p.label,
+                "score": p.score,
+                "reason": None,
+                "error": None,
+            }
+            for video in self.results
+            for rank, p in enumerate(video.predictions, 1)
+        ]
+        rows += [failure.to_dict() for failure in self.failures]
+        columns = ["path", "rank", "index", "label", "score", "reason", "error"]
+        return pandas.DataFrame(rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        """The best class of every file as a table, in a notebook."""
+        best = [
+            (v.path, v.predictions[0].label, f"{v.predictions[0].score:.1%}") for v in self.results
+        ]
+        failed = [(f.path, f.error.reason, f.error) for f in self.failures]
+        return _html_table([*best, *failed])

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vtcli.errors import DataError, OutOfMemoryError
+from vtcli.errors import DataError, OutOfMemoryError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,6 +129,22 @@ def forward(net: VideoModel, clips: Tensor) -> Tensor | Mapping[str, Tensor]:
     device = next(net.parameters()).device
     with torch.inference_mode():
         return net(clips.to(device, net.dtype, non_blocking=True))
+
+
+def features(net: VideoModel, clips: Tensor) -> Tensor:
+    """What the classifier of a network sees of clips [B,3,T,S,S]: [B,D], fp32 on the CPU.
+
+    Raises `UsageError` for a network without such a method.
+    """
+    import torch
+
+    compute = getattr(net, "features", None)
+    if compute is None:
+        raise UsageError("this model has no features; use one of those of vt models list")
+    device = next(net.parameters()).device
+    with torch.inference_mode():
+        values: Tensor = compute(clips.to(device, net.dtype))
+    return values.float().cpu()
 
 
 def default_batch_size(net: VideoModel, shape: tuple[int, ...]) -> int:
