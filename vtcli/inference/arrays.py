@@ -147,13 +147,21 @@ def _of_cell(predictor: PathPredictor, cell: object) -> VideoPrediction | Failur
 
 
 def _columns(outcomes: Sequence[VideoPrediction | Failure]) -> dict[str, NDArray[Any]]:
-    labels, scores, reasons, errors = [], [], [], []
+    labels: list[str | None] = []
+    scores: list[float] = []
+    reasons: list[str | None] = []
+    errors: list[str | None] = []
     for outcome in outcomes:
-        failed = isinstance(outcome, Failure)
-        labels.append(None if failed else outcome.predictions[0].label)
-        scores.append(float("nan") if failed else outcome.predictions[0].score)
-        reasons.append(outcome.error.reason if isinstance(outcome, Failure) else None)
-        errors.append(str(outcome.error) if failed else None)
+        if isinstance(outcome, Failure):
+            labels.append(None)
+            scores.append(float("nan"))
+            reasons.append(outcome.error.reason)
+            errors.append(str(outcome.error))
+        else:
+            labels.append(outcome.predictions[0].label)
+            scores.append(outcome.predictions[0].score)
+            reasons.append(None)
+            errors.append(None)
     return {
         "label": np.array(labels, object),
         "score": np.array(scores, np.float64),
