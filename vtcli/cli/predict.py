@@ -104,6 +104,26 @@ def predict(
             show_default="0",
         ),
     ] = None,
+    abstain: Annotated[
+        float | None,
+        typer.Option(
+            "--abstain",
+            metavar="RATE",
+            min=0.0,
+            max=1.0,
+            help="Answer `unknown` so that at most this fraction of the answers is wrong.",
+        ),
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            "--coverage",
+            metavar="RATE",
+            min=0.0,
+            max=1.0,
+            help="Also give the set of classes that has the right one with this probability.",
+        ),
+    ] = None,
     annotate: Annotated[
         Path | None,
         typer.Option(
@@ -206,9 +226,12 @@ def predict(
         pipeline=pipeline,
         timeout=timeout,
         strict=strict,
+        abstain=abstain,
+        coverage=coverage,
     )
     if bulk.is_run_folder(output):
-        _refuse_in_bulk({"--window": window, "--annotate": annotate})
+        decided = {"--abstain": abstain, "--coverage": coverage}
+        _refuse_in_bulk({"--window": window, "--annotate": annotate, **decided})
         request = bulk.BulkRequest(
             folder=Path(str(output)),
             sources=tuple(sources or ()),

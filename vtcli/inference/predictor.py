@@ -25,6 +25,7 @@ from vtcli.data.samples import Sample
 from vtcli.errors import UsageError, VideoDecodeError
 from vtcli.inference import arrays
 from vtcli.inference.batching import make_units, slots_per_batch
+from vtcli.inference.decision import DecisionRule, decision_rule
 from vtcli.inference.gather import Gather, VideoScores
 from vtcli.inference.inputs import find_videos
 from vtcli.inference.results import SCHEMA, Failure, PredictionResult, VideoPrediction
@@ -99,7 +100,9 @@ class PredictSettings:
     processes, by default one per core; 0 decodes in this process. timeout: seconds that decoding
     one file may take. decoder: `auto`, `pyav` or `decord`. label_set: the Kinetics subset that a
     Kinetics-710 head is restricted to. pipeline: a pipeline of the registry instead of the
-    checkpoint's own. strict: a video that shows signs of damage is a failure.
+    checkpoint's own. strict: a video that shows signs of damage is a failure. abstain, coverage:
+    error rate among the answers and coverage of the sets of classes that a calibrated model
+    promises (`vtcli.inference.decision`).
     """
 
     topk: int = 5
@@ -113,6 +116,8 @@ class PredictSettings:
     pipeline: str | None = None
     timeout: float = TIMEOUT_SECONDS
     strict: bool = False
+    abstain: float | None = None
+    coverage: float | None = None
 
     def __post_init__(self) -> None:
         check_settings(self.precision, self.label_set)
@@ -157,6 +162,7 @@ class Predictor:
             "device": self.settings.device,
         }
         self._net: VideoModel | None = None
+        self._rule: DecisionRule | None = None
         self._decoders: DecodePool | None = None
         self._lock = threading.RLock()
 
@@ -351,15 +357,12 @@ class Predictor:
             return Failure(path, scored)
         require_finite(scored.logits.values(), path)
         rule, topk = self.pipeline.view_fusion, self.settings.topk
-        heads = topk_per_head(scored.logits, self.net.card.heads, rule, topk)
+        heads = topk_per_head(scored.logits, self.net.card, rule, topk)
+        first_VK = next(iter(scored.logits.values()))
+        decision = None if self._rule is None else self._rule.decide(first_VK, rule)
+        s = scored
         return VideoPrediction(
-            path,
-            scored.info,
-            scored.views,
-            heads,
-            scored.logits,
-            scored.seconds,
-            scored.warnings,
+            path, s.info, s.views, heads, s.logits, s.seconds, s.warnings, decision
         )
 
     def _load(self) -> VideoModel:
@@ -370,6 +373,7 @@ class Predictor:
         found = resolve(self.model, self.on_download)
         loaded = load_resolved(found, device, precision, self.settings.label_set)
         net = cast("VideoModel", loaded)
+        self._rule = decision_rule(net.card, self.settings.abstain, self.settings.coverage)
         self.header = {
             **self.header,
             "precision": precision_name(net.dtype),

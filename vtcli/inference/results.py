@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vtcli.errors import DataError, VideoDecodeError
+from vtcli.inference.decision import Decision
 from vtcli.inference.scoring import ClassPrediction
 from vtcli.video.pipeline import View
 from vtcli.video.remote import RemotePath
@@ -56,6 +57,7 @@ class VideoPrediction:
 
     `heads`: per head, the best classes, best first. `view_logits`: per head, fp32 [V,K] on the CPU.
     `seconds`: time of preprocessing and the forward pass. `warnings`: signs of damage in the file.
+    `decision`: the answer that a calibrated model stands for, where one was asked for.
     """
 
     path: str
@@ -65,6 +67,7 @@ class VideoPrediction:
     view_logits: Mapping[str, Tensor]
     seconds: float
     warnings: tuple[str, ...] = ()
+    decision: Decision | None = None
     failed: ClassVar[bool] = False
 
     @property
@@ -81,6 +84,7 @@ class VideoPrediction:
         return {
             **video_table(self.path, self.info),
             **ranking_table(self.heads),
+            **(self.decision.to_dict() if self.decision else {}),
             "views": [
                 {"clip": v.clip, "crop": v.crop, "frames": [int(i) for i in v.frame_indices]}
                 for v in self.views

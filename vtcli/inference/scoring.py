@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import DataError, OutOfMemoryError, UsageError
 
@@ -165,20 +165,25 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def topk_per_head(
-    logits: Mapping[str, Tensor], heads: Sequence[HeadSpec], rule: ViewFusion, topk: int
+    logits: Mapping[str, Tensor], card: Any, rule: ViewFusion, topk: int
 ) -> dict[str, tuple[ClassPrediction, ...]]:
-    """The best classes of each head, from its logits [V,K].
+    """The best classes of each head of a model card, from its logits [V,K].
+
+    The probabilities of a calibrated head are softmax(log p / temperature).
 
     The heads `noun` and `verb` are also ranked in pairs, as the first head `action`.
     """
     from vtcli.video.views import fuse_views, probabilities
 
+    heads: Sequence[HeadSpec] = card.heads
     rankings: dict[str, tuple[ClassPrediction, ...]] = {}
     if {head.name for head in heads} == {"noun", "verb"}:
         rankings["action"] = _rank_pairs(logits, {h.name: h for h in heads}, rule, topk)
     for head in heads:
         fused_K = fuse_views(logits[head.name], rule)
         score_K = probabilities(logits[head.name], rule)
+        if calibration := card.calibration.get(head.name):
+            score_K = (score_K.clamp_min(1e-30).log() / calibration["temperature"]).softmax(-1)
         rankings[head.name] = _best(fused_K, score_K, head.labels, topk)
     return rankings
 

@@ -75,6 +75,8 @@ class TimelinePredictor:
             raise UsageError("a timeline has one view per window; leave out --views")
         if predictor.settings.decoder == "decord":
             raise UsageError("a timeline is decoded with PyAV; leave out --decoder")
+        if predictor.settings.abstain is not None or predictor.settings.coverage is not None:
+            raise UsageError("--abstain and --coverage are for whole videos; leave out --window")
         self.predictor = predictor
         self.window, self.min_score, self.on_window = window, min_score, on_window
         self.stride = window if stride is None else stride
@@ -114,7 +116,7 @@ class TimelinePredictor:
         predictions = []
         for number, window in enumerate(windows):
             own = {name: rows[number : number + 1] for name, rows in logits.items()}
-            heads = topk_per_head(own, net.card.heads, rule, settings.topk)
+            heads = topk_per_head(own, net.card, rule, settings.topk)
             predictions.append(WindowPrediction(window, heads))
         segments = merge_windows(predictions, self.min_score)
         seconds = time.perf_counter() - begin

@@ -116,7 +116,9 @@ class CsvRows:
         if outcome.failed:
             self.rows.writerow({**shared, "error": table["error"]})
             return
-        shared["warnings"] = "; ".join(table.get("warnings", ()))
+        for name in {"warnings", "classes"} & table.keys() & set(self.COLUMNS):
+            shared[name] = "; ".join(table[name])
+        shared |= {"answer": table["answer"]} if "answer" in table else {}
         self.rows.writerows({**shared, **row} for row in self.rows_of(table))
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -140,6 +142,8 @@ class CsvWriter(CsvRows):
         "upstream_score",
         "error",
         "warnings",
+        "answer",
+        "classes",
     )
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -165,6 +169,10 @@ class TableWriter:
         self.has_results = True
         table = outcome.to_dict()
         self.console.print(Text(outcome.path, style="bold"))
+        if "answer" in table:
+            self.console.print(Text(f"  answer: {table['answer']}"))
+        if "classes" in table:
+            self.console.print(Text(f"  one of: {', '.join(table['classes'])}"))
         for head, ranking in table.get("heads", {"": table["predictions"]}).items():
             if head:
                 self.console.print(Text(f"  {head}", style="dim"))

@@ -1,0 +1,105 @@
+"""What a calibrated model may promise of an answer: "unknown", or a set of classes.
+
+`vt eval calibrate` stores in the card how confident an answer must be for an error rate, and how
+improbable a class of a conformal set may be for a coverage, both on the fused probabilities before
+the temperature.
+
+Shape legend: V views, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vtcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vtcli.video.pipeline import ViewFusion
+    from vtcli.weights.checkpoint import ModelCard
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """answer: the label, or "unknown" where the model abstains. classes: the labels of the
+    conformal set, most probable first; None where no coverage was asked for.
+    """
+
+    answer: str
+    classes: tuple[str, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of a prediction's JSON form."""
+        classes = {} if self.classes is None else {"classes": list(self.classes)}
+        return {"answer": self.answer, **classes}
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """`threshold`: the confidence that an answer must exceed; `quantile`: the largest 1 - p of a
+    class of the set. None where it was not asked for.
+    """
+
+    labels: tuple[str, ...]
+    threshold: float | None
+    quantile: float | None
+
+    def decide(self, logits_VK: Tensor, rule: ViewFusion) -> Decision:
+        """The decision for one video."""
+        from vtcli.video.views import probabilities
+
+        p_K = probabilities(logits_VK, rule).double()
+        order = p_K.argsort(descending=True, stable=True).tolist()
+        sure = self.threshold is None or float(p_K[order[0]]) > self.threshold
+        answer = self.labels[order[0]] if sure else UNKNOWN
+        if self.quantile is None:
+            return Decision(answer)
+        members = [k for n, k in enumerate(order) if n == 0 or 1 - float(p_K[k]) <= self.quantile]
+        return Decision(answer, tuple(self.labels[k] for k in members))
+
+
+def decision_rule(
+    card: ModelCard, abstain: float | None, coverage: float | None
+) -> DecisionRule | None:
+    """The rule for an error rate among the answers and a coverage of the sets; None without either.
+
+    A level between two that are stored takes the stricter one. Raises `UsageError` for a model
+    that is not calibrated, for one with several classifiers, and for a level that its calibration
+    cannot promise.
+    """
+    if abstain is None and coverage is None:
+        return None
+    if len(card.heads) != 1:
+        raise UsageError("--abstain and --coverage need a model with one classifier")
+    head = card.heads[0]
+    entry = card.calibration.get(head.name)
+    if entry is None:
+        raise UsageError(
+            "the model is not calibrated; evaluate it on validation videos and run "
+            "vt eval calibrate RUN -o calibrated.safetensors"
+        )
+    threshold = None if abstain is None else _threshold(entry["abstain"], abstain)
+    quantile = None if coverage is None else _quantile(entry["coverage"], coverage)
+    return DecisionRule(tuple(head.labels), threshold, quantile)
+
+
+def _threshold(stored: Mapping[str, float | None], alpha: float) -> float:
+    promised = sorted(float(level) for level, value in stored.items() if value is not None)
+    fitting = [level for level in promised if level <= alpha + 1e-9]
+    if fitting:
+        return float(stored[f"{fitting[-1]:.2f}"] or 0.0)
+    way = f"--abstain {promised[0]:.2f} is the lowest" if promised else "calibrate on more videos"
+    raise UsageError(f"the calibration cannot promise an error of at most {alpha:g}; {way}")
+
+
+def _quantile(stored: Mapping[str, float], coverage: float) -> float:
+    fitting = sorted(float(level) for level in stored if float(level) >= coverage - 1e-9)
+    if not fitting:
+        highest = max(stored, default="0")
+        raise UsageError(f"the calibration has no coverage of {coverage:g}; at most {highest}")
+    return float(stored[f"{fitting[0]:.2f}"])
