@@ -1,7 +1,8 @@
 """Temporal localization in long videos: the model scores a window that moves along the video, and
 neighboring windows with the same top-1 class become one segment.
 
-Each window is sampled like a video of its own, one clip by the model's own rule. The file is
+Each window is sampled like a video of its own, one clip by the model's own rule. Where the model
+allows it, windows that overlap share what is computed for a frame (`shared_steps`). The file is
 decoded once from its beginning to its end; a frame is resized as soon as it is decoded and dropped
 after the last window that shows it, so that the length of the video costs no memory.
 
@@ -26,6 +27,7 @@ from vtcli.errors import InputError, UsageError, VideoDecodeError
 from vtcli.inference.predictor import Predictor
 from vtcli.inference.results import Failure
 from vtcli.inference.scoring import score_clips, topk_per_head
+from vtcli.inference.shared_steps import SharedSteps, align_steps, frame_step
 from vtcli.inference.windows import (
     SHORTEST,
     Timeline,
@@ -34,6 +36,7 @@ from vtcli.inference.windows import (
     merge_windows,
     plan_windows,
 )
+from vtcli.video import TIME_EPS
 from vtcli.video.damage import refuse_damage
 from vtcli.video.pipeline import Pipeline, plan_views
 
@@ -59,8 +62,9 @@ class TimelinePredictor:
 
     Windows whose top-1 probability is less than `min_score` are in no segment. Each window has one
     view, and only PyAV decodes; raises `UsageError` for a predictor with other settings.
-    `on_window` is called with the file, the number of windows whose frames are decoded, and the
-    number of all windows.
+    With `share_steps`, what the network computes for a time step alone is computed once for all
+    windows that have it; scores are the same without. `on_window` is called with the file, the
+    number of windows whose frames are decoded, and the number of all windows.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class TimelinePredictor:
         self.predictor = predictor
         self.window, self.min_score, self.on_window = window, min_score, on_window
         self.stride = window if stride is None else stride
+        self.share_steps = True
 
     @property
     def header(self) -> dict[str, Any]:
@@ -108,8 +113,12 @@ class TimelinePredictor:
             if settings.strict:
                 refuse_damage(path, info.warnings)
             windows = self._plan(info, times)
-            with closing(self._clips(info, windows)) as clips:
-                logits = score_clips(net, clips, settings.batch_size)
+            frames_of = self.sampled_frames(info, windows)
+            with closing(self._clips(info, frames_of)) as clips:
+                if self._overlaps() and self.share_steps and frame_step(net):
+                    logits = SharedSteps(net, frames_of).score(clips, settings.batch_size)
+                else:
+                    logits = score_clips(net, clips, settings.batch_size)
         except VideoDecodeError as error:
             return Failure(path, error)
         rule = self.predictor.pipeline.view_fusion
@@ -150,14 +159,30 @@ class TimelinePredictor:
             )
         return ""
 
-    def _clips(self, info: VideoInfo, windows: Sequence[Window]) -> Generator[Tensor, None, None]:
+    def _overlaps(self) -> bool:
+        return self.stride < self.window
+
+    def sampled_frames(self, info: VideoInfo, windows: Sequence[Window]) -> list[list[int]]:
+        """The frames [T] of each window's clip, by their numbers in the video.
+
+        Where the stride divides the window and the network computes features of each step alone,
+        windows share them (`align_steps`). Raises `VideoDecodeError`.
+        """
+        frames_of = [_frames_of(info, self.predictor.pipeline, window) for window in windows]
+        size, ratio = frame_step(self.predictor.net), self.window / self.stride
+        if size and self._overlaps() and abs(ratio - round(ratio)) < TIME_EPS:
+            return align_steps(frames_of, size)
+        return frames_of
+
+    def _clips(
+        self, info: VideoInfo, frames_of: Sequence[Sequence[int]]
+    ) -> Generator[Tensor, None, None]:
         """The clip [3,T,S,S] of each window, as soon as its last frame is decoded."""
         import torch
 
         from vtcli.video.views import clip_tensors
 
         pipeline = self.predictor.pipeline
-        frames_of = [_frames_of(info, pipeline, window) for window in windows]
         last_window = {index: number for number, row in enumerate(frames_of) for index in row}
         self._check_memory(info, frames_of, last_window)
         path, threads = str(info.path), self.predictor.settings.workers or 1
@@ -176,7 +201,7 @@ class TimelinePredictor:
                     if last_window[index] == number:
                         del held[index]
                 if self.on_window:
-                    self.on_window(str(info.path), number + 1, len(windows))
+                    self.on_window(str(info.path), number + 1, len(frames_of))
 
     def _check_memory(
         self, info: VideoInfo, frames_of: Sequence[Sequence[int]], last_window: Mapping[int, int]

@@ -6,7 +6,7 @@ Shape legend: B clips, T frames, H height, W width, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -40,4 +40,24 @@ class VideoModel(Protocol):
 
     def parameters(self, recurse: bool = True) -> Iterator[Any]:
         """All weights; the first one tells the device."""
+        ...
+
+
+@runtime_checkable
+class StepwiseModel(Protocol):
+    """A network that computes features of each time step alone before it mixes the steps.
+
+    Overlapping windows of a video share these features. `frame_step` is the number of frames of a
+    step, None where a configuration mixes frames earlier.
+    """
+
+    @property
+    def frame_step(self) -> int | None: ...
+
+    def step_features(self, step_B3THW: Tensor) -> Tensor:
+        """Features [B,...] of one step; T is `frame_step`."""
+        ...
+
+    def forward_from_steps(self, features: Tensor) -> Tensor | Mapping[str, Tensor]:
+        """What calling the network gives for clips whose steps have these features [B,T,...]."""
         ...

@@ -221,13 +221,43 @@ class UniFormerV2(nn.Module):
         self._check(clip_BCTHW)
         x_BTNC = self._embed(clip_BCTHW)
         q_BC = self.query.view(1, -1).expand(x_BTNC.shape[0], -1)
-        global_block_of = dict(
-            zip(sorted(self.config.global_layers), self.global_blocks, strict=True)
-        )
+        global_block_of = self._global_block_of()
         for layer, block in enumerate(self.blocks):
             x_BTNC = block(x_BTNC)
             if layer in global_block_of:
                 q_BC = global_block_of[layer](q_BC, x_BTNC)
+        return self._fuse(q_BC, x_BTNC)
+
+    @property
+    def frame_step(self) -> int | None:
+        """1 where the tokens of a frame do not depend on other frames: without local blocks."""
+        config = self.config
+        ends_with_global = max(config.global_layers, default=-1) == config.depth - 1
+        alone = not config.local_blocks and config.temporal_kernel == 1 and ends_with_global
+        return 1 if alone and not self.training else None
+
+    def step_features(self, step_B3THW: Tensor) -> Tensor:
+        """Tokens [B,G,N,C] of one frame (T = 1) after each of the G layers with a global block."""
+        x_B1NC = self._embed(step_B3THW)
+        kept = []
+        for layer, block in enumerate(self.blocks):
+            x_B1NC = block(x_B1NC)
+            if layer in self.config.global_layers:
+                kept.append(x_B1NC[:, 0])
+        return torch.stack(kept, dim=1)
+
+    def forward_from_steps(self, x_BTGNC: Tensor) -> Tensor:
+        """Logits [B,K] of clips whose frames have these `step_features`."""
+        q_BC = self.query.view(1, -1).expand(x_BTGNC.shape[0], -1)
+        for number, block in enumerate(self._global_block_of().values()):
+            q_BC = block(q_BC, x_BTGNC[:, :, number])
+        return self.head(self._fuse(q_BC, x_BTGNC[:, :, -1]))
+
+    def _global_block_of(self) -> dict[int, nn.Module]:
+        """The global blocks by the layers that they follow."""
+        return dict(zip(sorted(self.config.global_layers), self.global_blocks, strict=True))
+
+    def _fuse(self, q_BC: Tensor, x_BTNC: Tensor) -> Tensor:
         if self.config.fuse_class_tokens:
             cls_BC = x_BTNC[:, :, 0].mean(dim=1)
             q_BC = torch.lerp(q_BC, cls_BC, self.balance.sigmoid())

@@ -218,7 +218,10 @@ class ViViT(nn.Module):
         self.head = nn.Linear(feature_width, config.num_classes)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor | dict[str, Tensor]:
-        logits_BK = self.head(self.features(clip_BCTHW))
+        return self._classify(self.features(clip_BCTHW))
+
+    def _classify(self, x_BC: Tensor) -> Tensor | dict[str, Tensor]:
+        logits_BK = self.head(x_BC)
         if not self.config.heads:
             return logits_BK
         names, sizes = zip(*self.config.heads, strict=True)
@@ -232,14 +235,34 @@ class ViViT(nn.Module):
         self._check(clip_BCTHW)
         x_BTNC = self.patch_embed(clip_BCTHW)
         if self.config.attention == "factorized_encoder":
-            x_BTC = self.spatial(x_BTNC)
-            x_BC = (
-                self.temporal(x_BTC[:, None])[:, 0] if self.config.temporal_depth else x_BTC.mean(1)
-            )
+            x_BC = self._over_time(self.spatial(x_BTNC))
         elif self.config.attention == "joint":
             x_BC = self.encoder(x_BTNC.flatten(1, 2)[:, None])[:, 0]
         else:
             x_BC = self.encoder(x_BTNC).mean(dim=1)
+        return self._represent(x_BC)
+
+    @property
+    def frame_step(self) -> int | None:
+        """Frames of a tubelet in the factorized encoder, whose first transformer sees one only."""
+        config = self.config
+        alone = config.attention == "factorized_encoder" and not config.sampled_frames
+        return config.tubelet_size[0] if alone and not self.training else None
+
+    def step_features(self, step_B3THW: Tensor) -> Tensor:
+        """The vector [B,C] of one step, whose T frames fill a tubelet."""
+        return self.spatial(self.patch_embed(step_B3THW))[:, 0]
+
+    def forward_from_steps(self, x_BTC: Tensor) -> Tensor | dict[str, Tensor]:
+        """Logits of clips whose steps have these `step_features`, as `forward` returns them."""
+        return self._classify(self._represent(self._over_time(x_BTC[:, : self.config.grid[0]])))
+
+    def _over_time(self, x_BTC: Tensor) -> Tensor:
+        if not self.config.temporal_depth:
+            return x_BTC.mean(1)
+        return self.temporal(x_BTC[:, None])[:, 0]
+
+    def _represent(self, x_BC: Tensor) -> Tensor:
         return torch.tanh(self.pre_logits(x_BC)) if self.config.representation_size else x_BC
 
     def _check(self, clip_BCTHW: Tensor) -> None:

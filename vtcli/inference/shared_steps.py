@@ -1,0 +1,159 @@
+"""Features of time steps that overlapping windows share: computed once, used in each of them.
+
+A step is a frame, or a tubelet, that the network looks at alone before it mixes the steps of a clip
+(`StepwiseModel`). Windows share a step where they sample the same frames, so these are aligned.
+
+Shape legend: B windows of a batch, T frames of a clip, S crop size, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+
+from vtcli.errors import OutOfMemoryError
+from vtcli.inference.scoring import default_batch_size, is_out_of_memory, require_finite
+from vtcli.models.protocol import StepwiseModel, VideoModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Step: TypeAlias = tuple[int, ...]
+"""The numbers of its frames in the video."""
+
+Item = TypeVar("Item")
+
+MAX_BYTES = 1 << 30
+"""Of features that are kept for later windows."""
+
+
+def frame_step(net: object) -> int | None:
+    """The frames of a step, where the network computes features of steps alone; else None."""
+    return net.frame_step if isinstance(net, StepwiseModel) else None
+
+
+def _parts(row: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
+    return [tuple(row[at : at + size]) for at in range(0, len(row), size)]
+
+
+def align_steps(frames_of: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """The frames [T] of each window, where steps of `size` frames repeat those of earlier windows.
+
+    A step takes the frames of the nearest earlier one if each of them is at most half the distance
+    of two steps away: windows sample the same frames although their starts are rounded to frames.
+    """
+    known: dict[int, list[Step]] = {}
+    aligned = []
+    for row in frames_of:
+        reach = max(1, abs(row[size] - row[0]) // 2) if len(row) > size else 0
+        steps = [_nearest(known, step, reach) for step in _parts(row, size)]
+        for step in steps:
+            same_start = known.setdefault(step[0], [])
+            if step not in same_start:
+                same_start.append(step)
+        aligned.append([index for step in steps for index in step])
+    return aligned
+
+
+def _nearest(known: Mapping[int, list[Step]], step: Step, reach: int) -> Step:
+    """The known step next to this one, none of whose frames is more than `reach` away, or this."""
+    found, least = step, float("inf")
+    for start in range(step[0] - reach, step[0] + reach + 1):
+        for other in known.get(start, ()):
+            away = [abs(a - b) for a, b in zip(step, other, strict=False)]
+            if len(other) == len(step) and max(away) <= reach and sum(away) < least:
+                found, least = other, sum(away)
+    return found
+
+
+class SharedSteps:
+    """Scores the windows of one video, in order; `frames_of` are the frames [T] of each.
+
+    Features are kept until the last window that has the step, at most `max_bytes` of them; a step
+    that is not kept is computed again. `computed` counts the steps that were.
+    """
+
+    def __init__(
+        self, net: VideoModel, frames_of: Sequence[Sequence[int]], max_bytes: int = MAX_BYTES
+    ) -> None:
+        self.net, self.max_bytes = net, max_bytes
+        self.size = frame_step(net) or 1
+        self.steps_of = [_parts(row, self.size) for row in frames_of]
+        self.last_window = {s: number for number, row in enumerate(self.steps_of) for s in row}
+        self.kept: dict[Step, Tensor] = {}
+        self.computed = 0
+
+    def score(self, clips: Iterable[Tensor], batch_size: int | None) -> dict[str, Tensor]:
+        """Logits [V,K] per head of all windows, of which `clips` are the clips [3,T,S,S].
+
+        Raises as `score_clips` does.
+        """
+        import torch
+
+        names = [head.name for head in self.net.card.heads]
+        parts: list[Mapping[str, Tensor]] = []
+        pending: list[Tensor] = []
+        first, size = 0, batch_size
+        for number, clip in enumerate(clips, start=1):
+            pending.append(clip)
+            size = size or default_batch_size(self.net, tuple(clip.shape))
+            while pending and (len(pending) >= size or number == len(self.steps_of)):
+                group = pending[:size]
+                logits = self._try(first, group)
+                if logits is None:
+                    size = len(group) // 2
+                    continue
+                parts.append(logits)
+                first += len(group)
+                pending = pending[len(group) :]
+        found = {name: torch.cat([part[name] for part in parts]) for name in names}
+        require_finite(found.values(), "this video")
+        return found
+
+    def _try(self, first: int, clips: Sequence[Tensor]) -> Mapping[str, Tensor] | None:
+        """Logits [B,K] per head of the windows from number `first` on; None: not enough memory."""
+        try:
+            return self._score(first, clips)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(clips) == 1:
+                raise OutOfMemoryError(
+                    "one view of this model does not fit into memory; use a smaller model or "
+                    "--device cpu"
+                ) from error
+            return None
+
+    def _score(self, first: int, clips: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        import torch
+
+        net = cast("StepwiseModel", self.net)
+        rows = self.steps_of[first : first + len(clips)]
+        new = {
+            step: clip[:, at * self.size : (at + 1) * self.size]
+            for row, clip in zip(rows, clips, strict=True)
+            for at, step in enumerate(row)
+            if step not in self.kept and len(step) == self.size
+        }
+        device = next(self.net.parameters()).device
+        have = dict(self.kept)
+        with torch.inference_mode():
+            # As many frames at a time as the clips of this batch have: no more memory than they.
+            for part in _parts(list(new), len(rows[0]) * len(clips)):
+                batch = torch.stack([new[step] for step in part])
+                features = net.step_features(batch.to(device, self.net.dtype, non_blocking=True))
+                # Copies: a step that is kept must not keep its whole batch.
+                have |= {s: f.clone() for s, f in zip(part, features, strict=True)}
+            self.computed += len(new)
+            steps = [torch.stack([have[s] for s in row if len(s) == self.size]) for row in rows]
+            logits = net.forward_from_steps(torch.stack(steps))
+        by_head = logits if isinstance(logits, Mapping) else {self.net.card.heads[0].name: logits}
+        self._keep(have, first + len(clips))
+        return {name: values.float().cpu() for name, values in by_head.items()}
+
+    def _keep(self, have: Mapping[Step, Tensor], window: int) -> None:
+        """Keep what windows from number `window` on have, within the bound."""
+        wanted = {s: f for s, f in have.items() if self.last_window[s] >= window}
+        one = next(iter(have.values()))
+        most = self.max_bytes // (one.numel() * one.element_size())
+        self.kept = dict(list(wanted.items())[max(0, len(wanted) - most) :])
