@@ -2,7 +2,8 @@
 
     python examples/python_api.py [FOLDER]
 
-Works offline: the clips are synthetic, and the model is part of the package.
+Works offline: the clips are synthetic, and the model is part of the package. A name of the Hub,
+such as `google/vivit-b-16x2-kinetics400` or your own `org/repo`, works in its place.
 """
 
 from __future__ import annotations

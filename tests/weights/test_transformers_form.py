@@ -24,6 +24,7 @@ from tests.weights.hf_models import (
     make_processor,
     our_logits,
 )
+from vtcli.cli import run
 from vtcli.errors import UsageError
 from vtcli.labels.heads import HeadSpec
 from vtcli.models import get_architecture
@@ -242,4 +243,16 @@ def test_a_model_that_transformers_does_not_have_is_refused_before_any_upload(
     our_file(tmp_path / "own.safetensors", **config)
     with pytest.raises(UsageError, match=rf"{words}.*leave --form out"):
         push(tmp_path / "own.safetensors", REPO, form="transformers")
+    assert hub.requests == []
+
+
+def test_the_command_names_the_forms_and_what_has_none(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, sentence in (
+        (("videoswin-nano", REPO, "--form", "keras"), "--form is vt or transformers, not 'keras'"),
+        (("videoswin-nano", REPO, "--form", "transformers"), "transformers has no Video Swin"),
+    ):
+        assert run(["models", "push", *words]) == 2
+        assert sentence in capsys.readouterr().err
     assert hub.requests == []

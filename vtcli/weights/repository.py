@@ -118,6 +118,7 @@ def open_hub(
     a repository that does not exist and may be a mistyped path, `UnknownModelError`.
     """
     import huggingface_hub as hub
+    from huggingface_hub import constants  # not an attribute of the package before its first import
     from huggingface_hub.errors import RepositoryNotFoundError
 
     from vtcli.weights.download_errors import USE_OWN_COPY, SourceError, with_retries
@@ -130,7 +131,7 @@ def open_hub(
         return HubFiles(name, str(info.sha), names, progress)
 
     try:
-        return with_retries(look_up, urlsplit(hub.constants.ENDPOINT).netloc)
+        return with_retries(look_up, urlsplit(constants.ENDPOINT).netloc)
     except SourceError as failure:
         is_missing = isinstance(failure.__cause__, RepositoryNotFoundError)
         cached = None if is_missing else _cached(name, progress)

@@ -129,6 +129,7 @@ def _transformers_network(done: Sides) -> Any:
     from vtcli.weights.checkpoint import write_checkpoint
 
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     with TemporaryDirectory(prefix="vt-verify-") as name:
         folder = Path(name)
         write_checkpoint(folder / "model.safetensors", done.upstream, {})
