@@ -97,8 +97,8 @@ def compare(name: str, clip: Path, rounds: int) -> None:
         f"{name}: {len(scores[True])} windows, MACs {macs[False] / 1e12:.2f} T apart, "
         f"{macs[True] / 1e12:.2f} T shared ({macs[False] / macs[True]:.2f}x); CPU "
         f"{statistics.median(seconds[False]):.1f} s apart, {statistics.median(seconds[True]):.1f} "
-        f"s shared ({statistics.median(ratios):.2f}x, {min(ratios):.2f}-{max(ratios):.2f}); largest "
-        f"difference of a probability {np.abs(scores[True] - scores[False]).max():.1e}",
+        f"s shared ({statistics.median(ratios):.2f}x, {min(ratios):.2f}-{max(ratios):.2f}); scores "
+        f"differ by {np.abs(scores[True] - scores[False]).max():.1e} at most",
         flush=True,
     )
 

@@ -22,7 +22,7 @@ def prefetch(
 ) -> Generator[tuple[Sequence[Item], list[Result]], None, None]:
     """Each group of items with the results of `function` for its items, in order.
 
-    `workers` threads begin at once. Groups are submitted until `ahead` items, and at least two
+    `workers` threads, at least one, begin at once. Groups are submitted until `ahead` items, and at least two
     groups, are in progress or ready, the group that the caller has included: memory is bounded, and
     the next group is computed while the caller works on one, however large they are. `ahead` may be
     a function, where the number is only known later.
@@ -52,7 +52,7 @@ def _prefetch(
 ) -> Generator[tuple[Sequence[Item], list[Result]] | None, None, None]:
     coming = iter(groups)
     pending: deque[tuple[Sequence[Item], list[Future[Result]]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
+    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="prefetch")
 
     def submit() -> None:
         enough = ahead() if callable(ahead) else ahead
