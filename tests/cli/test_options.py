@@ -24,6 +24,8 @@ OWN_HELP = {
     ("finetune", "--split"): "one of a pair with --val-split",
     ("datasets check", "--split"): "may be repeated",
     ("datasets check", "--output"): "a manifest",
+    ("datasets export", "--output"): "a file or a folder",
+    ("datasets export", "--to"): "formats of labels, not of weights",
     ("demo", "--output"): "a folder",
     ("eval", "--split"): "`all` is possible",
     ("eval", "--output"): "a run directory",

@@ -19,9 +19,13 @@ from vtcli.cli.options import (
 )
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
 
-app = typer.Typer(help="List, show, check and make datasets.", no_args_is_help=True)
+app = typer.Typer(help="List, show, check, export and make datasets.", no_args_is_help=True)
 
 DatasetArgument = Annotated[str, typer.Argument(metavar="NAME|PATH", help=DATASET_HELP)]
+EXPORT_HELP = (
+    "Format: manifest, label-studio, fiftyone, cvat, via, createml, videofolder, parquet or "
+    "webdataset."
+)
 
 
 @app.command("list")
@@ -124,6 +128,49 @@ def check(
     if not result.issues:
         return EXIT_OK
     return EXIT_SOME_FAILED if result.fingerprints else EXIT_NO_INPUT
+
+
+@app.command()
+def export(
+    name: DatasetArgument,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|DIR",
+            help="File to write; a new folder for fiftyone and videofolder.",
+        ),
+    ],
+    to: Annotated[
+        Literal[
+            "manifest",
+            "label-studio",
+            "fiftyone",
+            "cvat",
+            "via",
+            "createml",
+            "videofolder",
+            "parquet",
+            "webdataset",
+        ],
+        typer.Option("--to", metavar="FORMAT", help=EXPORT_HELP),
+    ],
+    data_root: DataRootOption = None,
+    split: Annotated[str | None, split_option("the one that published results use")] = None,
+    annotations: AnnotationsOption = None,
+) -> int:
+    """Write the labels of a dataset in the format of an annotation tool or a training library.
+
+    Segments are converted between seconds and frames with the video's timestamps.
+    fiftyone, videofolder, parquet and webdataset contain copies of the videos.
+    """
+    from vtcli.data.export import export_dataset
+    from vtcli.data.open import open_dataset
+
+    count = export_dataset(open_dataset(name, data_root, split, annotations), output, to)
+    typer.echo(f"{output}: {count:,} samples", err=True)
+    return EXIT_OK
 
 
 @app.command()

@@ -10,12 +10,12 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli.data.annotations.base import Annotation, AnnotationRow, Label, annotation_error
-from vtcli.data.annotations.columns import find_columns
+from vtcli.data.annotations.columns import ENDS, LABELS, STARTS, find_columns
 from vtcli.errors import DataError
 from vtcli.runtime.cache import cache_dir
 from vtcli.runtime.extras import missing_package
@@ -118,9 +118,8 @@ def _parquet_rows(
             else:
                 listed = str(value)
             labels = _labels_of(path, number, record[column] if column else None)
-            rows.append(
-                AnnotationRow((listed,), labels, number, columns={n: record[n] for n in others})
-            )
+            row = AnnotationRow((listed,), labels, number, columns={n: record[n] for n in others})
+            rows.append(row._replace(start=_time(record, STARTS), end=_time(record, ENDS)))
     return classes, rows
 
 
@@ -130,6 +129,12 @@ def _labels_of(path: Path, number: int, value: Any) -> tuple[Label, ...]:
         text = f"{value!r} is not a label; write a class name or number"
         raise annotation_error(path, number, text, "row")
     return tuple(values)
+
+
+def _time(record: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    """The first of the named columns as seconds; None if the record has none."""
+    value = next((record[name] for name in names if record.get(name) is not None), None)
+    return float(value) if isinstance(value, int | float) and value >= 0 else None
 
 
 def _feature_names(metadata: dict[bytes, bytes], column: str) -> tuple[str, ...]:
@@ -155,11 +160,12 @@ def read_webdataset(path: Path) -> Annotation:
     for shard in shards:
         try:
             for key, video, label in _samples(shard, folder):
-                text = label.strip()
-                labels: tuple[Label, ...] = (
-                    (int(text) if text.isdecimal() else text,) if text else ()
+                row = AnnotationRow((video,), (), len(found) + 1, key)
+                found[key] = row._replace(
+                    labels=tuple(int(n) if n.isdecimal() else n for n in _names(label)),
+                    start=_time(label, STARTS),
+                    end=_time(label, ENDS),
                 )
-                found[key] = AnnotationRow((video,), labels, len(found) + 1, key)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise DataError(f"{shard} cannot be read as tar ({error}); copy it again") from error
     rows = list(found.values())
@@ -175,8 +181,8 @@ def read_webdataset(path: Path) -> Annotation:
     return Annotation(path, description, rows, index_base=0, unit="sample")
 
 
-def _samples(shard: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """The key, the copied video and the label of each sample."""
+def _samples(shard: Path, folder: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """The key, the copied video, and the label with other values of each sample."""
     videos: dict[str, str] = {}
     labels: dict[str, dict[str, str]] = {}
     with tarfile.open(shard) as archive:
@@ -197,16 +203,20 @@ def _samples(shard: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
         given = labels.get(key, {})
         name = next((e for e in _LABEL_MEMBERS if e in given), "")
         text = given.get(name, "")
-        yield key, video, _json_label(text) if name == ".json" else text
+        yield key, video, _json_label(text) if name == ".json" else {"label": text}
 
 
-def _json_label(text: str) -> str:
-    from vtcli.data.annotations.columns import LABELS
-
+def _json_label(text: str) -> Mapping[str, Any]:
+    """The label and times of a JSON member, which may be the label alone."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError:
-        return ""
-    if isinstance(content, dict):
-        content = next((content[name] for name in LABELS if name in content), "")
-    return str(content) if isinstance(content, int | str) else ""
+        return {}
+    return content if isinstance(content, dict) else {"label": content}
+
+
+def _names(label: Mapping[str, Any]) -> list[str]:
+    value = next((label[name] for name in LABELS if name in label), "")
+    values = value if isinstance(value, list) else [value]
+    texts = [str(entry).strip() for entry in values if isinstance(entry, int | str)]
+    return [text for text in texts if text]

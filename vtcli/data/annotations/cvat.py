@@ -1,7 +1,8 @@
 """CVAT for video 1.1: an XML file with the tracks and tags of one video or of a project.
 
 A track is a segment for every run of frames in which its object is visible; a tag is one for every
-run of frames that have it, or for the whole video. Frames count from 0 in the video of the task.
+run of frames that have it, or for the whole video if all of its frames have it. Frames count from 0
+in the video of the task.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class _Task:
     video: str
     start: int = 0
     step: int = 1
+    size: int = 0
 
     def frame(self, number: int) -> int:
         return self.start + number * self.step
@@ -69,7 +71,8 @@ def _tasks(root: Element) -> dict[str, _Task]:
             video = node.findtext("source") or meta.findtext("source") or ""
             start = int(node.findtext("start_frame") or 0)
             step = (node.findtext("frame_filter") or "").partition("step=")[2]
-            found[node.findtext("id") or ""] = _Task(video.strip(), start, int(step or 1))
+            size = int(node.findtext("size") or 0)
+            found[node.findtext("id") or ""] = _Task(video.strip(), start, int(step or 1), size)
         if not nodes and meta.findtext("source"):
             found[""] = _Task(str(meta.findtext("source")).strip())
     return found
@@ -117,6 +120,9 @@ def _tags(path: Path, root: Element, tasks: dict[str, _Task]) -> Iterator[Annota
     for key, numbers in frames.items():
         task = _task_of(path, nodes[key], tasks)
         for first, last in _runs(sorted(set(numbers))):
+            if (first, last, task.start) == (0, task.size - 1, 0):
+                yield AnnotationRow(candidate_paths(task.video), (key[1],))
+                continue
             yield _row(task, nodes[key], 0, first, last)
 
 

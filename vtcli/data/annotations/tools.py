@@ -97,6 +97,7 @@ def _label_studio_paths(path: Path, number: int, task: Mapping[str, Any]) -> tup
     parts = [part for part in _file_of(listed)[0].replace("\\", "/").split("/") if part]
     paths = ["/".join(parts[start:]) for start in range(len(parts))]
     paths += [name] if (name := str(task.get("file_upload") or "")) else []
+    paths += [f"/{paths[0]}"] if paths else []  # relative to the root of the file system
     stripped = [_UPLOAD_PREFIX.sub("", name.rsplit("/", 1)[-1]) for name in paths]
     return tuple(dict.fromkeys((*paths, *stripped)))
 
@@ -204,12 +205,22 @@ def _via_project(content: Mapping[str, Any]) -> Iterator[AnnotationRow]:
         view = content["view"][entry["vid"]]
         file = content["file"][str(view["fid_list"][0])]
         names = tuple(
-            str(options.get(key, {}).get(str(value), value)) for key, value in entry["av"].items()
+            name
+            for key, value in entry["av"].items()
+            for name in _chosen(options.get(key) or {}, str(value))
         )
         times = [float(t) for t in entry.get("z") or ()]
         start, end = (times[0], times[-1]) if len(times) > 1 else (None, None)
         paths = candidate_paths(str(file["fname"]))
         yield AnnotationRow(paths, names, number, start=start, end=end)
+
+
+def _chosen(options: Mapping[str, Any], value: str) -> list[str]:
+    """The names of the options that an attribute has: check boxes list several numbers."""
+    numbers = value.split(",")
+    if value not in options and all(number in options for number in numbers):
+        return [str(options[number]) for number in numbers]
+    return [str(options.get(value, value))]
 
 
 def _via_rows(path: Path, text: str) -> Iterator[AnnotationRow]:
