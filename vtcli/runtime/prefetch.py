@@ -22,10 +22,10 @@ def prefetch(
 ) -> Generator[tuple[Sequence[Item], list[Result]], None, None]:
     """Each group of items with the results of `function` for its items, in order.
 
-    `workers` threads, at least one, begin at once. Groups are submitted until `ahead` items, and at least two
-    groups, are in progress or ready, the group that the caller has included: memory is bounded, and
-    the next group is computed while the caller works on one, however large they are. `ahead` may be
-    a function, where the number is only known later.
+    `workers` threads, at least one, begin at once. Groups are submitted until `ahead` items, and at
+    least two groups, are in progress or ready, the group that the caller has included: memory is
+    bounded, and the next group is computed while the caller works on one, however large they are.
+    `ahead` may be a function, where the number is only known later.
 
     An exception of `function` is raised in place of its group and ends the iteration. Closing the
     generator (`contextlib.closing`) cancels what has not begun and waits for what has: no thread
