@@ -65,3 +65,14 @@ def test_a_proxy_that_lets_nothing_through(answer: bytes, reason: str) -> None:
     assert reason in lines[0]
     for way in ("HTTPS_PROXY", "HF_ENDPOINT", "VT_WEIGHTS", "-m uniformerv2-nano"):
         assert way in done.stderr
+
+
+def test_a_repository_can_be_named_first_in_a_process() -> None:
+    words = [sys.executable, "-m", "vtcli", "models", "show", "hf://someone/vivit"]
+    own = {"HF_ENDPOINT": "http://127.0.0.1:1"}
+    done = subprocess.run(
+        words, env={**os.environ, **own}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == EXIT_WEIGHTS
+    assert "127.0.0.1:1 refuses connections" in done.stderr
+    assert "bug" not in done.stderr
