@@ -86,6 +86,7 @@ def test_names_and_paths_are_printed_without_markup(
         labels=BRACKETS,
         permutation="",
         verified=0,
+        logits_difference=None,
         sha256="0",
         renamed=[(BRACKETS, BRACKETS)],
         notes=[],
