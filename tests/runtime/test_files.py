@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 
 from vtcli.errors import DataError
-from vtcli.runtime.files import atomic_write
+from vtcli.runtime.files import atomic_write, is_complete, link_without_overwrite
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -84,3 +84,35 @@ def test_a_full_device_is_reported_as_the_output() -> None:
 
 def raises(message: str) -> AbstractContextManager[object]:
     return pytest.raises(DataError, match=message)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_name_is_given_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    if not has_links:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    target = tmp_path / "part"
+    for content in ("first", "second"):
+        (tmp_path / "fresh").unlink(missing_ok=True)  # the first may be the same file as the part
+        (tmp_path / "fresh").write_text(content)
+        assert link_without_overwrite(tmp_path / "fresh", target) == (content == "first")
+    assert target.read_text() == "first"
+
+
+@pytest.mark.parametrize(("age_s", "is_free"), [(0, False), (120, True)])
+def test_a_name_that_a_killed_process_reserved_becomes_free(
+    tmp_path: Path, age_s: int, is_free: bool
+) -> None:
+    target, fresh = tmp_path / "part", tmp_path / "fresh"
+    target.touch()
+    moment = target.stat().st_mtime - age_s
+    os.utime(target, (moment, moment))
+    assert not is_complete(target)
+    fresh.write_text("rows")
+    assert link_without_overwrite(fresh, target) == is_free
+    assert is_complete(target) == is_free

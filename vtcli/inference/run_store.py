@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vtcli.errors import DataError
-from vtcli.runtime.files import write_error
+from vtcli.runtime.files import is_complete, link_without_overwrite, write_error
 
 FORMAT = 1
 PART_SIZE = 1000
@@ -174,7 +174,7 @@ class RunStore:
 
     def is_done(self, part: int) -> bool:
         """Whether all rows of a part are there."""
-        return self.rows_file(part).exists()
+        return is_complete(self.rows_file(part))
 
     def _file(self, part: int, kind: str) -> Path:
         return self.parts_folder / f"{part:06d}.{kind}"
@@ -355,22 +355,6 @@ def publish(path: Path, content: bytes, fail_if_exists: bool = False) -> None:
         part.unlink(missing_ok=True)
     if fail_if_exists and not first:
         raise FileExistsError(path)
-
-
-def link_without_overwrite(source: Path, target: Path) -> bool:
-    """Give a complete file its final name; False where that name is taken."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return False
-    except OSError:
-        # A file system without hard links: the name is reserved first, then replaced.
-        try:
-            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            return False
-        os.replace(source, target)
-    return True
 
 
 def _flush(path: Path) -> None:

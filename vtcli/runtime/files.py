@@ -8,11 +8,14 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vtcli.errors import DataError
+
+_RESERVED_SECONDS = 60.0
 
 _PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -103,3 +106,41 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def link_without_overwrite(source: Path, target: Path) -> bool:
+    """Give a complete, non-empty file its final name; False where that name is taken.
+
+    A file system without hard links reserves the name with an empty file first. One that a kill
+    left behind is free after a minute.
+    """
+    try:
+        os.link(source, target)
+        return True
+    except FileExistsError:
+        if not _is_left_behind(target):
+            return False
+    except OSError:
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            if not _is_left_behind(target):
+                return False
+    os.replace(source, target)
+    return True
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a file that `link_without_overwrite` publishes is there."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _is_left_behind(path: Path) -> bool:
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return found.st_size == 0 and time.time() - found.st_mtime > _RESERVED_SECONDS
