@@ -122,16 +122,23 @@ def open_hub(
     from huggingface_hub.errors import RepositoryNotFoundError
 
     from vtcli.weights.download_errors import USE_OWN_COPY, SourceError, with_retries
-    from vtcli.weights.transfer import TIMEOUT_S
+    from vtcli.weights.transfer import FIRST_ANSWER_S, Budget
+
+    host = urlsplit(constants.ENDPOINT).netloc
 
     def look_up() -> HubFiles:
         api = hub.HfApi()
-        info = api.model_info(name.repo, revision=name.revision or None, timeout=TIMEOUT_S)
+        try:
+            info = api.model_info(name.repo, revision=name.revision or None, timeout=FIRST_ANSWER_S)
+        except ValueError as error:  # the answer is not JSON
+            raise SourceError(
+                f"{host} does not answer as a Hub does", "check HF_ENDPOINT"
+            ) from error
         names = frozenset(file.rfilename for file in info.siblings or ())
         return HubFiles(name, str(info.sha), names, progress)
 
     try:
-        return with_retries(look_up, urlsplit(constants.ENDPOINT).netloc)
+        return with_retries(look_up, host, Budget())
     except SourceError as failure:
         is_missing = isinstance(failure.__cause__, RepositoryNotFoundError)
         cached = None if is_missing else _cached(name, progress)
