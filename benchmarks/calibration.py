@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vtcli.evaluation import calibration
+from vtcli.inference.decision import apply_temperature, conformal_sets
 
 
 def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -43,13 +44,13 @@ def one_repeat(pool, noise: float, alpha: float, coverage: float, seed: int) -> 
     temperature = calibration.fit_temperature(p_val, y_val)
     targets = y_test[:, None].tolist()
     before = calibration.confidence_metrics(p_test, targets)
-    scaled = calibration.apply_temperature(p_test, temperature)
+    scaled = apply_temperature(p_test, temperature)
     after = calibration.confidence_metrics(scaled, targets)
     threshold = calibration.abstention_threshold(p_val.max(1), p_val.argmax(1) == y_val, alpha)
     answered = p_test.max(1) > (math.inf if threshold is None else threshold)
     wrong = (p_test.argmax(1) != y_test)[answered]
     quantile = calibration.conformal_quantile(p_val, y_val, coverage)
-    covered = calibration.conformal_sets(p_test, quantile)[np.arange(len(y_test)), y_test].mean()
+    covered = conformal_sets(p_test, quantile)[np.arange(len(y_test)), y_test].mean()
     error = float(wrong.mean()) if len(wrong) else 0.0
     found = float(threshold is not None)
     return [temperature, before.ece, after.ece, found, float(answered.mean()), error, covered]

@@ -11,6 +11,7 @@ from sklearn import metrics as sklearn_metrics
 from vtcli.errors import DataError
 from vtcli.evaluation import calibration
 from vtcli.evaluation.metrics import head_metrics
+from vtcli.inference.decision import apply_temperature, conformal_sets
 
 CLASSES = 8
 
@@ -100,16 +101,16 @@ def test_the_temperature_undoes_overconfidence_and_has_the_lowest_nll():
     assert temperature == pytest.approx(2.5, rel=0.06)
 
     def nll(value: float) -> float:
-        scaled = calibration.apply_temperature(probabilities, value)
+        scaled = apply_temperature(probabilities, value)
         return sklearn_metrics.log_loss(label, scaled, labels=range(CLASSES))
 
     assert nll(temperature) <= min(nll(temperature * f) for f in (0.99, 0.999, 1.001, 1.01))
-    scaled = calibration.apply_temperature(probabilities, temperature)
+    scaled = apply_temperature(probabilities, temperature)
     assert (scaled.argmax(1) == probabilities.argmax(1)).all()
     new, new_label = noisy(4000, 2, 2.5)
     before = calibration.confidence_metrics(new, new_label[:, None].tolist())
     after = calibration.confidence_metrics(
-        calibration.apply_temperature(new, temperature), new_label[:, None].tolist()
+        apply_temperature(new, temperature), new_label[:, None].tolist()
     )
     assert after.ece < before.ece / 3
     assert after.nll < before.nll
@@ -121,7 +122,7 @@ def test_the_temperature_stays_in_bounds_when_every_prediction_is_right():
     assert calibration.fit_temperature(probabilities, label) == pytest.approx(0.05)
     assert calibration.fit_temperature(probabilities, (label + 1) % 3) == pytest.approx(20)
     certain = np.eye(3)[label]
-    assert np.isfinite(calibration.apply_temperature(certain, 0.05)).all()
+    assert np.isfinite(apply_temperature(certain, 0.05)).all()
 
 
 def test_binomial_cdf_equals_that_of_scipy():
@@ -166,7 +167,7 @@ def test_conformal_sets_have_the_coverage_they_promise():
         probabilities, label = noisy(200, seed, 2.0)
         quantile = calibration.conformal_quantile(probabilities, label, 0.9)
         new, new_label = noisy(200, 1000 + seed, 2.0)
-        sets = calibration.conformal_sets(new, quantile)
+        sets = conformal_sets(new, quantile)
         assert sets.any(1).all()
         covered.append(sets[np.arange(200), new_label].mean())
     # Exactly ceil(201 * 0.9) / 201 = 0.9005 in expectation; the mean of 100 has a deviation of

@@ -9,6 +9,7 @@ import pytest
 
 from tests.evaluation.harness import vt_here
 from vtcli.evaluation import calibration
+from vtcli.inference.decision import apply_temperature, conformal_sets
 
 NOISE, ALPHA, COVERAGE, SPLITS = 0.1, 0.2, 0.9, 40
 
@@ -31,9 +32,7 @@ def test_calibration_on_held_out_motion8_with_label_noise(tmp_path: Path) -> Non
         label = np.where(noisy, (clean + rng.integers(1, 8, 400)) % 8, clean)
         fit, check = np.array_split(rng.permutation(400), 2)
         targets = label[check][:, None].tolist()
-        scaled = calibration.apply_temperature(
-            p[check], calibration.fit_temperature(p[fit], label[fit])
-        )
+        scaled = apply_temperature(p[check], calibration.fit_temperature(p[fit], label[fit]))
         before.append(calibration.confidence_metrics(p[check], targets).ece)
         after.append(calibration.confidence_metrics(scaled, targets).ece)
         correct = p.argmax(1) == label
@@ -41,7 +40,7 @@ def test_calibration_on_held_out_motion8_with_label_noise(tmp_path: Path) -> Non
         if threshold is not None:
             answered = p[check].max(1) > threshold
             broken += bool((~correct[check][answered]).mean() > ALPHA)
-        sets = calibration.conformal_sets(
+        sets = conformal_sets(
             p[check], calibration.conformal_quantile(p[fit], label[fit], COVERAGE)
         )
         covered.append(sets[np.arange(200), label[check]].mean())

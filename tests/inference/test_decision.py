@@ -14,8 +14,7 @@ import torch
 from tests.evaluation.harness import class_folders, model_file
 from vtcli.cli import run
 from vtcli.errors import EXIT_OK, EXIT_USAGE, UsageError
-from vtcli.evaluation.calibration import apply_temperature, conformal_sets
-from vtcli.inference.decision import decision_rule
+from vtcli.inference.decision import apply_temperature, conformal_sets, decision_rule
 from vtcli.inference.predictor import Predictor
 from vtcli.weights.checkpoint import CARD_KEY, open_tensors, read_card, write_checkpoint
 

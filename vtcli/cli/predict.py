@@ -361,12 +361,13 @@ def _start(
     """The header of the output, and the outcomes as they come; `opened` closes what makes them."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.inference.predictor import Predictor
-    from vtcli.inference.timeline import TimelinePredictor
 
     with fetch_progress() as on_download:
         predictor = Predictor(request.model, request.settings, on_download=on_download)
         opened.enter_context(predictor)
         if request.timeline:
+            from vtcli.inference.timeline import TimelinePredictor
+
             timeliner = TimelinePredictor(predictor, **request.timeline, on_window=on_step)
             timelines = timeliner.predict(request.paths)
             return timeliner.header, timelines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 
@@ -52,6 +51,8 @@ def suggest_command(word: str, known: Sequence[str]) -> str:
     `known` are the names of the commands. A file, a folder or a URL was meant as the argument of
     `vt predict`.
     """
+    import difflib
+
     name = word.lower()
     if "://" in word or os.path.exists(word) or has_video_suffix(word):
         meant = f"did you mean `vt predict {word}`?"
@@ -68,9 +69,7 @@ def complete_model(incomplete: str) -> list[str]:
     """Aliases and ids of the registry that begin as typed."""
     from vtcli.weights.registry import load_registry
 
-    registry = load_registry()
-    names = [*registry.model_defaults, *registry.checkpoints]
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in load_registry().names if name.startswith(incomplete)]
 
 
 def complete_dataset(incomplete: str) -> list[str]:

@@ -23,6 +23,7 @@ from vtcli.evaluation import calibration
 from vtcli.evaluation.aggregate import RunScores, load_run_scores
 from vtcli.evaluation.results import Confidence
 from vtcli.evaluation.run_directory import RunDirectory
+from vtcli.inference.decision import apply_temperature
 from vtcli.runtime.files import file_sha256
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.checkpoint import CARD_KEY, open_tensors, write_checkpoint
@@ -93,7 +94,7 @@ def _fit(scores: RunScores, head: str) -> CalibratedHead:
             for coverage in COVERAGES
         },
     }
-    scaled_NK = calibration.apply_temperature(p_NK, temperature)
+    scaled_NK = apply_temperature(p_NK, temperature)
     return CalibratedHead(
         head,
         entry,

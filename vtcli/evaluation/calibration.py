@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import DataError
+from vtcli.evaluation.metrics import refuse_nan
 from vtcli.evaluation.results import Confidence, ReliabilityBin
-
-Floats = NDArray[np.float64]
+from vtcli.inference.decision import Floats, apply_temperature, log_of
 
 ECE_BINS = 15
 CURVE_POINTS = 101
@@ -35,8 +35,6 @@ ABSTENTION_COVERAGES = tuple(tenth / 10 for tenth in range(10, 0, -1))
 """The fractions of answered samples that a threshold is chosen from, the largest first."""
 ABSTENTION_DELTA = 0.05
 """Probability, over calibration sets, that the promise of a threshold is broken."""
-
-_LOG_SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def confidence_metrics(probabilities_NK: Floats, target: Sequence[Sequence[int]]) -> Confidence:
@@ -70,15 +68,14 @@ def most_probable_label(
 
     Raises `DataError` for NaN probabilities.
     """
-    if np.isnan(probabilities_NK).any():
-        raise DataError("a score is NaN; check the weights, or run again with --precision fp32")
+    refuse_nan(probabilities_NK)
     pairs = zip(probabilities_NK, target, strict=True)
     return np.array([min(labels, key=lambda k: (-p_K[k], k)) for p_K, labels in pairs], np.int64)
 
 
 def negative_log_likelihood(probabilities_NK: Floats, label_N: NDArray[np.int64]) -> float:
     """Mean of -ln p(label), in nats; a probability of 0 counts as the smallest float64."""
-    return float(-_log(np.take_along_axis(probabilities_NK, label_N[:, None], 1)).mean())
+    return float(-log_of(np.take_along_axis(probabilities_NK, label_N[:, None], 1)).mean())
 
 
 def brier_score(probabilities_NK: Floats, label_N: NDArray[np.int64]) -> float:
@@ -147,13 +144,6 @@ def _curve(risk_N: Floats) -> list[tuple[float, float]]:
     return [(float((index + 1) / n), float(risk_N[index])) for index in index_P]
 
 
-def apply_temperature(probabilities_NK: Floats, temperature: float) -> Floats:
-    """softmax(log p / temperature): probabilities of the same shape, classes in the same order."""
-    logits_NK = _log(probabilities_NK) / temperature
-    exp_NK = np.exp(logits_NK - logits_NK.max(-1, keepdims=True))
-    return np.asarray(exp_NK / exp_NK.sum(-1, keepdims=True))
-
-
 def fit_temperature(probabilities_NK: Floats, label_N: NDArray[np.int64]) -> float:
     """The temperature with the lowest NLL, within TEMPERATURES.
 
@@ -161,7 +151,7 @@ def fit_temperature(probabilities_NK: Floats, label_N: NDArray[np.int64]) -> flo
     """
     if not len(label_N):
         raise DataError("a temperature needs at least one labeled sample that could be read")
-    log_NK = _log(probabilities_NK)
+    log_NK = log_of(probabilities_NK)
     mean_label = np.take_along_axis(log_NK, label_N[:, None], 1).mean()
     low, high = (math.log(1 / temperature) for temperature in reversed(TEMPERATURES))
     for _ in range(60):
@@ -231,18 +221,3 @@ def conformal_quantile(
     score_N = np.sort(1 - np.take_along_axis(probabilities_NK, label_N[:, None], 1)[:, 0])
     rank = math.ceil((len(score_N) + 1) * coverage - 1e-9)
     return float(score_N[rank - 1]) if rank <= len(score_N) else 1.0
-
-
-def conformal_sets(probabilities_NK: Floats, quantile: float) -> NDArray[np.bool_]:
-    """Which classes are in the set of each sample: bool [N, K].
-
-    At least `coverage` of the sets of new samples contain the label, on average over calibration
-    sets. The top-1 class is always included, which can only raise the coverage.
-    """
-    sets_NK = 1 - probabilities_NK <= quantile
-    sets_NK[np.arange(len(sets_NK)), probabilities_NK.argmax(1)] = True
-    return np.asarray(sets_NK)
-
-
-def _log(values: Floats) -> Floats:
-    return np.asarray(np.log(np.maximum(values, _LOG_SMALLEST)))

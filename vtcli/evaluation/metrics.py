@@ -150,10 +150,15 @@ def wilson_interval(correct: float, n: int) -> Estimate | None:
     return Estimate(p, max(0.0, min(p, center - half)), min(1.0, max(p, center + half)))
 
 
-def _validate_targets(scores_NK: np.ndarray, target: Sequence[Target]) -> np.ndarray:
-    """The labels as int [N, L]; a sample with fewer than L labels repeats its first."""
+def refuse_nan(scores_NK: np.ndarray) -> None:
+    """Raise `DataError` where a score is NaN."""
     if np.isnan(scores_NK).any():
         raise DataError("a score is NaN; check the weights, or run again with --precision fp32")
+
+
+def _validate_targets(scores_NK: np.ndarray, target: Sequence[Target]) -> np.ndarray:
+    """The labels as int [N, L]; a sample with fewer than L labels repeats its first."""
+    refuse_nan(scores_NK)
     rows = [(t,) if isinstance(t, int | np.integer) else tuple(t) for t in target]
     if not all(rows):
         raise DataError("a sample has no label; evaluate a labeled split")

@@ -4,7 +4,7 @@
 improbable a class of a conformal set may be for a coverage, both on the fused probabilities before
 the temperature.
 
-Shape legend: V views, K classes.
+Shape legend: N samples, V views, K classes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vtcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
     from vtcli.video.pipeline import ViewFusion
     from vtcli.weights.checkpoint import ModelCard
+
+Floats = NDArray[np.float64]
 
 UNKNOWN = "unknown"
 
@@ -53,14 +58,37 @@ class DecisionRule:
         """The decision for one video."""
         from vtcli.video.views import probabilities
 
-        p_K = probabilities(logits_VK, rule).double()
-        order = p_K.argsort(descending=True, stable=True).tolist()
-        sure = self.threshold is None or float(p_K[order[0]]) > self.threshold
+        p_K = probabilities(logits_VK, rule).double().numpy()
+        order = np.argsort(-p_K, kind="stable")
+        sure = self.threshold is None or p_K[order[0]] > self.threshold
         answer = self.labels[order[0]] if sure else UNKNOWN
         if self.quantile is None:
             return Decision(answer)
-        members = [k for n, k in enumerate(order) if n == 0 or 1 - float(p_K[k]) <= self.quantile]
-        return Decision(answer, tuple(self.labels[k] for k in members))
+        is_member_K = conformal_sets(p_K[None], self.quantile)[0]
+        return Decision(answer, tuple(self.labels[k] for k in order if is_member_K[k]))
+
+
+def apply_temperature(probabilities_NK: Floats, temperature: float) -> Floats:
+    """softmax(log p / temperature): probabilities of the same shape, classes in the same order."""
+    logits_NK = log_of(probabilities_NK) / temperature
+    exp_NK = np.exp(logits_NK - logits_NK.max(-1, keepdims=True))
+    return np.asarray(exp_NK / exp_NK.sum(-1, keepdims=True))
+
+
+def conformal_sets(probabilities_NK: Floats, quantile: float) -> NDArray[np.bool_]:
+    """Which classes are in the set of each sample: bool [N, K].
+
+    At least `coverage` of the sets of new samples contain the label, on average over calibration
+    sets. The top-1 class is always included, which can only raise the coverage.
+    """
+    sets_NK = 1 - probabilities_NK <= quantile
+    sets_NK[np.arange(len(sets_NK)), probabilities_NK.argmax(1)] = True
+    return np.asarray(sets_NK)
+
+
+def log_of(probabilities: Floats) -> Floats:
+    """The logarithms; a probability of 0 counts as the smallest float64."""
+    return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)))
 
 
 def decision_rule(
@@ -89,17 +117,18 @@ def decision_rule(
 
 
 def _threshold(stored: Mapping[str, float | None], alpha: float) -> float:
-    promised = sorted(float(level) for level, value in stored.items() if value is not None)
+    promised = {float(level): value for level, value in stored.items() if value is not None}
     fitting = [level for level in promised if level <= alpha + 1e-9]
     if fitting:
-        return float(stored[f"{fitting[-1]:.2f}"] or 0.0)
-    way = f"--abstain {promised[0]:.2f} is the lowest" if promised else "calibrate on more videos"
+        return promised[max(fitting)]
+    way = f"--abstain {min(promised):.2f} is the lowest" if promised else "calibrate on more videos"
     raise UsageError(f"the calibration cannot promise an error of at most {alpha:g}; {way}")
 
 
 def _quantile(stored: Mapping[str, float], coverage: float) -> float:
-    fitting = sorted(float(level) for level in stored if float(level) >= coverage - 1e-9)
+    promised = {float(level): value for level, value in stored.items()}
+    fitting = [level for level in promised if level >= coverage - 1e-9]
     if not fitting:
         highest = max(stored, default="0")
         raise UsageError(f"the calibration has no coverage of {coverage:g}; at most {highest}")
-    return float(stored[f"{fitting[0]:.2f}"])
+    return promised[min(fitting)]

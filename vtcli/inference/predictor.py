@@ -277,11 +277,6 @@ class Predictor:
         """
         numbers = sorted(wanted)
         loader = self._load_views(paths, numbers)
-        try:
-            self.prepare([paths[number] for number in numbers])
-        except BaseException:
-            loader.close()
-            raise
         return begun(self._outcomes(paths, numbers, loader, batch_size))
 
     def _load_views(self, paths: Sequence[str], numbers: Sequence[int]) -> Loader:
@@ -320,6 +315,7 @@ class Predictor:
         batch_size: int | None,
     ) -> Generator[tuple[int, VideoPrediction | Failure] | None, None, None]:
         with closing(loader):
+            self.prepare([paths[number] for number in numbers])
             yield None
             yield from self._scored(paths, numbers, loader, batch_size)
 

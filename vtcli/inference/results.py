@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vtcli.errors import DataError, VideoDecodeError
@@ -117,6 +116,8 @@ class Failure:
 
 def _html_table(rows: Iterable[Sequence[object]]) -> str:
     """Rows of cells as an HTML table, escaped."""
+    from html import escape
+
     lines = ("".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows)
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 

@@ -7,11 +7,13 @@ Shape legend: B clips of a batch, V views, K classes, T frames of a clip, S crop
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import DataError, OutOfMemoryError, UsageError
+from vtcli.inference.decision import apply_temperature
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,33 +59,51 @@ def score_slots(
     batch = torch.zeros(slots or len(order), *first.shape, dtype=first.dtype, pin_memory=on_gpu)
     for slot in order:
         batch[row_of[slot]] = clips[slot]
+    with memory_errors(len(batch)):
+        rows = by_head(net, forward(net, batch))
+    return {slot: {h: v[row_of[slot]] for h, v in rows.items()} for slot in order}
+
+
+@contextmanager
+def memory_errors(size: int) -> Iterator[None]:
+    """Raises `OutOfMemoryError` where a batch of `size` views does not fit into memory."""
     try:
-        logits = forward(net, batch)
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        size = len(batch)
         raise OutOfMemoryError(
             f"a batch of {size} views does not fit into memory; run again with -b {size // 2}"
             if size > 1
             else "one view of this model does not fit into memory; use a smaller model or "
             "--device cpu"
         ) from error
-    by_head = logits if isinstance(logits, Mapping) else {net.card.heads[0].name: logits}
-    rows = {head: values.float().cpu() for head, values in by_head.items()}
-    return {slot: {h: v[row_of[slot]] for h, v in rows.items()} for slot in order}
+
+
+def by_head(net: VideoModel, logits: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a network returned for B clips as logits [B,K] per head, fp32 on the CPU."""
+    heads = logits if isinstance(logits, Mapping) else {net.card.heads[0].name: logits}
+    return {head: values.float().cpu() for head, values in heads.items()}
 
 
 def score_clips(
-    net: VideoModel, clips: Iterable[Tensor], batch_size: int | None
+    net: VideoModel,
+    clips: Iterable[Tensor],
+    batch_size: int | None,
+    score: Callable[[Sequence[Tensor]], Sequence[Mapping[str, Tensor]]] | None = None,
 ) -> dict[str, Tensor]:
     """Logits [V,K] per head of clips [3,T,S,S], in batches of bounded size; fp32 on the CPU.
 
+    `score` gives the logits [K] per head of each clip of a batch, by default those of the network.
     A batch that does not fit into memory is halved and tried again. Raises `OutOfMemoryError` where
     a single clip does not fit, `DataError` where a logit is NaN or infinite.
     """
     import torch
 
+    def score_alone(batch: Sequence[Tensor]) -> Sequence[Mapping[str, Tensor]]:
+        return list(score_slots(net, dict(enumerate(batch)), None).values())
+
+    score = score or score_alone
     names = [head.name for head in net.card.heads]
     rows: list[Mapping[str, Tensor]] = []
     pending: list[Tensor] = []
@@ -92,9 +112,9 @@ def score_clips(
     def flush() -> None:
         nonlocal size, pending
         while pending:
-            part = dict(enumerate(pending[:size]))
+            part = pending[:size]
             try:
-                rows.extend(score_slots(net, part, None).values())
+                rows.extend(score(part))
             except OutOfMemoryError:
                 if len(part) == 1:
                     raise
@@ -124,11 +144,7 @@ def require_finite(logits: Iterable[Tensor], subject: str) -> None:
 
 def forward(net: VideoModel, clips: Tensor) -> Tensor | Mapping[str, Tensor]:
     """Logits of clips [B,3,T,S,S], which are moved to the network's device and data type."""
-    import torch
-
-    device = next(net.parameters()).device
-    with torch.inference_mode():
-        return net(clips.to(device, net.dtype, non_blocking=True))
+    return _computed(net, net, clips)
 
 
 def features(net: VideoModel, clips: Tensor) -> Tensor:
@@ -136,15 +152,23 @@ def features(net: VideoModel, clips: Tensor) -> Tensor:
 
     Raises `UsageError` for a network without such a method.
     """
-    import torch
-
     compute = getattr(net, "features", None)
     if compute is None:
         raise UsageError("this model has no features; use one of those of vt models list")
-    device = next(net.parameters()).device
-    with torch.inference_mode():
-        values: Tensor = compute(clips.to(device, net.dtype))
+    values: Tensor = _computed(net, compute, clips)
     return values.float().cpu()
+
+
+def _computed(net: VideoModel, compute: Callable[[Tensor], Any], clips: Tensor) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return compute(on_device(net, clips))
+
+
+def on_device(net: VideoModel, clips: Tensor) -> Tensor:
+    """Clips on the network's device and in its data type."""
+    return clips.to(next(net.parameters()).device, net.dtype, non_blocking=True)
 
 
 def default_batch_size(net: VideoModel, shape: tuple[int, ...]) -> int:
@@ -173,6 +197,8 @@ def topk_per_head(
 
     The heads `noun` and `verb` are also ranked in pairs, as the first head `action`.
     """
+    import torch
+
     from vtcli.video.views import fuse_views, probabilities
 
     heads: Sequence[HeadSpec] = card.heads
@@ -183,7 +209,10 @@ def topk_per_head(
         fused_K = fuse_views(logits[head.name], rule)
         score_K = probabilities(logits[head.name], rule)
         if calibration := card.calibration.get(head.name):
-            score_K = (score_K.clamp_min(1e-30).log() / calibration["temperature"]).softmax(-1)
+            probabilities_K = score_K.double().numpy()
+            score_K = torch.from_numpy(
+                apply_temperature(probabilities_K, calibration["temperature"])
+            )
         rankings[head.name] = _best(fused_K, score_K, head.labels, topk)
     return rankings
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
-from vtcli.errors import OutOfMemoryError
-from vtcli.inference.scoring import default_batch_size, is_out_of_memory, require_finite
+from vtcli.inference.scoring import by_head, memory_errors, on_device, score_clips
 from vtcli.models.protocol import StepwiseModel, VideoModel
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class SharedSteps:
     """Scores the windows of one video, in order; `frames_of` are the frames [T] of each.
 
     Features are kept until the last window that has the step, at most `max_bytes` of them; a step
-    that is not kept is computed again. `computed` counts the steps that were.
+    that is not kept is computed again. `computed` counts the steps that were, `scored` the windows.
     """
 
     def __init__(
@@ -81,75 +80,41 @@ class SharedSteps:
         self.steps_of = [_parts(row, self.size) for row in frames_of]
         self.last_window = {s: number for number, row in enumerate(self.steps_of) for s in row}
         self.kept: dict[Step, Tensor] = {}
-        self.computed = 0
+        self.scored = self.computed = 0
 
     def score(self, clips: Iterable[Tensor], batch_size: int | None) -> dict[str, Tensor]:
         """Logits [V,K] per head of all windows, of which `clips` are the clips [3,T,S,S].
 
         Raises as `score_clips` does.
         """
-        import torch
+        return score_clips(self.net, clips, batch_size, self._score)
 
-        names = [head.name for head in self.net.card.heads]
-        parts: list[Mapping[str, Tensor]] = []
-        pending: list[Tensor] = []
-        first, size = 0, batch_size
-        for number, clip in enumerate(clips, start=1):
-            pending.append(clip)
-            size = size or default_batch_size(self.net, tuple(clip.shape))
-            while pending and (len(pending) >= size or number == len(self.steps_of)):
-                group = pending[:size]
-                logits = self._try(first, group)
-                if logits is None:
-                    size = len(group) // 2
-                    continue
-                parts.append(logits)
-                first += len(group)
-                pending = pending[len(group) :]
-        found = {name: torch.cat([part[name] for part in parts]) for name in names}
-        require_finite(found.values(), "this video")
-        return found
-
-    def _try(self, first: int, clips: Sequence[Tensor]) -> Mapping[str, Tensor] | None:
-        """Logits [B,K] per head of the windows from number `first` on; None: not enough memory."""
-        try:
-            return self._score(first, clips)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(clips) == 1:
-                raise OutOfMemoryError(
-                    "one view of this model does not fit into memory; use a smaller model or "
-                    "--device cpu"
-                ) from error
-            return None
-
-    def _score(self, first: int, clips: Sequence[Tensor]) -> Mapping[str, Tensor]:
+    def _score(self, clips: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """The logits [K] per head of the next windows."""
         import torch
 
         net = cast("StepwiseModel", self.net)
-        rows = self.steps_of[first : first + len(clips)]
+        rows = self.steps_of[self.scored : self.scored + len(clips)]
         new = {
             step: clip[:, at * self.size : (at + 1) * self.size]
             for row, clip in zip(rows, clips, strict=True)
             for at, step in enumerate(row)
             if step not in self.kept and len(step) == self.size
         }
-        device = next(self.net.parameters()).device
         have = dict(self.kept)
-        with torch.inference_mode():
+        with memory_errors(len(clips)), torch.inference_mode():
             # As many frames at a time as the clips of this batch have: no more memory than they.
             for part in _parts(list(new), len(rows[0]) * len(clips)):
                 batch = torch.stack([new[step] for step in part])
-                features = net.step_features(batch.to(device, self.net.dtype, non_blocking=True))
+                features = net.step_features(on_device(self.net, batch))
                 # Copies: a step that is kept must not keep its whole batch.
                 have |= {s: f.clone() for s, f in zip(part, features, strict=True)}
             self.computed += len(new)
             steps = [torch.stack([have[s] for s in row if len(s) == self.size]) for row in rows]
-            logits = net.forward_from_steps(torch.stack(steps))
-        by_head = logits if isinstance(logits, Mapping) else {self.net.card.heads[0].name: logits}
-        self._keep(have, first + len(clips))
-        return {name: values.float().cpu() for name, values in by_head.items()}
+            logits = by_head(self.net, net.forward_from_steps(torch.stack(steps)))
+        self.scored += len(clips)
+        self._keep(have, self.scored)
+        return [{head: values[row] for head, values in logits.items()} for row in range(len(clips))]
 
     def _keep(self, have: Mapping[Step, Tensor], window: int) -> None:
         """Keep what windows from number `window` on have, within the bound."""

@@ -53,6 +53,11 @@ class Registry:
     dataset_defaults: Mapping[str, tuple[str, ...]]
     pipelines: Mapping[str, Pipeline]
 
+    @property
+    def names(self) -> list[str]:
+        """All aliases and ids."""
+        return [*self.model_defaults, *self.checkpoints]
+
     def get(self, name: str) -> Checkpoint | None:
         """The entry for an id or alias, or None."""
         return self.checkpoints.get(self.model_defaults.get(name, name))
@@ -77,8 +82,7 @@ class Registry:
                 "vt has Video Swin, ViViT, X-ViT and UniFormerV2; `vt models list` shows all "
                 "checkpoints"
             )
-        known = [*self.model_defaults, *self.checkpoints]
-        near = difflib.get_close_matches(spelled, known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(spelled, self.names, n=3, cutoff=0.5)
         return f"did you mean {' or '.join(near)}?" if near else "see `vt models list`"
 
     def match(self, pattern: str) -> list[Checkpoint]:

@@ -123,16 +123,18 @@ def file_keys(videos: Sequence[Path], root: Path) -> dict[Path, str]:
     """A name without extension for each video: its own, or its whole path if that is not unique."""
     counts = Counter(video.stem.casefold() for video in videos)
     keys: dict[Path, str] = {}
+    taken: set[str] = set()
     for video in videos:
         key = video.stem
         if counts[key.casefold()] > 1:
             listed = os.path.splitext(os.path.relpath(video.absolute(), root.absolute()))[0]
             key = "__".join(part for part in Path(listed).parts if part != "..")
         number, base = 1, key
-        while key in keys.values():
+        while key in taken:
             number += 1
             key = f"{base}__{number}"
         keys[video] = key
+        taken.add(key)
     return keys
 
 
