@@ -115,6 +115,16 @@ def vt_here(*words: str | Path, **variables: str) -> subprocess.CompletedProcess
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
+def evaluated(folder: Path) -> tuple[Path, Path, str]:
+    """A small model, the run of its evaluation on two videos per class, and what that printed."""
+    model = model_file(folder / "tiny.safetensors")
+    videos = class_folders(folder / "videos", per_class=2)
+    words = ["eval", "--dataset", videos, "-m", model, "-o", folder / "run", "--device", "cpu"]
+    done = vt_here(*words)
+    assert done.returncode == 0, done.stderr
+    return model, folder / "run", done.stdout
+
+
 def environment(**variables: str) -> dict[str, str]:
     """The environment of this process, limited to one thread."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "100", **variables}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from tests.evaluation.harness import class_folders, model_file, vt_here
+from tests.evaluation.harness import evaluated, model_file, vt_here
 from vtcli.errors import WeightsError
 from vtcli.evaluation.aggregate import load_run_scores
 from vtcli.evaluation.run_directory import RunDirectory
@@ -26,11 +26,8 @@ from vtcli.weights.checkpoint import (
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrate")
-    model = model_file(folder / "tiny.safetensors")
-    videos = class_folders(folder / "videos", per_class=2)
-    words = ["eval", "--dataset", videos, "-m", model, "-o", folder / "run", "--device", "cpu"]
-    assert vt_here(*words).returncode == 0
-    done = vt_here("eval", "calibrate", folder / "run", "-m", model, "-o", folder / "c.safetensors")
+    model, run, _ = evaluated(folder)
+    done = vt_here("eval", "calibrate", run, "-m", model, "-o", folder / "c.safetensors")
     assert done.returncode == 0, done.stderr
     assert "ECE before" in done.stdout
     return folder

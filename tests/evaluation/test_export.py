@@ -12,19 +12,14 @@ import pyarrow.parquet
 import pytest
 from sklearn.metrics import f1_score, log_loss
 
-from tests.evaluation.harness import CLASSES, class_folders, model_file, scores_of, vt_here
+from tests.evaluation.harness import CLASSES, evaluated, scores_of, vt_here
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export")
-    model = model_file(folder / "tiny.safetensors")
-    videos = class_folders(folder / "videos", per_class=2)
-    words = ["eval", "--dataset", videos, "-m", model, "-o", folder / "run", "--device", "cpu"]
-    done = vt_here(*words)
-    assert done.returncode == 0, done.stderr
-    assert "macro F1" in done.stdout
-    return folder / "run"
+    _, run, shown = evaluated(tmp_path_factory.mktemp("export"))
+    assert "macro F1" in shown
+    return run
 
 
 def stored(run: Path) -> dict[tuple[str, int], np.ndarray]:

@@ -1,4 +1,6 @@
-"""Small ViViTs in transformers' form, and the logits that transformers gives for a video."""
+"""Small networks of other libraries: ViViTs in transformers' form, with the logits it gives for
+a video, and torchvision's Video Swin.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +39,22 @@ def randomized(model: Any, seed: int = 0) -> Any:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model.eval()
+
+
+def torchvision_swin(num_classes: int) -> Any:
+    """A small Video Swin of torchvision."""
+    from torchvision.models.video.swin_transformer import SwinTransformer3d
+
+    return randomized(
+        SwinTransformer3d(
+            patch_size=[2, 4, 4],
+            embed_dim=24,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 2, 3, 6],
+            window_size=[8, 7, 7],
+            num_classes=num_classes,
+        )
+    )
 
 
 def make_model(folder: Path, *, headless: bool = False, **config: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.hub import Hub, point_client_at, running_hub
-from tests.weights.hf_models import randomized
+from tests.weights.hf_models import torchvision_swin
 from vtcli.errors import LayoutError
 from vtcli.weights.load import load_model
 from vtcli.weights.resolve import resolve
@@ -31,18 +31,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def make_swin(folder: Path, config: dict[str, Any] | None, prefix: str = "") -> Any:
     """A small network of torchvision in a folder, its names under a prefix."""
-    from torchvision.models.video.swin_transformer import SwinTransformer3d
-
-    network = SwinTransformer3d(
-        patch_size=[2, 4, 4],
-        embed_dim=24,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 2, 3, 6],
-        window_size=[8, 7, 7],
-        num_classes=3,
-    )
+    network = torchvision_swin(num_classes=3)
     folder.mkdir(exist_ok=True)
-    tensors = {prefix + n: t.contiguous() for n, t in randomized(network).state_dict().items()}
+    tensors = {prefix + n: t.contiguous() for n, t in network.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config))

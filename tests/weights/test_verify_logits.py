@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from tests.weights.hf_models import make_model, make_processor, randomized
+from tests.weights.hf_models import make_model, make_processor, torchvision_swin
 from vtcli.errors import LayoutError, UsageError
 from vtcli.weights.convert import ConversionReport, convert
 
@@ -77,18 +77,8 @@ def _sides(file: Path, heads: int) -> dict[str, Any]:
 
 
 def test_a_video_swin_has_the_logits_of_torchvision(tmp_path: Path) -> None:
-    from torchvision.models.video.swin_transformer import SwinTransformer3d
-
-    network = SwinTransformer3d(
-        patch_size=[2, 4, 4],
-        embed_dim=24,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 2, 3, 6],
-        window_size=[8, 7, 7],
-        num_classes=5,
-    )
     path = tmp_path / "swin.pth"
-    torch.save(randomized(network).state_dict(), path)
+    torch.save(torchvision_swin(num_classes=5).state_dict(), path)
     report = compared(path, num_frames=8, image_size=64)
     assert report.logits_library.startswith("torchvision ")
     assert report.logits_difference is not None

@@ -19,6 +19,7 @@ from vtcli.evaluation.aggregate import load_run_scores, stored_protocol
 from vtcli.evaluation.run_directory import RunDirectory, RunSample
 from vtcli.runtime.extras import missing_package
 from vtcli.runtime.files import atomic_write
+from vtcli.runtime.words import valid_text
 
 EXPORT_FORMAT = 1
 EXPORT_EXTENSIONS = (".npz", ".parquet")
@@ -116,8 +117,8 @@ def _write_parquet(exported: ExportedScores, path: Path) -> None:
 
     views, samples = exported.views, exported.samples
     columns: dict[str, Any] = {
-        "id": pa.array([_text(s.id) for s in samples for _ in range(views)], pa.string()),
-        "path": pa.array([_text(s.path) for s in samples for _ in range(views)], pa.string()),
+        "id": pa.array([valid_text(s.id) for s in samples for _ in range(views)], pa.string()),
+        "path": pa.array([valid_text(s.path) for s in samples for _ in range(views)], pa.string()),
         "view": pa.array(list(range(views)) * len(samples), pa.int32()),
     }
     for index, (head, logits_NVK) in enumerate(exported.logits.items()):
@@ -131,9 +132,4 @@ def _write_parquet(exported: ExportedScores, path: Path) -> None:
 
 
 def _texts(values: Any) -> Any:
-    return np.array([_text(value) for value in values], np.str_)
-
-
-def _text(value: str) -> str:
-    """Bytes of a file name that are not valid UTF-8 are escaped."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return np.array([valid_text(value) for value in values], np.str_)

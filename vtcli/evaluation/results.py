@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from vtcli.runtime.words import valid_text
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -342,5 +344,4 @@ class Comparison:
 
 def as_json(table: Mapping[str, Any]) -> str:
     """Indented JSON; bytes of a file name that are not valid UTF-8 are escaped."""
-    text = json.dumps(table, ensure_ascii=False, indent=2)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return valid_text(json.dumps(table, ensure_ascii=False, indent=2))

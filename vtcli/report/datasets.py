@@ -15,7 +15,7 @@ from typing import Any
 
 from vtcli.data.catalog import CatalogEntry
 from vtcli.data.samples import Dataset, Sample
-from vtcli.report.tables import plain_table, print_whole
+from vtcli.report.tables import print_rows
 from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.weights.registry import Checkpoint
 
@@ -196,10 +196,4 @@ def _print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()
 ) -> None:
     """Print a table whose columns are left-aligned but for those in `right`."""
-    from rich.text import Text
-
-    left = [name for name in columns if name not in right]
-    table = plain_table(*columns, left=left, wraps="nothing")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    print_whole(table)
+    print_rows(columns, rows, left=[name for name in columns if name not in right])

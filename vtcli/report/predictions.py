@@ -116,9 +116,7 @@ class CsvRows:
         if outcome.failed:
             self.rows.writerow({**shared, "error": table["error"]})
             return
-        for name in {"warnings", "classes"} & table.keys() & set(self.COLUMNS):
-            shared[name] = "; ".join(table[name])
-        shared |= {"answer": table["answer"]} if "answer" in table else {}
+        shared["warnings"] = "; ".join(table.get("warnings", ()))
         self.rows.writerows({**shared, **row} for row in self.rows_of(table))
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -147,9 +145,10 @@ class CsvWriter(CsvRows):
     )
 
     def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        decided = {"answer": table.get("answer"), "classes": "; ".join(table.get("classes", ()))}
         for head, ranking in table.get("heads", {"": table["predictions"]}).items():
             for rank, prediction in enumerate(ranking, 1):
-                yield {"head": head, "rank": rank, **prediction}
+                yield {"head": head, "rank": rank, **prediction, **decided}
 
 
 class TableWriter:

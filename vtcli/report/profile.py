@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vtcli.report.tables import figure, plain_table, print_text, print_whole
+from vtcli.report.tables import figure, print_rows, print_text
 from vtcli.runtime.csv_cells import SafeDictWriter
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _print_costs(console: Console, profiles: Sequence[ProfileTable]) -> None:
                 "" if difference is None else f"{difference:+.1f}%",
             )
         )
-    _print_table(console, columns, rows)
+    print_rows(columns, rows, console=console)
     for note, number in notes.items():
         print_text(console, f"[{number}] {note}", "dim")
     print_text(
@@ -179,7 +179,7 @@ def _print_timings(
         for t in p["timings"]
     ]
     console.print()
-    _print_table(console, columns, rows)
+    print_rows(columns, rows, console=console)
     print_text(
         console,
         f"Measured on {machine['device']} ({machine['name']}), {machine['threads']} threads, "
@@ -215,7 +215,7 @@ def _print_decoding(
         for t in p["video_timings"]
     ]
     if rows:
-        _print_table(console, columns, rows)
+        print_rows(columns, rows, console=console)
         print_text(console, "All views of the protocol, decoding and computing in turn.", "dim")
 
 
@@ -237,17 +237,7 @@ def _print_blocks(console: Console, profile: ProfileTable) -> None:
         rows.append(row)
     console.print()
     print_text(console, profile["id"], "bold")
-    _print_table(console, columns, rows)
-
-
-def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column is a name and whose others are numbers, none of them broken."""
-    from rich.text import Text
-
-    table = plain_table(*columns, wraps="nothing")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    print_whole(table, console)
+    print_rows(columns, rows, console=console)
 
 
 def _prefix(values: Iterable[int | None]) -> tuple[str, float]:

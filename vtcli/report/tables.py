@@ -6,7 +6,7 @@ and labels are never read as markup.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from vtcli.runtime.words import percent
@@ -82,14 +82,31 @@ def print_whole(table: Table, console: Console | None = None) -> None:
     from rich.console import Console
 
     console = console or Console(highlight=False)
+    needed = full_width(table)
     if not console.is_terminal:
-        console.width = max(console.width, full_width(table))
-    for shown in (table, _transposed(table)):
-        if full_width(shown) <= console.width:
-            console.print(shown)
-            return
-    for record in _records(table, console.width):
-        console.print(record)
+        console.width = max(console.width, needed)
+    if needed <= console.width:
+        console.print(table)
+    elif full_width(turned := _transposed(table)) <= console.width:
+        console.print(turned)
+    else:
+        for record in _records(table, console.width):
+            console.print(record)
+
+
+def print_rows(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    left: Collection[str] | None = None,
+    console: Console | None = None,
+) -> None:
+    """`print_whole` of a table of plain texts; `left` as in `plain_table`."""
+    from rich.text import Text
+
+    table = plain_table(*columns, left=left, wraps="nothing")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    print_whole(table, console)
 
 
 def _cells(table: Table) -> list[list[Text]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vtcli.errors import UsageError
+from vtcli.runtime.words import valid_text
 
 if TYPE_CHECKING:
     import pyarrow
@@ -100,7 +101,7 @@ def _arrow_type(pa: Any, kind: str) -> pyarrow.DataType:
 def _plain(value: Any, kind: pyarrow.DataType, pa: Any) -> Any:
     """A value that Arrow takes: text without lone surrogates, half floats as NumPy's."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return valid_text(value)
     if value is not None and kind == pa.list_(pa.float16()):
         import numpy as np
 

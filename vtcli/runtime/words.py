@@ -1,4 +1,4 @@
-"""Numbers in messages and tables: counts with their nouns in agreement, and percentages.
+"""Numbers and names in texts: counts with their nouns in agreement, percentages, valid UTF-8.
 
 Every room uses these, so that "1 video" and "1,204 videos" are written the same way everywhere.
 """
@@ -31,3 +31,8 @@ def first_of(names: Sequence[str], shown: int = 3) -> str:
 def percent(fraction: float) -> str:
     """A fraction as a percentage with one decimal, as papers print it."""
     return f"{100 * fraction:.1f}"
+
+
+def valid_text(text: str) -> str:
+    """Text that UTF-8 can hold: bytes of a file name that are not valid UTF-8 are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,8 @@ def validate(
     batches = [requests[i : i + batch_size] for i in range(0, most, batch_size)]
     loader = Loader(reader, batches, workers, open_source)
     several = group.size > 1
-    scored = list(_score(net, loader, reader.pipeline, len(dataset.heads), autocast, several))
+    with closing(loader):
+        scored = list(_score(net, loader, reader.pipeline, len(dataset.heads), autocast, several))
     net.train(was_training)
     return result_of([video for part in group.all_gather(scored) for video in part], dataset)
 

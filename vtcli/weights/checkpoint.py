@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CARD_KEY = "vt"
+WEIGHTS_FILE = "model.safetensors"
+"""The name of the weights in a repository."""
 FORMAT = 2
 # Keys and values of a card's `pipeline` that had another name in format 1.
 RENAMED_IN_2 = {

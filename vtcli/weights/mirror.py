@@ -18,7 +18,7 @@ from vtcli.errors import DataError, UsageError, WeightsError
 from vtcli.runtime.files import file_sha256
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.cache import lock
-from vtcli.weights.checkpoint import read_card
+from vtcli.weights.checkpoint import WEIGHTS_FILE, read_card
 from vtcli.weights.class_order import CheckpointOrigin
 from vtcli.weights.convert import convert
 from vtcli.weights.download import fetch
@@ -30,7 +30,6 @@ from vtcli.weights.registry import REGISTRY_FILE, Checkpoint, Registry, load_reg
 from vtcli.weights.resolve import cached_path
 
 REGISTRY_REPO = "vt-registry"
-WEIGHTS_FILE = "model.safetensors"
 # Licenses that allow copies in another format to be passed on.
 OPEN_LICENSES = frozenset(
     {

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vtcli.weights.checkpoint import WEIGHTS_FILE
+
 # License identifiers of the Hub; every other one is `other` there and spelled out in the text.
 HUB_LICENSES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
 # Longer lists of labels are folded.
@@ -40,7 +42,7 @@ def model_card(card: Mapping[str, Any], pushed: Pushed) -> str:
     }
     origin = {"address": "file", "sha256": "sha256", "bytes": "bytes", "layout": "layout"}
     licenses = {"weights": card.get("license"), "source": source.get("license")}
-    files = {"model.safetensors": pushed.sha256 and f"sha256 {pushed.sha256}"}
+    files = {WEIGHTS_FILE: pushed.sha256 and f"sha256 {pushed.sha256}"}
     sections = {
         "Use": _use(card, pushed),
         "Accuracy as published": _table(card, scores) if card.get("top1") is not None else [],

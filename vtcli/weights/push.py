@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 
 from vtcli.errors import UsageError, WeightsError
 from vtcli.runtime.files import file_sha256
-from vtcli.weights.checkpoint import CARD_KEY, read_card, read_header, upgrade
+from vtcli.weights.checkpoint import CARD_KEY, WEIGHTS_FILE, read_card, read_header, upgrade
 from vtcli.weights.download_errors import SET_TOKEN, explain
 
 OUR_FORM = "vt"
 FORMS = (OUR_FORM, "transformers")
-WEIGHTS_FILE, CONFIG = "model.safetensors", "config.json"
 
 
 def push(
@@ -36,6 +35,7 @@ def push(
     """
     import huggingface_hub as hub
 
+    from vtcli.weights.formats.transformers_repo import CONFIG
     from vtcli.weights.model_card import Pushed, model_card
     from vtcli.weights.transformers_form import write_form
 

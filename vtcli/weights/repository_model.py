@@ -17,7 +17,7 @@ from vtcli.errors import UnknownModelError, WeightsError
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.cache import checkpoint_path, lock
-from vtcli.weights.checkpoint import CARD_KEY, read_card, read_header
+from vtcli.weights.checkpoint import CARD_KEY, WEIGHTS_FILE, read_card, read_header
 from vtcli.weights.convert import convert
 from vtcli.weights.formats.transformers_repo import Repository
 from vtcli.weights.registry import Checkpoint, Registry, load_registry
@@ -30,7 +30,6 @@ from vtcli.weights.repository import (
     open_hub,
 )
 
-OURS = "model.safetensors"
 _log = logging.getLogger(__name__)
 
 
@@ -60,10 +59,10 @@ def file_of(files: RepositoryFiles, registry: Registry | None) -> Path:
     """
     repository = Repository(files)
     may_be_ours = repository.is_ours or not repository.is_video_model
-    if may_be_ours and OURS in files.names:
+    if may_be_ours and WEIGHTS_FILE in files.names:
         if not repository.is_ours:
             repository.refuse_other_models()
-        path = files.get(OURS)
+        path = files.get(WEIGHTS_FILE)
         if repository.is_ours or CARD_KEY in (read_header(path).get("__metadata__") or {}):
             return path
     return _converted(repository, registry)

@@ -16,14 +16,19 @@ from typing import TYPE_CHECKING, Any
 from vtcli.errors import DataError, UsageError
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.card_check import check_card
-from vtcli.weights.checkpoint import ModelCard, open_tensors, tensor_digest, write_checkpoint
+from vtcli.weights.checkpoint import (
+    WEIGHTS_FILE,
+    ModelCard,
+    open_tensors,
+    tensor_digest,
+    write_checkpoint,
+)
 from vtcli.weights.formats.preprocessor import FILTERS
 from vtcli.weights.formats.transformers_repo import CONFIG, OWN_CARD, PREPROCESSORS, Stated
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS = "model.safetensors"
 _LAYOUT = "hf"
 
 
@@ -49,11 +54,11 @@ def write_form(path: Path, card: ModelCard, folder: Path) -> dict[str, Path | by
             "out to push our own form"
         )
     tensors = open_tensors(path)
-    write_checkpoint(folder / WEIGHTS, from_vt(layout, tensors, config), {})
+    write_checkpoint(folder / WEIGHTS_FILE, from_vt(layout, tensors, config), {})
     name, text = layout.sidecar(config, card.labels)
     own = {"card": json.loads(card.to_json()), "tensors_sha256": tensor_digest(tensors)}
     return {
-        WEIGHTS: folder / WEIGHTS,
+        WEIGHTS_FILE: folder / WEIGHTS_FILE,
         name: text.encode(),
         PREPROCESSORS[0]: _json(preprocessor_table(card.pipeline)),
         OWN_CARD: _json(own),

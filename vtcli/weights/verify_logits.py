@@ -126,13 +126,13 @@ def _transformers_network(done: Sides) -> Any:
     from transformers import VivitForVideoClassification
     from transformers.utils import logging
 
-    from vtcli.weights.checkpoint import write_checkpoint
+    from vtcli.weights.checkpoint import WEIGHTS_FILE, write_checkpoint
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with TemporaryDirectory(prefix="vt-verify-") as name:
         folder = Path(name)
-        write_checkpoint(folder / "model.safetensors", done.upstream, {})
+        write_checkpoint(folder / WEIGHTS_FILE, done.upstream, {})
         assert done.layout.sidecar is not None
         config_name, text = done.layout.sidecar(done.config, done.labels)
         table = {**json.loads(text), **done.library_config}

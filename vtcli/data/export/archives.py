@@ -13,6 +13,7 @@ from vtcli.data.samples import Dataset
 from vtcli.errors import DataError
 from vtcli.runtime.extras import missing_package
 from vtcli.runtime.files import atomic_write
+from vtcli.runtime.words import valid_text
 
 _BATCH_ROWS = 16
 
@@ -68,8 +69,7 @@ def write_parquet(clips: list[Clip], dataset: Dataset, path: Path) -> None:
                 video = clip.sample.path
                 indices = [place[name] for name in clip.labels]
                 start, end = clip.seconds
-                name = video.name.encode("utf-8", "backslashreplace").decode()
-                held = {"bytes": video.read_bytes(), "path": name}
+                held = {"bytes": video.read_bytes(), "path": valid_text(video.name)}
                 value = indices if several else indices[0]
                 rows.append({"video": held, "label": value, "start": start, "end": end})
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
