@@ -9,6 +9,7 @@ of two scores.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from vtcli.inference.predictor import Predictor
 from vtcli.inference.timeline import TimelinePredictor
@@ -30,6 +31,20 @@ from vtcli.weights.registry import load_registry
 
 CHECKPOINTS = ("uniformerv2-b.k400-8f", "vivit-b-fe.k400-in21k-32f")
 WINDOW, STRIDE = 2.0, 0.5
+
+
+def _onednn_flops(x_shape: Any, w_shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return conv_flop_count(x_shape, w_shape, out_shape, transposed=False)
+
+
+def _linear_flops(x_shape: Any, w_shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return 2 * math.prod(out_shape) * int(w_shape[1])
+
+
+ONEDNN = {
+    torch.ops.aten.mkldnn_convolution: _onednn_flops,
+    torch.ops.mkldnn._linear_pointwise: _linear_flops,
+}
 
 
 def write_clip(path: Path, seconds: float, fps: int) -> None:
@@ -81,7 +96,7 @@ def compare(name: str, clip: Path, rounds: int) -> None:
         timeline = TimelinePredictor(predictor, WINDOW, STRIDE)
         for shared in (True, False):
             timeline.share_steps = shared
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=ONEDNN) as counter:
                 (outcome,) = timeline.predict([clip])
             macs[shared] = counter.get_total_flops() // 2
             assert isinstance(outcome, Timeline), outcome

@@ -1,10 +1,12 @@
-"""Our networks against those of other packages: python benchmarks/peers.py [MODEL ...]
+"""Our networks against other packages and engines: python benchmarks/peers.py [MODEL ...]
 
-One process has our network and a peer with the same weights, in every requested precision. First
-their logits for the same clip are compared; then both are timed in each round, together with a
+One process has our network and its peers with the same weights, in every requested precision. First
+their logits for the same clip are compared; then all are timed in each round, together with a
 matrix product (the faster of 2048^3 and the model's largest one). Printed are the medians and
-ranges of the ratios. Peers: torchvision's swin3d_* and transformers' VivitForVideoClassification; a
-model without a peer is compared with the rate of the matrix product only.
+ranges of wall time, CPU time and their ratios, for each number of --threads. Peers: torchvision's
+swin3d_* and transformers' VivitForVideoClassification, and for every model OpenVINO and ONNX
+Runtime with the exported graph (--engines, on a CPU alone). Whether waiting threads spin follows
+the environment: GOMP_SPINCOUNT=3000 is what `vt` sets.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,8 +25,10 @@ from statistics import median
 from typing import Any
 
 import torch
+from engines import ENGINES, exported
 from torch import Tensor, nn
 
+from vtcli.__main__ import WAIT_POLICIES
 from vtcli.models import get_architecture
 from vtcli.models.build import clip_shape, prepare_for_inference
 from vtcli.models.layouts import from_vt
@@ -33,6 +39,9 @@ from vtcli.weights.load import create_model
 from vtcli.weights.model_config import model_config
 
 Weights = Mapping[str, Tensor]
+# By who computes and precision: seconds of wall and CPU time of each round.
+Times = Mapping[tuple[str, str], list[tuple[float, float]]]
+PAUSE_SECONDS = 0.05
 # Largest tolerated difference of a logit, as a fraction of the largest logit.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}
 
@@ -87,15 +96,17 @@ PEERS: dict[str, Callable[[Weights, Any], nn.Module] | None] = {
     "vivit-b": TransformersViViT,
     "uniformerv2-b": None,
     "xvit-b": None,
+    **{f"{name}-nano": None for name in ("uniformerv2", "videoswin", "vivit", "xvit")},
 }
 
 
 class Contest:
-    """Our network and the peer in all precisions, with the clip that they are timed on."""
+    """Our network, a peer's and the engines in all precisions, with the clip they are timed on."""
 
-    def __init__(self, name: str, args: argparse.Namespace) -> None:
+    def __init__(self, name: str, args: argparse.Namespace, graphs: Path) -> None:
         self.name, self.device = name, resolve_device(args.device)
         self.precisions: Sequence[str] = args.precision
+        torch.manual_seed(0)
         architecture, config = model_config(name)
         self.cost = count(architecture.name, config)
         fresh = create_model(name)
@@ -105,88 +116,115 @@ class Contest:
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
         weights = {key: tensor.clone() for key, tensor in fresh.state_dict().items()}
         self.runs: dict[tuple[str, str], Callable[[], Any]] = {}
-        clip = torch.randn(args.batch_size, *clip_shape(config))
+        self.clip = torch.randn(args.batch_size, *clip_shape(config))
         self.batch_size = args.batch_size
         for precision in self.precisions:
             dtype = resolve_dtype(precision, self.device)
             ours = create_model(name)
             ours.load_state_dict(weights)
-            self._add(
-                "ours", precision, prepare_for_inference(ours, None, self.device, dtype), clip
-            )
+            self._add("ours", precision, prepare_for_inference(ours, None, self.device, dtype))
             if (build := PEERS[name]) is not None:
                 peer = build(weights, config).to(self.device, dtype).eval()
-                self._add("peer", precision, peer, clip)
+                self._add("peer", precision, peer)
+        self.engines: Sequence[str] = args.engines if self.device.type == "cpu" else ()
+        if self.engines:
+            self.graph = exported(fresh.eval(), self.clip, graphs / f"{name}.onnx")
 
-    def _add(self, who: str, precision: str, net: nn.Module, clip: Tensor) -> None:
-        clip = clip.to(self.device, resolve_dtype(precision, self.device))
+    def _add(self, who: str, precision: str, net: nn.Module) -> None:
+        clip = self.clip.to(self.device, resolve_dtype(precision, self.device))
         self.runs[who, precision] = partial(net, clip)
 
+    def set_threads(self, threads: int) -> None:
+        """Compute with this many threads from now on."""
+        torch.set_num_threads(threads)
+        for name in self.engines:
+            engine = ENGINES[name]
+            for precision in self.precisions:
+                if precision in engine.precisions:
+                    run = engine.build(self.graph, precision, self.clip, threads)
+                    self.runs[name, precision] = run
+
     def compare(self) -> None:
-        """Print the difference of the logits, and exit if it is too large."""
-        for precision in self.precisions:
-            if ("peer", precision) not in self.runs:
+        """Print the differences of the logits, and exit if one is too large.
+
+        Also what runs everything once before it is timed.
+        """
+        logits = {key: run().float() for key, run in self.runs.items()}
+        for (who, precision), theirs in logits.items():
+            if who == "ours":
                 continue
-            ours, theirs = (self.runs[who, precision]().float() for who in ("ours", "peer"))
+            ours = logits["ours", precision]
             difference = (ours - theirs).abs().max().item()
             largest = theirs.abs().max().item()
             print(
-                f"{self.name} {precision}: logits differ by at most {difference:.1e} "
-                f"(largest logit {largest:.2f})"
+                f"{self.name} {precision}: logits differ by at most {difference:.1e} from "
+                f"{who}'s (largest logit {largest:.2f})"
             )
             if not difference <= TOLERANCE[precision] * largest:
-                raise SystemExit(f"{self.name}: our network and the peer differ")
+                raise SystemExit(f"{self.name}: our network and {who} differ")
 
-    def time(self, rounds: int) -> None:
-        """Print shares of the matrix rate and ratios of times, ours and the peer's in turn."""
+    def time(self, rounds: int, seconds: float) -> None:
+        """Print shares of the matrix rate and ratios of times, all in turn.
+
+        After so many seconds no further round is begun.
+        """
         rows, inner, columns = self.cost.largest_matmul
         products = [(MATMUL_SIZE,) * 3, (rows * self.batch_size, inner, columns)]
         rates: dict[str, list[float]] = {precision: [] for precision in self.precisions}
-        times: dict[tuple[str, str], list[float]] = {key: [] for key in self.runs}
-        for run in self.runs.values():
-            run()
-        for _ in range(rounds):
+        times: Times = {key: [] for key in self.runs}
+        began = time.monotonic()
+        for number in range(rounds):
+            if number and time.monotonic() - began > seconds:
+                break
             for precision in self.precisions:
                 dtype = resolve_dtype(precision, self.device)
                 rates[precision].append(peak_matmul_macs_per_s(products, self.device, dtype))
             for key, run in self.runs.items():
-                times[key].append(seconds_of(run, self.device))
+                # Threads of the run before may still spin, which would count as this one's.
+                time.sleep(PAUSE_SECONDS)
+                cpu = time.process_time()
+                wall = seconds_of(run, self.device)
+                times[key].append((wall, time.process_time() - cpu))
         for precision in self.precisions:
-            self._print_shares(precision, rates[precision], times)
+            self._print_times(precision, rates[precision], times)
             self._print_ratios(precision, times)
 
-    def _print_shares(
-        self, precision: str, rates: list[float], times: Mapping[tuple[str, str], list[float]]
-    ) -> None:
+    def _print_times(self, precision: str, rates: list[float], times: Times) -> None:
         macs = (self.cost.macs_paper or self.cost.macs_executed) * self.batch_size
-        for who in ("ours", "peer"):
-            if (took := times.get((who, precision))) is not None:
-                shares = [macs / t / rate for t, rate in zip(took, rates, strict=True)]
+        for (who, of), took in times.items():
+            if of == precision:
+                shares = [macs / wall / rate for (wall, _), rate in zip(took, rates, strict=True)]
+                wall, cpu = (spread([1e3 * pair[i] for pair in took], 1) for i in (0, 1))
                 print(
-                    f"{self.name:16} {precision} {who}: {1e3 * median(took):8.1f} ms, "
-                    f"{spread(shares)} of the matrix rate ({2 * median(rates) / 1e9:.0f} GFLOP/s)"
+                    f"{self.name:14} {precision} {who:11}: {wall} ms wall, {cpu} ms CPU, "
+                    f"{spread(shares, 2)} of {2 * median(rates) / 1e9:.0f} GFLOP/s"
                 )
 
-    def _print_ratios(self, precision: str, times: Mapping[tuple[str, str], list[float]]) -> None:
-        """Against the peer in the same precision, and in the first requested one."""
-        for other in dict.fromkeys((precision, self.precisions[0])):
-            if (theirs := times.get(("peer", other))) is not None:
-                took = times["ours", precision]
-                ratios = [t / ours for t, ours in zip(theirs, took, strict=True)]
-                print(f"{self.name:16} {precision} is {spread(ratios)} x as fast as peer {other}")
+    def _print_ratios(self, precision: str, times: Times) -> None:
+        """Against the others in the same precision, and in the first requested one."""
+        took = times["ours", precision]
+        for (who, other), theirs in times.items():
+            if who != "ours" and other in (precision, self.precisions[0]):
+                pairs = list(zip(theirs, took, strict=True))
+                wall, cpu = (spread([t[i] / o[i] for t, o in pairs], 2) for i in (0, 1))
+                print(
+                    f"{self.name:14} {precision} is {wall} x as fast as {who} {other}, "
+                    f"{cpu} x in CPU time"
+                )
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """Median and range."""
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-def print_machine(device: torch.device) -> None:
-    versions = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "torchvision")]
-    versions.append(f"transformers {importlib.metadata.version('transformers')}")
+def print_machine(device: torch.device, engines: Sequence[str]) -> None:
+    packages = ["torch", "torchvision", "transformers", *(ENGINES[e].package for e in engines)]
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else ", ".join(cpu_features())
-    print(f"{datetime.date.today()}, {device} ({name}), {torch.get_num_threads()} threads")
-    print(", ".join(versions), flush=True)
+    policies = [f"{key}={os.environ[key]}" for key in WAIT_POLICIES if key in os.environ]
+    print(f"{datetime.date.today()}, {device} ({name}); {', '.join(policies) or 'threads spin'}")
+    print(", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages), flush=True)
 
 
 def main() -> None:
@@ -195,21 +233,26 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="*", default=list(PEERS), metavar="MODEL")
     parser.add_argument("--precision", nargs="*", default=["fp32", "bf16"], choices=TOLERANCE)
+    parser.add_argument("--engines", nargs="*", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=600, help="begin no round after these")
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, nargs="*", default=[torch.get_num_threads()])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--graphs", type=Path, help="folder that keeps exported graphs")
     args = parser.parse_args()
     if unknown := set(args.models) - set(PEERS):
         parser.error(f"unknown model {min(unknown)}; known are {', '.join(PEERS)}")
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    print_machine(resolve_device(args.device))
-    with torch.inference_mode():
+    print_machine(resolve_device(args.device), args.engines)
+    with tempfile.TemporaryDirectory() as folder:
         for name in args.models:
-            contest = Contest(name, args)
-            contest.compare()
-            contest.time(args.rounds)
+            contest = Contest(name, args, args.graphs or Path(folder))
+            for threads in args.threads:
+                with torch.inference_mode():
+                    contest.set_threads(threads)
+                    print(f"{name}, {threads} threads", flush=True)
+                    contest.compare()
+                    contest.time(args.rounds, args.seconds)
 
 
 if __name__ == "__main__":

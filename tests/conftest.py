@@ -35,7 +35,26 @@ def _default_interrupts() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _one_decoding_process() -> Iterator[None]:
+    """Where a test names no number, one is enough for its few videos: each takes time to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vtcli.data.clip_loader.MOST_WORKERS", 1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _golden_weights_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     goldens.weights_folder = tmp_path_factory.mktemp("golden_weights")
     yield
     goldens.weights_folder = None
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks as small as those of the tests are slower on several threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vtcli.models import Architecture
+from vtcli.models.layouts import Layout, to_vt
 
 ROOT = Path(__file__).parent / "golden"
 # Set by conftest: a folder for the weights of big goldens, which take seconds to generate.
@@ -88,3 +89,23 @@ def build_model(architecture: Architecture, config: Any, tensors: dict[str, Tens
         model = architecture.build(config)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
+
+
+def layout_of(
+    architecture: Architecture, manifest: dict[str, Any], upstream: dict[str, Tensor]
+) -> Layout:
+    """The layout of a golden, the only one that recognizes its tensors."""
+    found = [layout for layout in architecture.layouts.values() if layout.recognizes(upstream)]
+    assert [layout.name for layout in found] == [manifest["layout"]]
+    return found[0]
+
+
+def require_any_prefix(layout: Layout, upstream: dict[str, Tensor], usual: str) -> None:
+    """Names are read without the usual prefix, and with the one of a parallel training too."""
+    plain = to_vt(layout, upstream).tensors
+    for wrapped in (
+        {name.removeprefix(usual): tensor for name, tensor in upstream.items()},
+        {f"module.{name}": tensor for name, tensor in upstream.items()},
+    ):
+        assert layout.recognizes(wrapped)
+        assert to_vt(layout, wrapped).tensors.keys() == plain.keys()

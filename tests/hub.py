@@ -265,8 +265,8 @@ class HubPages(Handler):
         path = self.record()
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self.resolve(match[1], unquote(match[2]), unquote(match[3]))
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+)?", path):
-            self.repo_info(match[1])
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            self.repo_info(match[1], unquote(match[2] or "main"))
         elif path == "/api/whoami-v2":
             status = 200 if self.token() in self.hub.readers else 401
             self.answer_json({"name": "someone", "type": "user", "orgs": []}, status)
@@ -343,9 +343,11 @@ class HubPages(Handler):
             X_Linked_Size=str(len(content)),
         )
 
-    def repo_info(self, name: str) -> None:
+    def repo_info(self, name: str, revision: str) -> None:
         repo = self.readable(name)
-        if repo is not None:
+        if repo is not None and revision not in ("main", repo.commit):
+            self.answer(404, X_Error_Code="RevisionNotFound")
+        elif repo is not None:
             siblings = [{"rfilename": file} for file in repo.files]
             self.answer_json(
                 {"id": name, "sha": repo.commit, "private": repo.private, "siblings": siblings}

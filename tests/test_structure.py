@@ -15,8 +15,8 @@ import vtcli
 ROOT = Path(vtcli.__file__).parent
 # A room may import from itself and from rooms to its right.
 ROOMS = (
-    *("cli", "report", "doctor", "synthetic", "training", "evaluation", "profiling", "inference"),
-    *("weights", "data", "video", "labels", "models", "runtime", "errors", "_version"),
+    *("cli", "report", "serving", "doctor", "synthetic", "training", "evaluation", "profiling"),
+    *("inference", "weights", "data", "video", "labels", "models", "runtime", "errors", "_version"),
 )
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = {"torch", "timm", "torchvision", "transformers", "decord", "av", "matplotlib", "onnx"}

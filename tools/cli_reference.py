@@ -23,6 +23,20 @@ HEAD = """# Command reference
 
 Results go to standard output; progress, warnings and errors go to standard error. Exit codes are in
 [exit-codes.md](exit-codes.md). `vt COMMAND --help` prints the same text.
+
+Options with one name mean the same in every command. Where their defaults differ, the purpose does:
+
+| option | default | but |
+| --- | --- | --- |
+| `-b` | views per forward pass, as many as suit the device | `vt profile` 1, to measure latency; \
+`vt finetune` the recipe's, clips per process |
+| `-j` | one process per core | |
+| `--precision` | `auto`: bf16 where the hardware supports it, fp32 for small models on a CPU | \
+`vt eval` fp32, as published results; `vt finetune` has timm's `--amp-dtype` |
+| `--seed` | 0 | `vt demo` 1: clips unlike those the models were trained on |
+| `--format` | `table`; the extension of `-o`, where the results are written to a file | |
+| `-o` | standard output | commands that make weights or a run need it, or name it themselves; \
+missing folders are created |
 """
 
 

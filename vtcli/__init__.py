@@ -1,7 +1,8 @@
 """vt: video action recognition from the command line, and the same in Python.
 
 >>> import vtcli
->>> vtcli.predict("clip.mp4", model="uniformerv2-b").to_dict()
+>>> vtcli.predict("clip.mp4", model="uniformerv2-nano")[0].label
+'clockwise'
 
 Everything is imported on first use, so that `import vtcli` costs nothing.
 """
@@ -17,8 +18,9 @@ _HOMES = {
     "create_model": "vtcli.weights.load",
     "load_model": "vtcli.weights.load",
     "list_models": "vtcli.weights.resolve",
-    "predict": "vtcli.inference.predictor",
+    "predict": "vtcli.inference.predict",
     "Predictor": "vtcli.inference.predictor",
+    "preprocess": "vtcli.inference.arrays",
     "convert": "vtcli.weights.convert",
     "VtError": "vtcli.errors",
 }
@@ -31,11 +33,14 @@ __all__ = [
     "list_models",
     "load_model",
     "predict",
+    "preprocess",
 ]
 
 if TYPE_CHECKING:
     from vtcli.errors import VtError
-    from vtcli.inference.predictor import Predictor, predict
+    from vtcli.inference.arrays import preprocess
+    from vtcli.inference.predict import predict
+    from vtcli.inference.predictor import Predictor
     from vtcli.weights.convert import convert
     from vtcli.weights.load import create_model, load_model
     from vtcli.weights.resolve import list_models

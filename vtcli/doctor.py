@@ -33,6 +33,7 @@ PACKAGES = (
     "matplotlib",
     "tensorboard",
     "onnxruntime",
+    "openvino",
 )
 DECODER_TIMEOUT = 60  # seconds
 HUB_TIMEOUT = 5  # seconds

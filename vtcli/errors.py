@@ -23,7 +23,14 @@ EXIT_TERMINATED = 143
 
 
 class VtError(Exception):
-    """Base of every failure that is reported in one sentence instead of a traceback."""
+    """Base of every failure that is reported in one sentence instead of a traceback.
+
+    >>> try:
+    ...     vtcli.load_model("uniformerv9")
+    ... except vtcli.VtError as error:
+    ...     print(type(error).__name__, error.exit_code)
+    UnknownModelError 2
+    """
 
     exit_code = EXIT_BUG
 

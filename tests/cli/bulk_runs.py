@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tests import tiny
+from tests.forked import Forked
 from vtcli.runtime.rows import read_rows
 
 MODEL = "uniformerv2-nano"
-VT = (sys.executable, "-m", "vtcli")
 TORCHRUN = (
     *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
     *("-m", "vtcli"),
@@ -39,17 +39,18 @@ def folder_of(folder: Path, files: int, junk: int = 7) -> Path:
     return folder
 
 
-def start(
-    words: list[str], launcher: tuple[str, ...] = VT, **environ: str
-) -> subprocess.Popen[str]:
-    """A `vt` command in a process of its own group."""
+def start(words: list[str], launcher: tuple[str, ...] = ()) -> Forked | subprocess.Popen[str]:
+    """A `vt` command in a process of its own group, or started by a launcher."""
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if not launcher:
+        return Forked(words, environ)
     return subprocess.Popen(
         [*launcher, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environ},
+        env=environ,
     )
 
 

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 
 from tests.cli import bulk_runs
-from tests.cli.bulk_runs import MODEL, TORCHRUN, VT, kept_rows, rows_of, start, values_of
+from tests.cli.bulk_runs import MODEL, TORCHRUN, kept_rows, rows_of, start, values_of
+from tests.forked import Forked
 from tests.runtime.processes import kill_tree
 
 FILES = 200
 # Twenty take many minutes: VT_TEST_KILLS=20.
 KILLS = int(os.environ.get("VT_TEST_KILLS", "2"))
 Command = tuple[Sequence[str], tuple[str, ...]]
-ONE: list[Command] = [((), VT)]
-SHARDS: list[Command] = [(("--shard", "0/2"), VT), (("--shard", "1/2"), VT)]
+ONE: list[Command] = [((), ())]
+SHARDS: list[Command] = [(("--shard", "0/2"), ()), (("--shard", "1/2"), ())]
 TORCH: list[Command] = [((), TORCHRUN)]
 
 
@@ -43,7 +44,9 @@ def unbroken(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def launch(commands: Sequence[Command], videos: Path, run: Path) -> list[subprocess.Popen[str]]:
+def launch(
+    commands: Sequence[Command], videos: Path, run: Path
+) -> list[Forked | subprocess.Popen[str]]:
     return [start([*words(videos, run), *extra], launcher) for extra, launcher in commands]
 
 
@@ -73,6 +76,9 @@ def check(commands: Sequence[Command], videos: Path, unbroken: Path, run: Path, 
         errors = process.communicate(timeout=300)[1]
         # torchrun has a code of its own where a process ends with 3 (some inputs failed).
         assert process.returncode in ((1,) if commands is TORCH else (0, 3)), errors
+        assert errors.count("Traceback") == (1 if commands is TORCH else 0), (
+            errors
+        )  # torchrun's own
     assert stored.items() <= {row["path"]: row for row in rows_of(run)}.items()
     assert values_of(run) == values_of(unbroken)
     assert not list(run.glob("_vt/*.journal"))

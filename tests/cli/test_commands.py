@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.forked import Forked
+from vtcli.__main__ import WAIT_POLICIES, let_waiting_threads_sleep
 from vtcli.cli import run
 from vtcli.errors import VtError
 
@@ -47,6 +50,20 @@ def sentence(streams: Streams) -> str:
     lines = [line for line in err.splitlines() if line.startswith("vt: error: ")]
     assert len(lines) == 1, err
     return lines[0]
+
+
+@pytest.mark.parametrize("own", ["", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_waiting_threads_sleep_unless_the_environment_decides(
+    own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in WAIT_POLICIES:
+        monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv(own, "7")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    let_waiting_threads_sleep()
+    expected = {"": "3000", "GOMP_SPINCOUNT": "7"}.get(own)
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 def test_help_does_not_import_pytorch() -> None:
@@ -97,7 +114,9 @@ def test_the_extension_of_an_output_file_sets_the_format(
     assert json.loads((tmp_path / "o.json").read_text())["results"]
     assert run([*PREDICT, clip, "-o", str(tmp_path / "o.xyz")]) == 2
     assert "no known file extension" in sentence(capsys)
-    assert run([*PREDICT, clip, "-o", str(tmp_path / "no" / "o.json")]) == 7
+    assert run([*PREDICT, clip, "-o", str(tmp_path / "new" / "folder" / "o.json")]) == 0
+    assert json.loads((tmp_path / "new" / "folder" / "o.json").read_text())["results"]
+    assert run([*PREDICT, clip, "-o", str(Path(clip) / "o.json")]) == 7
     assert "cannot write" in sentence(capsys)
 
 
@@ -252,14 +271,11 @@ def test_a_mistyped_path_is_reported_before_weights_are_downloaded(capsys: Strea
 
 
 def test_a_closed_output_is_not_an_error(clip: str) -> None:
-    words = [sys.executable, "-m", "vtcli", *PREDICT, "--format", "jsonl", *[clip] * 4]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    with Forked([*PREDICT, "--format", "jsonl", *[clip] * 4], os.environ) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.wait(60) == 0
-        assert process.stderr is not None
-        assert b"error" not in process.stderr.read()
+        assert "error" not in process.stderr.read()
 
 
 def test_writing_a_graph_never_overwrites_its_source(
@@ -278,12 +294,12 @@ def test_writing_a_graph_never_overwrites_its_source(
 def test_too_little_memory_ends_with_6(
     clip: str, monkeypatch: pytest.MonkeyPatch, capsys: Streams
 ) -> None:
-    from vtcli.inference import predictor
+    from vtcli.inference import loading
 
     def too_much(*_: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(predictor, "load_resolved", too_much)
+    monkeypatch.setattr(loading, "load_resolved", too_much)
     assert run([*PREDICT, clip]) == 6
     assert "too little memory" in sentence(capsys)
 

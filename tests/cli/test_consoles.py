@@ -102,9 +102,11 @@ def test_csv_cells_that_a_spreadsheet_would_run_are_quoted_on_request(tmp_path: 
     rows = [("path", "label", "id"), *((f"a/{n}.mp4", n, n) for n in ("=1+2", "-x", "@y", "z"))]
     path = layouts.table(tmp_path / "list.csv", rows)
     for option, mark in (("", ""), ("--csv-safe", "'")):
-        done = shell(f"datasets check '{path}' --format csv {option}")
+        done = shell(f"datasets check '{path}' --format csv -o '{tmp_path}/kept.csv' {option}")
         ids = [row["id"] for row in csv.DictReader(io.StringIO(done.stdout.decode()))]
         assert ids == [f"{mark}-x", f"{mark}@y", "z"]
+        with (tmp_path / "kept.csv").open(newline="") as file:
+            assert [row["label"] for row in csv.DictReader(file)] == [f"{mark}=1+2"]
 
 
 def test_a_file_name_that_looks_like_an_option_gets_a_hint(tmp_path: Path) -> None:

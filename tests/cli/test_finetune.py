@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.harness import ROOT, class_folders, environment, vt, wait_for
+from tests.forked import Forked
 from tests.training.harness import model_file, same, weights
 from vtcli.cli import run
 from vtcli.cli.finetune import option_name
@@ -128,12 +129,13 @@ def test_bad_options_end_in_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
-def start(run: Path, data: Path, model: Path, *words: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "vtcli", "finetune", "--dataset", str(data), "-m", str(model)]
-    command += ["-o", str(run), "--epochs", "6", "--save-every", "1"]
-    command += ["--aa", "rand-m5-n1", *TINY, *words]
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=quiet, stderr=quiet)
+def start(run: Path, data: Path, model: Path) -> Forked:
+    return Forked(command(run, data, model), environment(), ROOT)
+
+
+def command(run: Path, data: Path, model: Path) -> list[str | Path]:
+    words = ["finetune", "--dataset", data, "-m", model, "-o", run, "--epochs", "6"]
+    return [*words, "--save-every", "1", "--aa", "rand-m5-n1", *TINY]
 
 
 @pytest.mark.slow
@@ -177,7 +179,10 @@ def test_under_nohup_ctrl_c_changes_nothing(data: Path, model: Path, tmp_path: P
     run = tmp_path / "run"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it, as from nohup
     try:
-        process = start(run, data, model, "--epochs", "2")
+        words = [*command(run, data, model), "--epochs", "2"]
+        started = [sys.executable, "-m", "vtcli", *map(str, words)]
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(started, env=environment(), cwd=ROOT, stdout=quiet, stderr=quiet)
     finally:
         signal.signal(signal.SIGINT, before)
     wait_for(run / "state.safetensors", process)

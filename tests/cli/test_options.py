@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import typer
 from tests.evaluation.harness import class_folders
 from tests.training.harness import model_file
 from vtcli.cli import app, run
+from vtcli.cli.examples import EXAMPLES
 from vtcli.cli.options import RENAMED_OPTIONS
 
 Streams = pytest.CaptureFixture[str]
@@ -27,6 +31,13 @@ OWN_HELP = {
     ("datasets export", "--output"): "a file or a folder",
     ("datasets export", "--to"): "formats of labels, not of weights",
     ("demo", "--output"): "a folder",
+    ("embed", "--output"): "a file or a folder",
+    ("review", "--output"): "one file",
+    ("explain", "--output"): "one file",
+    ("predict", "--views"): "`auto` is possible",
+    ("eval calibrate", "--views"): "a switch",
+    ("search", "--labels"): "labels of videos, not of classes",
+    ("search", "--topk"): "clips, not classes",
     ("eval", "--split"): "`all` is possible",
     ("eval", "--output"): "a run directory",
     ("eval export", "--output"): "one file",
@@ -92,17 +103,19 @@ def test_every_command_and_parameter_has_a_help_sentence() -> None:
             assert text.endswith((".", ".)")), (name, param.name, text)
 
 
-@pytest.mark.parametrize("width", ["80", "120"])
-@pytest.mark.parametrize("name", [name for name, _ in commands()])
+@pytest.mark.parametrize("width", ["50", "80", "120"])
+@pytest.mark.parametrize("name", ["", *(name for name, _ in commands())])
 def test_help_is_never_cut_off(
     name: str, width: str, monkeypatch: pytest.MonkeyPatch, capsys: Streams
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)
-    monkeypatch.setenv("TERMINAL_WIDTH", width)
     assert run([*name.split(), "--help"]) == 0
     out = capsys.readouterr().out
     assert "…" not in out
-    assert max(map(len, out.splitlines())) <= int(width)
+    assert not re.search(r"[a-z]\.\.\.$", out, re.MULTILINE)
+    # Choices are never broken: in a narrow terminal they stand on a line of their own.
+    lines = [line for line in out.splitlines() if width != "50" or not line.startswith("  --")]
+    assert max(map(len, lines)) <= int(width)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +153,63 @@ def test_an_option_that_an_architecture_lacks_is_a_sentence(
     err = capsys.readouterr().err
     assert "ViViT has no --drop" in err
     assert "--num-frames and --drop-path" in err
+
+
+def test_recipes_are_named_in_the_help_and_link_states_below_the_list(capsys: Streams) -> None:
+    from vtcli.models import list_architectures
+    from vtcli.training.recipes import list_recipes
+
+    command = dict(commands())["finetune"]
+    (recipe,) = (option for option in command.params if "--recipe" in option.opts)
+    named = set(list_architectures()) | {"paper", "small", "scratch", "nano"}
+    assert all(name in recipe.help for name in named)
+    assert set(list_recipes()) <= named | {f"{arch}-something" for arch in list_architectures()}
+    assert run(["models", "list"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for state in ("alive", "likely", "dead"):
+        assert f"{state}: " in text
+
+
+def test_no_workers_means_this_process(tmp_path: Path, capsys: Streams) -> None:
+    words = ["datasets", "make", "motion8", str(tmp_path / "made"), "--train", "0", "--val", "0"]
+    assert run([*words, "--test", "8", "-j", "0"]) == 0
+    assert len(list((tmp_path / "made").rglob("*.mp4"))) == 8
+    assert run(["datasets", "check", str(tmp_path / "made"), "-j", "0"]) == 0
+    assert "8 can be decoded to the end" in capsys.readouterr().out.replace("8 videos: ", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--format", "nosuch"], "'nosuch' is not one of 'table', 'json'"),
+        (["-b", "0"], "it must be greater than or equal to 1."),
+        (["-b", "x"], "it must be a valid integer."),
+    ],
+)
+def test_a_wrong_value_is_named_in_plain_words(
+    words: list[str], sentence: str, capsys: Streams
+) -> None:
+    assert run(["predict", "a.mp4", *words]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Input should" not in error
+    assert "Value error" not in error
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_help_has_two_examples_that_can_be_typed(name: str, capsys: Streams) -> None:
+    command = dict(commands())[name]
+    assert len(EXAMPLES[name]) == 2
+    known = {word for one in command.params for word in (*one.opts, *one.secondary_opts)}
+    for example in EXAMPLES[name]:
+        words = shlex.split(example.removeprefix("VT_API_KEY=secret "))
+        assert words[: len(name.split()) + 1] == ["vt", *name.split()]
+        rest = words[len(name.split()) + 1 :]
+        assert {word for word in rest if word.startswith("-")} <= known
+        command.make_parser(command.context_class(command)).parse_args(rest)
+    assert run([*name.split(), "--help"]) == 0
+    assert " ".join(EXAMPLES[name][0].split()) in " ".join(capsys.readouterr().out.split())
+
+
+def test_no_command_lacks_examples() -> None:
+    assert {name for name, command in commands() if name} - {"models", "datasets"} == set(EXAMPLES)

@@ -13,6 +13,7 @@ from tests.evaluation.harness import class_folders
 from tests.hub import Hub, point_client_at, running_hub
 from tests.weights.hf_models import LABELS, make_model, make_processor
 from vtcli.cli import run
+from vtcli.profiling import benchmark
 
 REPO = "someone/vivit-falls"
 HEADLESS = "someone/vivit-backbone"
@@ -41,7 +42,11 @@ def succeeded(*words: str | Path) -> None:
 
 @pytest.mark.slow
 def test_every_command_takes_the_repository(
-    hub: Hub, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def answer(*words: str | Path) -> Any:
         capsys.readouterr()
@@ -58,6 +63,21 @@ def test_every_command_takes_the_repository(
     succeeded("convert", f"hf://{REPO}", "-o", tmp_path / "own.safetensors", "--verify")
     assert (tmp_path / "own.safetensors").is_file()
     succeeded("convert", REPO, "--to", "onnx", "-o", tmp_path / "own.onnx")
+    succeeded("models", "fetch", REPO, f"hf://{HEADLESS}")
+    monkeypatch.setattr(benchmark, "RUN_SECONDS", 0.1)
+    assert answer("profile", "-m", HEADLESS, *cpu)
+
+
+def test_a_network_without_a_classifier_is_not_exported(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    succeeded("convert", HEADLESS, "-o", tmp_path / "own.safetensors")
+    captured = capsys.readouterr()
+    assert "no classifier" in captured.out
+    assert captured.err == ""
+    for words in ((str(tmp_path / "own.safetensors"),), (HEADLESS,)):
+        assert run(["convert", *words, "--to", "hf", "-o", str(tmp_path / "x.safetensors")]) == 5
+        assert "has no classifier; train one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("-m", REPO), ("--init", REPO), ("--init", HEADLESS)])
@@ -66,6 +86,7 @@ def test_training_starts_from_the_repository(
 ) -> None:
     options = ("--device", "cpu", "-j", "1", "--epochs", "1", "--batch-size", "2", "--lr", "1e-4")
     succeeded("finetune", "--dataset", data, *words, "-o", tmp_path / "run", *options)
+    assert len(hub.asked("GET", "/api/models/")) == 1
     capsys.readouterr()
     succeeded("models", "show", tmp_path / "run/best.safetensors", "--format", "json")
     card = json.loads(capsys.readouterr().out)
@@ -79,3 +100,30 @@ def test_two_video_models_for_one_training_are_refused(
     words = ["finetune", "--dataset", data, "-m", "videoswin-t", "--init", REPO]
     assert run([str(word) for word in [*words, "-o", tmp_path / "run"]]) == 2
     assert "both name a video model; leave out -m" in capsys.readouterr().err
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
+PAGE = b"<!DOCTYPE html><html><body>Sign in</body></html>"
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("content", "what"), [(POINTER, "a Git LFS pointer"), (PAGE, "an HTML page"), (b"", "empty")]
+)
+def test_what_a_repository_holds_in_place_of_weights_is_said_of_the_repository(
+    hub: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    what: str,
+    weights: str,
+) -> None:
+    folder = tmp_path / REPO.replace("/", "-")
+    files = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+    hub.add_repo("someone/broken", {**files, weights: content})
+    for command in (["convert", "hf://someone/broken"], ["models", "show", "someone/broken"]):
+        assert run(command) == 5
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{weights} of hf://someone/broken is {what}" in line
+        assert str(tmp_path) not in line
+        assert "name another revision or repository" in line

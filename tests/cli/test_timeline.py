@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests import tiny
 from tests.evaluation.harness import model_file
 from vtcli.cli import run
-from vtcli.video.decode import probe
+from vtcli.video.decode import probe, read_frames
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Streams = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +44,14 @@ def test_every_format_prints_the_same_segments(
     words = ["predict", "-m", model, clip, "--window", "1s", "--stride", "500ms", "--format"]
     assert run([*words, "json"]) == 0
     segments = json.loads(capsys.readouterr().out)["results"][0]["segments"]
-    counts = {"table": "–", "csv": clip, "srt": "-->", "vtt": "-->", "activitynet": '"label"'}
+    counts = {
+        "table": "–",
+        "csv": clip,
+        "srt": "-->",
+        "vtt": "-->",
+        "activitynet": '"label"',
+        "html": "data-start",
+    }
     for format, mark in counts.items():
         assert run([*words, format]) == 0
         out, err = capsys.readouterr()
@@ -131,6 +129,26 @@ def test_a_missing_output_folder_is_reported_first(
     target = tmp_path / "none" / "out.mp4"
     assert run(["predict", "-m", model, clip, "--annotate", str(target)]) == 7
     assert "there is no folder" in sentence(capsys)
+
+
+def test_explain_draws_a_heat_map_into_the_annotated_video(
+    model: str, clip: str, tmp_path: Path, capsys: Streams
+) -> None:
+    words = ["predict", "-m", model, clip, "--precision", "fp32", "--annotate"]
+    for name, more in (("plain.mp4", []), ("heat.mp4", ["--explain"])):
+        assert run([*words, str(tmp_path / name), *more]) == 0
+        assert capsys.readouterr().err == ""
+    plain, heat = (
+        read_frames(tmp_path / name, range(50)).astype(int) for name in ("plain.mp4", "heat.mp4")
+    )
+    assert plain.shape == heat.shape
+    redness = [(frames[..., 0] - frames[..., 2]).mean() for frames in (plain, heat)]
+    assert redness[1] > redness[0] + 2
+    others = ["predict", "-m", model, clip, "--explain"]
+    assert run(others) == 2
+    assert "add --annotate OUT.mp4" in sentence(capsys)
+    assert run([*others, "--annotate", str(tmp_path / "x.mp4"), "--window", "1s"]) == 2
+    assert "leave out --window" in sentence(capsys)
 
 
 def test_a_failed_video_is_not_annotated(model: str, tmp_path: Path, capsys: Streams) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.data import layouts
 from vtcli.data.annotations.detect import detect_file_format
 from vtcli.data.open import list_splits, open_dataset
+from vtcli.data.splits import split_train_val
 from vtcli.errors import DataError
 
 UNUSUAL_NAMES = (
@@ -296,3 +297,77 @@ def test_a_folder_format_does_not_read_a_file(tmp_path: Path) -> None:
     path = lines(tmp_path / "list.txt", "a.mp4 0")
     with pytest.raises(DataError, match="is a file, but format 'class-folders' reads a folder"):
         open_dataset(path, format="class-folders")
+
+
+def test_names_that_differ_only_in_case_are_said(tmp_path: Path) -> None:
+    labels = ("Left", "left", "up", "-1", "1")
+    rows = "".join(f"{n}.mp4,{label}\n" for n, label in enumerate(labels))
+    (tmp_path / "list.csv").write_text("path,label\n" + rows)
+    summary = open_dataset(tmp_path / "list.csv").summary
+    assert "(warning: 'Left' and 'left' may be one class; write its name in one way)" in summary
+    assert "more" not in summary
+
+
+def test_the_header_of_a_list_without_labels_is_not_a_video(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path\n0.mp4\n1.mp4\n")
+    with pytest.raises(DataError, match="has no column 'label'; the header must name path,label"):
+        open_dataset(tmp_path / "list.csv")
+    (tmp_path / "list.txt").write_text("0.mp4\n1.mp4\n")
+    with pytest.raises(DataError, match="of list have no label; add a column 'label'"):
+        split_train_val(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "labels"),
+    [
+        ("m.csv", ["path|label", "a.mp4|x", "b.mp4|y"], ["x", "y"]),
+        ("m.csv", ["path,fall", "a.mp4,yes", "b.mp4,no"], ["yes", "no"]),
+        ("m.csv", ["path,labels", "a.mp4,\"['x', 'y']\"", "b.mp4,['y']"], ["x+y", "y"]),
+        ("m.json", ['{"a.mp4": "x", "b.mp4": "y"}'], ["x", "y"]),
+        ("m.json", ['{"x": ["a.mp4"], "y": ["b.mp4"]}'], ["x", "y"]),
+        ("m.json", ['{"path": {"0": "a.mp4"}, "label": {"0": "x"}}'], ["x"]),
+        ("m.json", ['{"path": ["a.mp4"], "label": ["x"]}'], ["x"]),
+        ("m.json", ['{"clips": [{"path": "a.mp4", "label": "x"}]}'], ["x"]),
+        ("m.json", ['{"path": "a", "label": "x"}', '{"path": "b", "label": "y"}'], ["x", "y"]),
+        ("m.ndjson", ['{"path": "a.mp4", "label": "x"}'], ["x"]),
+        ("m.csv", ["path,label", "a.mp4,e\u0301", "b.mp4,\u00e9"], ["\u00e9", "\u00e9"]),
+        ("m.csv", ["path,go,stop", "a.mp4,1,0", "b.mp4,0,1"], ["go", "stop"]),
+    ],
+)  # fmt: skip
+def test_forms_of_lists_give_the_labels_of_each_video(
+    tmp_path: Path, name, content, labels
+) -> None:
+    dataset = open_dataset(lines(tmp_path / name, *content))
+    names = dataset.classes["action"]
+    assert ["+".join(names[i] for i in s.labels) for s in dataset.samples] == labels
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "segment"),
+    [
+        ("start,end", "0:01.5,00:01:02", (1.5, 62.0, None, None)),
+        ("start_sec,end_sec", "1,2.5", (1.0, 2.5, None, None)),
+        ("first_frame,last_frame", "3,9", (None, None, 3, 9)),
+    ],
+)
+def test_parts_of_a_video_are_read_in_each_unit(tmp_path: Path, header, row, segment) -> None:
+    path = lines(tmp_path / "m.csv", f"path,label,{header}", f"a.mp4,x,{row}")
+    sample = open_dataset(path).samples[0]
+    assert (sample.start, sample.end, sample.first_frame, sample.last_frame) == segment
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (["path,label,Label", "a.mp4,x,y"], "two columns 'label'"),
+        (["path,label,start_ms,end_ms", "a.mp4,x,0,900"], "'start_ms' and 'end_ms'.*start,end"),
+        (["path,label,start,duration", "a.mp4,x,0,9"], "'start' and 'duration'.*add 'end'"),
+        (["path,label,first_frame,last_frame", "a.mp4,x,9,3"], "ends before it begins"),
+        (["path,label", "a.mp4,x", "b.mp4,nan"], "line 3: has no label"),
+        (["path,label", "a.mp4,x", "b.mp4,N/A"], "line 3: has no label"),
+        (["PK\x03\x04"], "Excel workbook.*save it as csv"),
+    ],
+)  # fmt: skip
+def test_lists_that_leave_something_open_are_refused(tmp_path: Path, content, says) -> None:
+    with pytest.raises(DataError, match=says):
+        open_dataset(lines(tmp_path / "m.csv", *content))

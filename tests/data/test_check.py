@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.data.faulty import faulty_inspect, pretend
+from tests.forked import Forked
 from tests.runtime.processes import children, running, wait_until
 from tests.video.barcode import write_clip
 from vtcli.cli import run
@@ -352,14 +353,8 @@ def test_an_interrupted_check_leaves_no_files_and_no_processes(tmp_path: Path) -
     (tmp_path / "run" / "0.mp4").write_bytes(encode(scene_frames(0)))
     for number in range(1, 3000):
         (tmp_path / "run" / f"{number}.mp4").symlink_to("0.mp4")
-    words = [sys.executable, "-m", "vtcli", "datasets", "check", str(tmp_path), "-j", "2"]
-    with subprocess.Popen(
-        [*words, "-o", str(tmp_path / "clean.csv")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    words = ["datasets", "check", tmp_path, "-j", "2", "-o", tmp_path / "clean.csv"]
+    with Forked(words, os.environ) as process:
         wait_until(lambda: len(children(process.pid)) == 2)
         workers = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -379,7 +374,7 @@ def test_exit_codes(defects: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert run([*check, str(wrong)]) == EXIT_DATA
     assert run([*check, str(defects), "--split", "test"]) == EXIT_DATA
     assert run([*check, str(defects), "-o", str(defects)]) == EXIT_USAGE
-    assert run([*check, str(defects), "-o", str(tmp_path / "no" / "folder.csv")]) == EXIT_DATA
+    assert run([*check, str(defects), "-o", str(defects / "folder.csv")]) == EXIT_DATA
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 6
     assert all(line.startswith("vt: error: ") for line in errors)
@@ -399,6 +394,25 @@ def test_what_a_manifest_cannot_hold_is_refused_before_decoding(tmp_path: Path) 
 def test_a_dataset_without_samples_is_an_error() -> None:
     with pytest.raises(DataError, match="no samples"):
         check_datasets([made([])])
+
+
+@pytest.mark.parametrize(("names", "fits"), [(("1", "10"), False), (("0", "1"), True)])
+def test_a_manifest_does_not_turn_names_of_digits_into_other_numbers(
+    tmp_path: Path, names: tuple[str, str], fits: bool
+) -> None:
+    for number, label in enumerate(names):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        (tmp_path / "in" / label / "0.mp4").write_bytes(encode(scene_frames(number)))
+    datasets = open_splits(tmp_path / "in")
+    path = tmp_path / "out.csv"
+    if not fits:
+        with pytest.raises(DataError, match=r"digits, such as '1'.*leave -o out"):
+            check_manifest(datasets, path)
+        return
+    check_manifest(datasets, path)
+    assert write_manifest(check_datasets(datasets), path) == 2
+    before = {s.path: s.labels for s in datasets[0].samples}
+    assert {s.path: s.labels for s in open_dataset(path).samples} == before
 
 
 def test_a_class_without_remaining_samples_is_named(

@@ -135,3 +135,49 @@ def test_what_does_not_fit_is_refused(
     args = ["datasets", "export", str(source), "--to", to, "-o", str(folder / name)]
     assert run(args) == 7
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", WRITERS)
+@pytest.mark.parametrize(
+    "names", [("1", "10", "2"), (" up", "down ", "x")], ids=["digits", "spaces"]
+)
+def test_names_that_text_cannot_hold_survive_or_are_refused(
+    folder: Path, to: str, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, video in zip(names, ("k/a.mp4", "k/b.mp4", "l/a.mp4"), strict=True):
+        (folder / "classes" / name).mkdir(parents=True)
+        (folder / video).rename(folder / "classes" / name / f" {video[0]}{video[2]}.mp4")
+    source = folder / "classes"
+    before = open_dataset(source)
+    assert set(before.classes["action"]) == set(names)
+    out = folder / NAMES[to]
+    code = run(["datasets", "export", str(source), "--to", to, "-o", str(out)])
+    if to in ("manifest", "createml", "videofolder", "webdataset"):
+        assert code == 7
+        assert f"from {to}; use --to parquet" in (err := capsys.readouterr().err) or (
+            f"in {to}; use --to parquet" in err
+        )
+        assert not out.exists()
+    else:
+        assert code == 0
+        assert content(open_dataset(out)) == content(before)
+
+
+def test_a_path_in_json_may_begin_with_a_space(folder: Path) -> None:
+    (folder / "k" / "a.mp4").rename(folder / "k" / "a.mp4 ")
+    (folder / "k").rename(folder / " k")
+    source = manifest(folder, [(" k/a.mp4 ", ["sit"], {}), (" k/b.mp4", ["run"], {})])
+    for to in ("manifest", "label-studio", "createml"):
+        assert content(open_dataset(export(source, to))) == content(open_dataset(source)), to
+
+
+def test_classes_without_names_keep_their_numbers(folder: Path) -> None:
+    rows = [("k/a.mp4", 0), ("k/b.mp4", 2), ("l/a.mp4", 4)]
+    source = layouts.table(folder / "list.csv", [("path", "label"), *rows])
+    for to in WRITERS:
+        out = export(source, to)
+        labels = sorted(sample.labels for sample in open_dataset(out).samples)
+        classes = open_dataset(out).classes["action"]
+        found = [classes[index] if classes else str(index) for (index,) in labels]
+        assert found == ["0", "2", "4"], to
+        out.rename(folder / f"done-{to}")

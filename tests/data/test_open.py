@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -331,6 +332,21 @@ def test_another_extension_is_found_unless_it_is_ambiguous(tmp_path: Path) -> No
     listed = layouts.text(tmp_path / "list.txt", "a.mp4 0", "b.mp4 1", "c.mp4 0", "a 1")
     paths = [s.path.name for s in open_dataset(listed).samples]
     assert paths == ["a.mkv", "b.mp4", "c.mp4", "a.mkv"]
+
+
+@pytest.mark.parametrize("listed", ["a/x.mp4", "./a/x.mp4", "a//x.mp4", "b/../a/x.mp4", "a/x.avi"])
+@pytest.mark.parametrize("here", [False, True])
+def test_a_video_is_found_however_its_path_is_written(
+    listed: str, here: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.mp4").touch()
+    (tmp_path / "list.csv").write_text(f"path,label\n{listed},run\n")
+    monkeypatch.chdir(tmp_path)
+    root = Path(".") if here else tmp_path
+    dataset = open_dataset(root / "list.csv")
+    assert [sample.path for sample in dataset.samples] == [root / "a" / "x.mp4"]
+    assert gc.isenabled()
 
 
 def test_the_summary_says_how_the_annotation_was_read(tmp_path: Path) -> None:

@@ -202,3 +202,63 @@ def test_an_official_file_is_read_once_for_all_its_splits(
     reads.clear()
     assert len(open_splits(root)) == 3
     assert reads["activity_net.v1-3.min.json"] == 1
+
+
+@pytest.mark.parametrize(
+    "names", ["{split}/{label}", "{label}/{split}", "{split}_set/{label}", "{label}/{split}_set"]
+)
+def test_folders_of_splits_are_above_or_below_the_class_folders(tmp_path: Path, names: str) -> None:
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            folder = tmp_path / names.format(split=split, label=label)
+            class_folders(folder.parent, 1, [folder.name])
+    assert [s.labels for s in split_train_val(tmp_path).validation.samples] == [(0,), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["a.mp4,x,tr", "b.mp4,y,te"], "splits tr, te, and none is 'train'.*--split tr"),
+        (["a.mp4,x,0", "b.mp4,y,1"], "splits 0, 1, and none is 'train'"),
+    ],
+)
+def test_a_training_split_is_asked_for_where_none_is_called_so(
+    tmp_path: Path, rows: list[str], says: str
+) -> None:
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,split", *rows]))
+    with pytest.raises(DataError, match=says):
+        split_train_val(tmp_path / "m.csv")
+
+
+def test_folders_of_splits_without_classes_and_videos_in_no_split_are_refused(
+    tmp_path: Path,
+) -> None:
+    class_folders(tmp_path / "flat", 2, ["train", "val"])
+    with pytest.raises(DataError, match="without class folders"):
+        open_dataset(tmp_path / "flat")
+    for name in ("a", "b"):
+        class_folders(tmp_path / "inner" / name, 1, ["train", "val"])
+    (tmp_path / "inner" / "a" / "loose.mp4").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"loose\.mp4 is in no split.*move it"):
+        open_dataset(tmp_path / "inner")
+
+
+def test_what_a_given_split_shares_or_leaves_out_is_said(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        class_folders(tmp_path / "data" / part, 2, ["a", "b"])
+    copied = tmp_path / "data" / "train" / "a"
+    content = max(copied.iterdir()).read_bytes() + b"copy"
+    (copied / "one.mp4").write_bytes(content)
+    (tmp_path / "data" / "val" / "a" / "two.mp4").write_bytes(content)
+    assert any(
+        "the content of training videos" in n for n in split_train_val(tmp_path / "data").summary
+    )
+    (tmp_path / "data" / "val").rename(tmp_path / "data" / "extra")
+    assert any("--val-split extra" in note for note in split_train_val(tmp_path / "data").summary)
+
+
+def test_numbers_are_not_taken_for_names_of_another_list(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("path,label\na.mp4,x\nb.mp4,y\n")
+    (tmp_path / "val.csv").write_text("path,label\nc.mp4,0\nd.mp4,1\n")
+    with pytest.raises(DataError, match="write class names in both"):
+        split_train_val(tmp_path)

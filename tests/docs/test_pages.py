@@ -91,8 +91,17 @@ def test_options_in_the_text_exist(page: Path) -> None:
         return  # it names old options
     text = page.read_text(encoding="utf-8")
     known = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    foreign = {"--nproc-per-node", "--max-restarts", "--dist", "--no-loadscope-reorder", "--help"}
-    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - foreign:
+    foreign = {
+        "--nproc-per-node",
+        "--max-restarts",
+        "--dist",
+        "--no-loadscope-reorder",
+        "--help",
+        "--logdir",
+    }
+    slurm = {"--array", "--gres", "--cpus-per-task", "--requeue"}
+    ray = {"--head", "--port", "--address", "--generate"}
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - foreign - slurm - ray:
         if page.name in ("README.md", "CONTRIBUTING.md") and option in ("--check", "--format"):
             continue
         assert option in known, option

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.forked import Forked, run_forked
 from vtcli.cli import run
 from vtcli.labels import load_labels
 from vtcli.models import get_architecture, with_overrides
@@ -90,14 +90,7 @@ def class_folders(root: Path, per_class: int = 3, classes: Sequence[str] = CLASS
 
 def vt(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `vt` in a process of its own, with one thread."""
-    return subprocess.run(
-        [sys.executable, "-m", "vtcli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=environment(**variables),
-        cwd=ROOT,
-        timeout=120,
-    )
+    return run_forked(words, environment(**variables), ROOT)
 
 
 def vt_here(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -130,7 +123,7 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "100", **variables}
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for(path: Path, process: Forked | subprocess.Popen[bytes]) -> None:
     """Return once a file exists, or the process that should write it has ended."""
     limit = time.monotonic() + 120
     while not path.exists() and process.poll() is None and time.monotonic() < limit:

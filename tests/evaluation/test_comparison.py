@@ -52,10 +52,10 @@ def test_the_p_value_is_the_binomial_tail(b: int, c: int) -> None:
 
 
 def test_the_p_value_of_a_large_run_is_fast_and_close_to_the_normal_approximation() -> None:
-    start = time.perf_counter()
+    start = time.process_time()  # of which a busy machine takes no more
     b, c = 24_700, 25_300
     p = mcnemar(b, c)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     z = (abs(b - c) - 1) / math.sqrt(b + c)
     assert p == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-3)
     assert mcnemar(0, 50_000) == 0

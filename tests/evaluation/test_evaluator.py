@@ -40,6 +40,7 @@ from tests.evaluation.harness import (
     vt,
     vt_here,
 )
+from tests.forked import Forked, run_group
 from vtcli.data.clip_loader import Loader, Request
 from vtcli.data.open import open_dataset
 from vtcli.data.samples import Sample
@@ -49,7 +50,7 @@ from vtcli.evaluation.aggregate import load_run_scores
 from vtcli.evaluation.run_directory import RunDirectory, sample_key
 from vtcli.inference import scoring
 from vtcli.inference.batching import make_units, slots_per_batch
-from vtcli.inference.predictor import predict
+from vtcli.inference.predict import predict
 from vtcli.labels import load_labels
 from vtcli.runtime.distributed import Group
 from vtcli.video import frame_source
@@ -95,6 +96,25 @@ def test_scores_are_those_of_vt_predict(model: Path, videos: Path, uninterrupted
             assert stored.scores["action"][row, index] == pytest.approx(raw, abs=1e-5)
 
 
+def test_a_run_records_the_precision_that_auto_stands_for(
+    model: Path, videos: Path, tmp_path: Path
+) -> None:
+    report = evaluate(videos, model, tmp_path / "run", precision="auto")
+    run = RunDirectory(tmp_path / "run")
+    recorded = run.info["protocol"]["precision"]
+    assert recorded == "fp32"  # the network is small
+    assert report.settings["precision"] == recorded
+    # A run begun at another precision goes on at that, and an older one that says "auto" goes on.
+    for stored in ("bf16", "auto"):
+        info = run.info
+        info["protocol"]["precision"] = stored
+        (tmp_path / "run" / "run.json").write_text(json.dumps(info))
+        again = evaluate(videos, model, tmp_path / "run", precision="auto")
+        assert again.settings["precision"] == stored
+        with pytest.raises(DataError, match=f"precision.*'{stored}', not 'fp32'"):
+            evaluate(videos, model, tmp_path / "run", precision="fp32")
+
+
 def test_accuracy_is_what_the_stored_scores_say(uninterrupted: Path, videos: Path) -> None:
     stored = load_run_scores(RunDirectory(uninterrupted))
     names = [sample.id.split("/")[0].replace("_", " ") for sample in stored.read]
@@ -105,16 +125,9 @@ def test_accuracy_is_what_the_stored_scores_say(uninterrupted: Path, videos: Pat
     assert (summary["expected"], summary["read"], summary["failed"]) == (24, 24, 0)
 
 
-def kill_at(count: int, run: Path, command: list[str]) -> None:
+def kill_at(count: int, run: Path, words: list[str]) -> None:
     """Start the command and kill it as soon as this many views have been written."""
-    process = subprocess.Popen(
-        command,
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = Forked(words, environment(), ROOT)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         if len(scores_of(run)) >= count:
@@ -133,7 +146,7 @@ def test_a_run_killed_at_random_ends_with_the_same_scores(
     words = ["eval", "--dataset", str(videos), "-m", str(model), "-b", batch_size, "-o"]
     chance = random.Random(int(batch_size))
     for count in sorted(chance.sample(range(1, 40), 2)):
-        kill_at(count, run, [sys.executable, "-m", "vtcli", *words, str(run)])
+        kill_at(count, run, [*words, str(run)])
     assert vt_here(*words, run).returncode == 0
     assert vt_here(*words, whole).returncode == 0
     assert scores_of(run) == scores_of(whole)
@@ -145,7 +158,7 @@ def test_a_run_killed_at_random_ends_with_the_same_scores(
 def test_no_view_is_scored_twice(model: Path, videos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["eval", "--dataset", str(videos), "-m", str(model), "-b", "1", "-o", str(run)]
-    kill_at(20, run, [sys.executable, "-m", "vtcli", *words])
+    kill_at(20, run, words)
     assert vt_here(*words).returncode == 0
     lines = [json.loads(line) for f in (run / "scores").iterdir() for line in whole_lines(f)]
     assert set(Counter((line["id"], line["view"]) for line in lines).values()) == {1}
@@ -156,14 +169,7 @@ def test_a_stopped_run_says_how_to_resume(
     sent: signal.Signals, code: int, model: Path, videos: Path, tmp_path: Path
 ) -> None:
     words = ["eval", "--dataset", str(videos), "-m", str(model), "-b", "1", "-o", str(tmp_path)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vtcli", *words],
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Forked(words, environment(), ROOT)
     while not scores_of(tmp_path):
         assert process.poll() is None
         time.sleep(0.002)
@@ -186,23 +192,12 @@ def test_processes_share_the_work_and_give_the_same_scores(
     processes: int, model: Path, videos: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     words = ("eval", "--dataset", videos, "-m", model, "-b", "2", "-o", tmp_path / "run")
-    done = torchrun(processes, *words)
-    assert done.returncode == 0, done.stderr
+    for done in run_group(processes, words, environment(), ROOT):
+        assert done.returncode == 0, done.stderr
     assert scores_of(tmp_path / "run") == scores_of(uninterrupted)
     assert len(list((tmp_path / "run" / "scores").iterdir())) == processes
     predictions = (tmp_path / "run" / "predictions.csv").read_bytes()
     assert predictions == (uninterrupted / "predictions.csv").read_bytes()
-
-
-def torchrun(processes: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        torchrun_command(processes, *words),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=ROOT,
-        timeout=120,
-    )
 
 
 def torchrun_command(processes: int, *words: str | Path) -> list[str]:
@@ -594,6 +589,19 @@ def test_a_run_of_another_model_or_protocol_is_refused(
         evaluate(videos, model, uninterrupted, decoder="decord")
     with pytest.raises(DataError, match="already holds a run"):
         evaluate(videos, model, uninterrupted, resume=False)
+
+
+@pytest.mark.parametrize("flag", ["strict", "compile"])
+def test_a_run_keeps_its_flags(flag: str, tmp_path: Path) -> None:
+    for begun, resumed, told in (({flag: True}, {}, "with"), ({}, {flag: True}, "without")):
+        run = RunDirectory(tmp_path / told)
+        with run.locked(begun, {}, True):
+            pass
+        with (
+            pytest.raises(DataError, match=f"another setting of --{flag}: {told} it; name another"),
+            run.locked(resumed, {}, True),
+        ):
+            pass
 
 
 def test_a_run_of_other_videos_under_the_same_name_is_refused(

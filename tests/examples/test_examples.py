@@ -12,6 +12,8 @@ import pytest
 
 import vtcli
 from tests.evaluation.harness import environment
+from tests.hub import running_hub
+from tests.weights.hf_models import LABELS, make_model, make_processor
 from vtcli.cli import run
 from vtcli.synthetic.motion8 import MOTIONS, make_motion8
 
@@ -27,11 +29,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.rglob("*.mp4"))
 
 
-def example(name: str, *words: str | Path) -> str:
+def example(name: str, *words: str | Path, **variables: str) -> str:
     """The output of an example."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *map(str, words)],
-        env={**environment(), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        env={**environment(), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **variables},
         capture_output=True,
         text=True,
     )
@@ -52,6 +54,38 @@ def test_own_classes_become_a_model() -> None:
     labels = [line.split(": ")[1].rsplit(" ", 1)[0] for line in out.splitlines() if ".mp4:" in line]
     assert len(set(labels)) == 3
     assert set(labels) <= set(MOTIONS)
+
+
+@pytest.mark.slow
+def test_a_repository_of_the_hub_predicts_with_its_own_labels(
+    tmp_path: Path, clips: list[Path]
+) -> None:
+    make_model(tmp_path / "model")
+    make_processor(tmp_path / "model")
+    with running_hub() as hub:
+        hub.add_repo("org/vivit", {f.name: f.read_bytes() for f in (tmp_path / "model").iterdir()})
+        caches = {"HF_HOME": str(tmp_path / "hf"), "VT_CACHE": str(tmp_path / "vt")}
+        away = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "NO_PROXY": "*", **caches}
+        out = example("hub_repository.py", "org/vivit", clips[0], **away)
+    facts, *_, answer = out.splitlines()
+    assert facts == "org/vivit: vivit, 8 frames, 3 classes"
+    assert answer.startswith(f"{clips[0]}: ")
+    assert any(f" {label} " in answer for label in LABELS)
+
+
+@pytest.mark.slow
+def test_ray_data_predicts_as_a_predictor_does(tmp_path: Path) -> None:
+    lines = example("ray_data.py", tmp_path).splitlines()
+    folder = tmp_path / "motion8"
+    clips = sorted(folder.rglob("*.mp4"))
+    with vtcli.Predictor("uniformerv2-nano", topk=1, workers=1) as predictor:
+        outcomes = list(predictor.predict(clips))
+    assert lines == [
+        f"{Path(o.path).relative_to(folder)}: "
+        f"{o.error.reason if o.failed else o.predictions[0].label}"
+        for o in outcomes
+    ]
+    assert sum(line.endswith("not_video") for line in lines) == 1
 
 
 @pytest.fixture(scope="module", params=["uniformerv2-nano", "vivit-nano"])

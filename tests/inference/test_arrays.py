@@ -119,3 +119,13 @@ def test_results_are_tables(predictor: Any, clip: Path) -> None:
         assert "&lt;b&gt;.mp4" in html
         assert "<i>" not in html
     assert outcome.predictions[0].label in outcome._repr_html_()
+
+
+def test_preprocess_gives_the_clip_that_is_scored(predictor: Any, clip: Path) -> None:
+    frames = read_frames(clip, range(20))
+    clip_3TSS = vtcli.preprocess(frames, predictor.model)
+    with torch.inference_mode():
+        actual = predictor.net(clip_3TSS[None])
+    torch.testing.assert_close(actual, logits(predictor.predict_frames(frames, 25.0)))
+    with pytest.raises(UsageError, match="give the frame rate as fps"):
+        vtcli.preprocess(frames, "videoswin-t.k400-in1k-32f-tv")

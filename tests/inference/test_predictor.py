@@ -25,8 +25,7 @@ from vtcli.errors import (
     UsageError,
     VideoDecodeError,
 )
-from vtcli.inference import predictor as predictor_module
-from vtcli.inference import scoring
+from vtcli.inference import loading, scoring
 from vtcli.inference.inputs import find_videos
 from vtcli.inference.predictor import Predictor, PredictSettings
 from vtcli.inference.scoring import score_clips
@@ -202,9 +201,9 @@ def test_another_pipeline_of_the_registry_can_be_chosen(model: str, clip: Path) 
 def test_the_weights_are_loaded_once_per_predictor(
     model: str, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads, load = [], predictor_module.load_resolved
+    loads, load = [], loading.load_resolved
     monkeypatch.setattr(
-        predictor_module,
+        loading,
         "load_resolved",
         lambda *a: loads.append(a) or load(*a),  # type: ignore[func-returns-value]
     )
@@ -212,6 +211,12 @@ def test_the_weights_are_loaded_once_per_predictor(
     assert predictor.header["device"] == "auto"
     (first,), (second,) = predictor.predict([clip]), predictor.predict([str(clip)])
     (timeline,) = TimelinePredictor(predictor, window=0.4).predict([clip])
+    (same,) = predictor.windows([clip], window=0.4)
+    assert not same.failed
+    assert same.windows == timeline.windows
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="window is a number of seconds of at least"):
+            predictor.windows([clip], wrong)
     assert first.predictions == second.predictions
     assert not timeline.failed
     assert len(loads) == 1
@@ -260,7 +265,7 @@ def test_predictions_that_are_never_asked_for_leave_no_thread(model: str, clip: 
         with Predictor(model) as predictor:
             predictor.predict([clip, clip]).close()
             assert all(t.name == "workers" for t in set(threading.enumerate()) - before)
-        assert run(["predict", str(clip), "-m", model, "-o", str(clip.parent / "no" / "o.json")])
+        assert run(["predict", str(clip), "-m", model, "-o", str(clip / "o.json")])
         assert set(threading.enumerate()) <= before
     finally:
         gc.enable()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
@@ -13,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from vtcli.errors import DataError
-from vtcli.inference import run_store
+from vtcli.errors import DataError, OutOfMemoryError
+from vtcli.inference import inputs, run_store
 from vtcli.inference.bulk import read_status, retry_failures, run_parts
-from vtcli.inference.run_store import Input, RunStore, Shard
+from vtcli.inference.run_store import Input, RunStore
+from vtcli.inference.selection import Shard
 from vtcli.runtime.rows import Row, read_rows, write_jsonl, write_parquet
 
 INPUTS = [Input(f"/videos/{number}.mp4", 100 + number, number) for number in range(25)]
@@ -60,6 +64,57 @@ def test_every_input_has_one_row_in_order(tmp_path: Path, extension: str) -> Non
     assert not list(store.parts_folder.glob("*.journal"))
     assert run_parts(store, predictor, write).computed == 0
     assert len(predictor.calls) == 25
+
+
+def test_slow_folders_are_looked_at_by_several_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+
+    def slowly(path: str) -> Input:
+        threads.add(threading.get_ident())
+        time.sleep(0.001)
+        return Input(path)
+
+    monkeypatch.setattr(inputs, "describe", slowly)
+    paths = [f"{number}.mp4" for number in range(200)]
+    assert [one.path for one in inputs.describe_all(paths)] == paths
+    assert len(threads) > 2
+
+
+def test_processes_that_begin_together_list_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait for the one that lists the same do not list again."""
+    store, other = store_in(tmp_path), store_in(tmp_path)
+    listed, begun = threading.Event(), threading.Event()
+    now = other._now
+
+    def now_and_begun() -> float:
+        at = now()
+        begun.set()
+        return at
+
+    def slowly() -> Iterator[Input]:
+        yield from INPUTS
+        listed.set()
+        assert begun.wait(60)
+        time.sleep(0.05)  # file systems count time in steps of some milliseconds
+
+    monkeypatch.setattr(other, "_now", now_and_begun)
+
+    def refuse() -> Iterator[Input]:
+        raise AssertionError("listed again")
+        yield
+
+    first = threading.Thread(target=store.add_inputs, args=(slowly(), 10, "same"))
+    first.start()
+    listed.wait()
+    assert other.add_inputs(refuse(), 10, "same") == 0
+    assert other.part_numbers() == [0, 1, 2]
+    first.join()
+    late = Input("/videos/late.mp4", 1, 1)
+    assert other.add_inputs([*INPUTS, late], 10, "same") == 1  # begun after the listing
 
 
 def test_only_new_and_changed_inputs_become_new_parts(tmp_path: Path) -> None:
@@ -127,6 +182,79 @@ def test_a_silent_claim_of_another_machine_expires(
     assert not one.claim(0)
 
 
+def test_of_two_that_see_a_claim_expire_one_has_the_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, quick, slow = (store_in(tmp_path) for _ in range(3))
+    gone.add_inputs(INPUTS)
+    assert gone.claim(0)
+    late = time.time() - 2 * run_store.CLAIM_EXPIRES
+    os.utime(gone.parts_folder / "000000.claim", (late, late))
+    looked = iter([True])
+
+    def expired(path: Path) -> bool:
+        found = RunStore._expired(slow, path)
+        if next(looked, False):
+            assert quick.claim(0)  # between the look and the move
+        return found
+
+    monkeypatch.setattr(slow, "_expired", expired)
+    assert not slow.claim(0)
+    assert quick._owns(0, quick.token)
+
+
+def test_only_time_ends_a_claim_of_another_machine(tmp_path: Path) -> None:
+    """A process number says nothing about another machine, and a live owner shows signs of life."""
+    one, other = store_in(tmp_path), store_in(tmp_path)
+    one.add_inputs(INPUTS)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert one.claim(0)
+    path = one.parts_folder / "000000.claim"
+    path.write_text(json.dumps({"token": one.token, "host": "elsewhere", "pid": ended.pid}))
+    assert not other.claim(0)
+    almost = time.time() - run_store.CLAIM_EXPIRES + 30
+    os.utime(path, (almost, almost))
+    assert not other.claim(0)
+    assert one.claim(0) is False
+    late = time.time() - run_store.CLAIM_EXPIRES - 1
+    os.utime(path, (late, late))
+    assert other.claim(0)
+
+
+def test_the_part_of_a_process_that_is_known_to_be_dead_is_free_at_once(tmp_path: Path) -> None:
+    one, other = store_in(tmp_path), store_in(tmp_path)
+    one.add_inputs(INPUTS)
+    assert one.claim(0)
+    other.release_of(0, "somebody else")
+    assert not other.claim(0)
+    other.release_of(0, one.token)
+    assert other.claim(0)
+
+
+def test_whoever_states_no_batch_size_takes_that_of_the_run(tmp_path: Path) -> None:
+    store_in(tmp_path)
+    late = RunStore(tmp_path, "jsonl")
+    own = {"model": "m", "batch_size": 32}
+    assert late.open(own, automatic=["batch_size"])["batch_size"] == 8
+    with pytest.raises(DataError, match="give --batch-size 8"):
+        late.open(own)
+
+
+def test_the_way_out_of_too_little_memory_names_another_folder(tmp_path: Path) -> None:
+    class Full(Counting):
+        def rows(self, inputs: Sequence[Input], missing: Set[int]) -> Iterator[tuple[int, Row]]:
+            yield from itertools.islice(super().rows(inputs, missing), 2)
+            raise OutOfMemoryError("a batch of 8 views does not fit; run again with -b 4")
+
+    store = store_in(tmp_path)
+    store.add_inputs(INPUTS)
+    with pytest.raises(OutOfMemoryError, match="with -b 4, and name another folder with -o"):
+        run_parts(store, Full(), write_jsonl)
+    assert len(store.journaled(0)) == 2
+    assert store.claim(0)
+
+
 def test_an_owner_that_wakes_up_late_doubles_nothing(tmp_path: Path) -> None:
     late, quick = store_in(tmp_path), store_in(tmp_path)
     late.add_inputs(INPUTS[:2])
@@ -156,3 +284,18 @@ def test_failures_are_counted_and_tried_again(tmp_path: Path) -> None:
     assert again.calls == ["/videos/7.mp4", "/videos/17.mp4"]
     assert read_status(store).failed == {}
     assert [row["path"] for row in all_rows(store)] == [one.path for one in INPUTS]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    store = RunStore(tmp_path, "jsonl")
+    store.parts_folder.mkdir(parents=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive = (f"{socket.gethostname()}-{pid}-0123abcd" for pid in (ended.pid, os.getpid()))
+    left = [f".000002.claim.{dead}.tmp", f".000002.{dead}.tmp", f".time-{dead}"]
+    left.append(f"000002.expired-{dead}")
+    kept = [f".000002.claim.{alive}.tmp", ".000002.claim.other-1-0123abcd.tmp", "000001.list"]
+    for name in (*left, *kept):
+        (store.parts_folder / name).write_text("")
+    store.clear_leftovers()
+    assert sorted(path.name for path in store.parts_folder.iterdir()) == sorted(kept)

@@ -10,7 +10,8 @@ import torch
 import vtcli
 from tests import tiny
 from vtcli.errors import OutOfMemoryError
-from vtcli.inference import scoring
+from vtcli.inference import scoring, stream
+from vtcli.inference.batching import make_units
 from vtcli.inference.predictor import Predictor
 from vtcli.inference.results import Failure, VideoPrediction
 
@@ -107,6 +108,46 @@ def test_a_decoder_that_dies_costs_one_video(
     (failure,) = (outcome for outcome in outcomes if isinstance(outcome, Failure))
     assert failure.error.reason == reason
     assert failure.path == str(bad)
+
+
+@pytest.mark.parametrize("views", ["1x1", "2x3"])
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
+def test_without_order_every_score_is_the_same(
+    videos: list[str], views: str, batch_size: int
+) -> None:
+    with Predictor(MODEL, precision="fp32", views=views) as one:
+        expected = dict(one.predict_part(videos, range(7), batch_size))
+        for wanted in (range(7), {1, 3, 6}):
+            found = dict(one.predict_part(videos, wanted, batch_size, ordered=False))
+            assert set(found) == set(wanted)
+            for number in set(wanted) - {3}:
+                assert torch.equal(logits(found[number]), logits(expected[number]))
+            assert isinstance(found[3], Failure)
+
+
+def test_without_order_a_hanging_video_holds_up_no_other(
+    videos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "HANG.mp4"
+    bad.write_bytes(Path(videos[0]).read_bytes())
+    monkeypatch.setenv("VT_TEST_DECODER_FAULTS", "1")
+    paths = [str(bad), *videos[:3], *videos[4:]] * 3
+    with Predictor(MODEL, precision="fp32", timeout=4.0, workers=4, batch_size=4) as one:
+        outcomes = list(one.predict(paths, ordered=False))
+    assert sorted(outcome.path for outcome in outcomes) == sorted(paths)
+    assert [outcome.failed for outcome in outcomes] == [False] * 18 + [True] * 3
+
+
+def test_memory_is_bounded_where_one_place_of_the_batches_is_never_filled() -> None:
+    units = make_units(100, 1, 4)
+    waiting, most = stream._WaitingVideos({n: unit for unit in units for n in unit.samples}), 0
+    for number in (n for n in range(100) if n % 4):
+        waiting.add(number, iter([torch.zeros(1)]))
+        most = max(most, len(waiting))
+        while waiting.is_enough:
+            ((clips, views),) = waiting.take()
+            assert clips.keys() == views.keys() == {1, 2, 3}
+    assert most == 8
 
 
 def test_no_video_that_exists_loads_no_weights(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,14 +32,7 @@ from vtcli.video.decode import Limits, read_frames
 from vtcli.video.pipeline import plan_views
 from vtcli.video.views import clip_tensors, probabilities
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +337,10 @@ def test_the_result_is_json_and_states_its_settings(model: Path, clip: Path) -> 
     assert set(table["segments"][0]) == {"start", "end", "index", "label", "score", "windows"}
     assert [w["start"] for w in table["windows"]] == [k / 2 for k in range(7)]
     assert len(table["windows"][0]["predictions"]) == 2
+    assert list(found) == list(found.segments)
+    assert (len(found), found[0]) == (len(found.segments), found.segments[0])
+    assert str(found).count("%") == len(found)
+    assert found._repr_html_().count("<tr>") == len(found)
 
 
 def test_a_timeline_of_two_heads_has_segments_of_their_pairs(clip: Path, tmp_path: Path) -> None:

@@ -82,6 +82,37 @@ def test_what_is_ambiguous_is_refused(name: str, text: str, says: str, tmp_path:
         read_label_file(tmp_path / name)
 
 
+@pytest.mark.parametrize("form", ["{}. {}", "{}) {}", "[{}] {}", "{} - {}", "{} = {}"])
+def test_numbered_items_are_in_the_order_of_their_numbers(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("\n".join(form.format(n, name) for n, name in ((2, "c"), (0, "a"), (1, "b b"))))
+    assert read_label_file(path).names == ("a", "b b", "c")
+    path.write_text("b = 1\na = 0\n")
+    assert read_label_file(path).names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("l.json", '{"0": "a", "0": "b"}', "the key '0' twice"),
+        ("l.json", '["a", ""]', "not one of names"),
+        ("l.csv", "label,youtube_id\na,x\nb,y\n", "'label' and none that numbers the classes"),
+        ("l.txt", "PK\x03\x04", "is not a text file"),
+    ],
+)
+def test_what_is_not_a_list_of_classes_is_refused(
+    name: str, content: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=says):
+        read_label_file(tmp_path / name)
+
+
+def test_a_repeated_name_is_said(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text("a\nb\na\n")
+    assert "warning: 'a' is there more than once" in read_label_file(tmp_path / "l.txt").describe()
+
+
 def test_names_that_contain_numbers_stay_whole(tmp_path: Path) -> None:
     names = ("100m run", "3 pointer", "class 7", "walk")
     (tmp_path / "a.txt").write_text("\n".join(names))

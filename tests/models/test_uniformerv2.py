@@ -13,7 +13,15 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.goldens import big_golden, build_model, golden_dir, golden_input, load_manifest
+from tests.goldens import (
+    big_golden,
+    build_model,
+    golden_dir,
+    golden_input,
+    layout_of,
+    load_manifest,
+    require_any_prefix,
+)
 from vtcli.errors import LayoutError, ShapeError
 from vtcli.models.layouts import from_vt, to_vt
 from vtcli.models.uniformerv2 import ARCHITECTURE, PRESETS, infer_config
@@ -76,26 +84,18 @@ def test_full_size_logits_equal_upstream(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_layouts_are_recognized_and_restored_bit_for_bit(name: str) -> None:
     manifest, upstream = load_manifest(GOLDEN / f"{name}.json")
-    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(upstream)]
-    assert [layout.name for layout in found] == [manifest["layout"]]
-    mapped = to_vt(found[0], upstream)
+    layout = layout_of(ARCHITECTURE, manifest, upstream)
+    mapped = to_vt(layout, upstream)
     assert mapped.unexpected == []
     assert {n for n, _ in mapped.dropped} == {n for n in upstream if n.endswith("batches_tracked")}
-    back = from_vt(found[0], mapped.tensors, config_of(manifest["config"]))
+    back = from_vt(layout, mapped.tensors, config_of(manifest["config"]))
     assert back.keys() == upstream.keys()
     assert all(torch.equal(back[name], upstream[name]) for name in upstream)
 
 
 def test_names_are_read_with_and_without_prefixes() -> None:
     _, upstream = load_manifest(GOLDEN / "tiny_global_official.json")
-    layout = ARCHITECTURE.layouts["official"]
-    plain = to_vt(layout, upstream).tensors
-    for wrapped in (
-        {n.removeprefix("backbone."): t for n, t in upstream.items()},
-        {f"module.{n}": t for n, t in upstream.items()},
-    ):
-        assert layout.recognizes(wrapped)
-        assert to_vt(layout, wrapped).tensors.keys() == plain.keys()
+    require_any_prefix(ARCHITECTURE.layouts["official"], upstream, usual="backbone.")
 
 
 @pytest.mark.parametrize("model", [name for name in PRESETS if not name.endswith("-nano")])

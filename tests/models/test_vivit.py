@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.goldens import big_golden, load_manifest
+from tests.goldens import big_golden, layout_of, load_manifest
 from tests.models.vivit_goldens import (
     GOLDEN,
     ROOT,
@@ -58,13 +58,12 @@ def test_full_size_logits_equal_upstream(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_layouts_are_recognized_and_restored_bit_for_bit(name: str) -> None:
     manifest, upstream = load_manifest(GOLDEN / f"{name}.json")
-    found = [layout for layout in ARCHITECTURE.layouts.values() if layout.recognizes(upstream)]
-    assert [layout.name for layout in found] == [manifest["layout"]]
-    result = to_vt(found[0], upstream)
+    layout = layout_of(ARCHITECTURE, manifest, upstream)
+    result = to_vt(layout, upstream)
     assert result.unexpected == []
     assert result.dropped == []
-    back = from_vt(found[0], result.tensors, config_of(manifest))
-    usual = {found[0].full_name(name): tensor for name, tensor in upstream.items()}
+    back = from_vt(layout, result.tensors, config_of(manifest))
+    usual = {layout.full_name(name): tensor for name, tensor in upstream.items()}
     assert back.keys() == usual.keys()
     assert all(torch.equal(back[name], usual[name]) for name in usual)
 

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,14 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.browser import CHROMIUM, in_a_browser
 from tests.report import reports
 from vtcli.errors import DataError
 from vtcli.evaluation.metrics import head_metrics
 from vtcli.evaluation.results import Estimate, EvaluationReport, ReportedMetrics
 from vtcli.report.html import FAILURES_SHOWN, write_html
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome here")
 DARK, LIGHT = 0, 1
 VOID = {"meta", "link", "input", "img", "br"}
 HOSTILE = (
@@ -346,6 +344,40 @@ def test_buttons_filter_and_matrix_react(tmp_path: Path, scheme: int) -> None:
     assert found["empty"][3] == 0
     brightness = sum(map(int, re.findall(r"\d+", found["page"])))
     assert brightness > 600 if scheme == LIGHT else brightness < 150
+
+
+FIND = """
+const words = () => ["target", "predicted"].map(
+  (name) => document.querySelector(`[data-is=${name}]`).textContent);
+const seen = { start: words() };
+const field = document.querySelector(".goto");
+field.value = "class 50";
+field.dispatchEvent(new Event("input"));
+seen.found = words();
+document.querySelectorAll("[data-cell]")[0].click();
+seen.clicked = words();
+seen.options = document.querySelectorAll("datalist option").length;
+seen.wide = document.documentElement.scrollWidth > innerWidth;
+return seen;
+"""
+
+
+@in_a_browser
+def test_a_class_of_400_is_found_in_the_matrix(tmp_path: Path) -> None:
+    target = np.repeat(np.arange(400), 2)
+    predicted = target.copy()
+    predicted[[18, 19, 100]] = [7, 7, 399]  # class 9 as class 7; class 50 as class 399, once
+    names = tuple(f"class {i}" for i in range(400))
+    head = head_metrics("action", names, np.eye(400)[predicted], target.tolist(), 800)
+    write_html(reports.report(head), tmp_path / "report.html")
+    found = seen(browse(with_script(tmp_path / "report.html", FIND)))
+    assert found == {
+        "start": ["class 9", "class 7"],
+        "found": ["class 50", "class 399"],
+        "clicked": ["class 9", "class 7"],
+        "options": 400,
+        "wide": False,
+    }
 
 
 @in_a_browser

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from vtcli.report.tables import figure, plain_table, print_whole
+from vtcli.report.tables import figure, plain_table, print_table, print_whole
 
 TITLES = ("model", "M params", "GMACs/view", "peak memory", "note")
 ROWS = [
@@ -68,3 +68,16 @@ def test_a_pipe_has_the_whole_table_on_one_line_per_row() -> None:
 )
 def test_small_figures_keep_their_digits(value: float, shown: str) -> None:
     assert figure(value) == shown
+
+
+@pytest.mark.parametrize("width", [30, 50, 80])
+def test_names_break_between_words_and_nothing_is_cut(width: int) -> None:
+    table = plain_table("class", "top-1 in percent (interval)", "predicted as", left=("class",))
+    table.add_row("counter-clockwise", "99.0 (94.3–99.8)", "a very long name of many words")
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=True, color_system=None)
+    print_table(table, console)
+    text = stream.getvalue()
+    assert "…" not in text
+    for part in ("counter-clockwise", "99.0 (94.3–99.8)", "many"):
+        assert part in text

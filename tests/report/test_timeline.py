@@ -33,9 +33,10 @@ class Predicted:
     segments: list[dict[str, Any]]
     path: str = "folder/long video.mp4"
     failed: bool = False
+    windows: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"path": self.path, "segments": self.segments, "windows": []}
+        return {"path": self.path, "segments": self.segments, "windows": self.windows}
 
 
 @dataclass
@@ -175,6 +176,24 @@ def test_csv_has_a_row_per_segment_and_one_per_failure() -> None:
     assert [row["start"] for row in rows] == ["0.0", "2.5", "3599.9996", ""]
     assert {row["model"] for row in rows} == {"tiny"}
     assert rows[-1]["error"] == "broken.mp4: is damaged"
+
+
+def window(start: float, end: float, *ranking: tuple[int, str, float]) -> dict[str, Any]:
+    keys = ("index", "label", "score")
+    predictions = [dict(zip(keys, values, strict=True)) for values in ranking]
+    return {"start": start, "end": end, "predictions": predictions}
+
+
+def test_csv_keeps_the_other_classes_of_each_segment() -> None:
+    windows = [
+        window(0, 2, (3, "run", 0.8), (1, "walk", 0.2)),
+        window(2, 4, (3, "run", 0.6), (2, "jump", 0.3)),
+        window(4, 6, (1, "walk", 0.7), (3, "run", 0.1)),
+    ]
+    found = Predicted([segment(0.0, 4.0, "run", 0.7)], windows=windows)
+    (row,) = csv.DictReader(io.StringIO(written("csv", found)))
+    # -k 2: the best class besides the segment's own; means over its two windows
+    assert (row["label"], row["others"]) == ("run", "jump 0.150")
 
 
 def test_json_is_one_object_and_json_lines_one_per_file() -> None:

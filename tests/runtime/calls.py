@@ -14,6 +14,11 @@ def filled(size: int) -> np.ndarray:
     return np.full(size, 7, np.uint8)
 
 
+def numbered(size: int, number: int) -> np.ndarray:
+    """An array of a number."""
+    return np.full(size, number, np.uint8)
+
+
 def count_up(parts: int) -> Iterator[tuple[int, np.ndarray]]:
     """Numbers, each with an array that is large enough for shared memory."""
     for number in range(parts):

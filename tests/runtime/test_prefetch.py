@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 import pytest
 
 from tests.runtime.processes import wait_until
-from vtcli.runtime.prefetch import prefetch
+from vtcli.runtime.prefetch import prefetch, prefetch_unordered
 
 
 def singles(count: int) -> Iterator[list[int]]:
@@ -131,3 +131,26 @@ def test_a_result_that_the_caller_drops_is_not_kept() -> None:
 
 def test_no_items_give_no_results() -> None:
     assert list(prefetch(str, [], workers=1, ahead=2)) == []
+
+
+def test_without_order_a_slow_item_holds_up_no_other_and_a_pause_is_told() -> None:
+    release, most = threading.Event(), 0
+
+    def slow_for_zero(number: int) -> int:
+        nonlocal most
+        most = max(most, number)
+        if number == 0:
+            release.wait(10)
+        return number * number
+
+    results = prefetch_unordered(slow_for_zero, range(9), 2, lambda: 4, lambda: 0.2)
+    with closing(results):
+        (first,) = [next(results)]
+        assert first == (1, 1)
+        assert most <= 4  # at most four in progress or ready
+        found = [first, *(next(results) for _ in range(7))]
+        assert found == [(n, n * n) for n in range(1, 9)]
+        assert next(results) is None
+        release.set()
+        assert list(results) == [(0, 0)]
+    assert not prefetch_threads()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.data.faulty import work
-from tests.runtime.calls import count_up, filled, imported
+from tests.runtime.calls import count_up, filled, imported, numbered
 from tests.runtime.processes import children, default_sigint, running, wait_until
 from vtcli.runtime import worker
 from vtcli.runtime.worker_pool import (
@@ -135,6 +135,18 @@ def test_large_arrays_arrive_whole_and_belong_to_the_receiver() -> None:
         assert (found.shape, found.min(), found.max()) == ((5_000_000,), 7, 7)
         found += 1
         assert pool.submit(filled, 10).result().tolist() == [7] * 10
+
+
+def test_arrays_stay_what_they_are_when_the_next_ones_come() -> None:
+    """Their shared memory is used again."""
+    with WorkerPool(1) as pool:
+        sizes = [70_000, 200_000, 100_000, 5_000_000, 70_000, 10, 90_000]
+        found = [pool.submit(numbered, size, size % 251).result() for size in sizes]
+        parts = [part for _, part in pool.stream(count_up, 3)]
+        found += [pool.submit(numbered, 100_000, 9).result()]
+    for array, size in zip(found, sizes, strict=False):
+        assert (len(array), array.min(), array.max()) == (size, size % 251, size % 251)
+    assert [int(part[0]) for part in parts] == [0, 1, 2]
 
 
 def test_a_stream_waits_for_its_consumer_and_may_be_left() -> None:

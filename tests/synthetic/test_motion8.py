@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vtcli.cli import run
 from vtcli.data.open import open_dataset
 from vtcli.errors import EXIT_DATA, EXIT_OK, EXIT_USAGE, DataError, UsageError
-from vtcli.synthetic import motion8
+from vtcli.synthetic import make
 from vtcli.synthetic.motion8 import (
     MOTIONS,
     PARTNERS,
@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(frames: object) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(motion8, "encode", full)
+    monkeypatch.setattr(make, "encode", full)
     with pytest.raises(DataError, match="No space left"):
         make_motion8(tmp_path / "made", clips={"train": 8})
     assert not list(tmp_path.iterdir())

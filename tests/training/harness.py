@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -136,7 +137,7 @@ def plan_for(
     split = data if isinstance(data, TrainValSplit) else split_train_val(data)
     heads = {head: len(names) for head, names in split.train.classes.items()}
     model_init = plan_init(model, init, heads, recipe, num_frames)
-    chosen = TrainSettings(**{"device": "cpu", "workers": 1, **settings})
+    chosen = TrainSettings(**{"device": "cpu", "workers": 0, **settings})
     return TrainPlan(split, model_init, "tiny", recipe, 5, processes, chosen)
 
 
@@ -206,6 +207,19 @@ def kill_after(steps: int, maker: Trainer) -> Callable[[object], None]:
             raise Killed
 
     return on_step
+
+
+def assert_a_kill_changes_nothing(folder: Path, plan: TrainPlan, steps: int) -> None:
+    """A training that is killed after some optimizer steps and resumed ends with the weights of
+    `folder/whole`, which is trained here without interruption.
+    """
+    trainer(folder / "whole", plan).fit()
+    broken = trainer(folder / "broken", plan)
+    with pytest.raises(Killed):
+        broken.fit(kill_after(steps, broken))
+    trainer(folder / "broken", plan, resume=True).fit()
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same(weights(folder / "whole" / name), weights(folder / "broken" / name))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,8 +38,11 @@ from vtcli.training.choose import (
     paper_steps,
     training_budget,
 )
+from vtcli.training.init import build_model
 from vtcli.training.optim import least_sum_of_rates, param_groups, sum_of_head_rates
 from vtcli.training.recipes import list_recipes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL_DATA = TrainingBudget("uniformerv2", 208, 64, 8)
 
@@ -48,14 +50,6 @@ SMALL_DATA = TrainingBudget("uniformerv2", 208, 64, 8)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return class_folders(tmp_path_factory.mktemp("data") / "data", 5, ["a", "b", "c"])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("arch", sorted(TINY))
@@ -98,6 +92,20 @@ def test_the_small_recipe_counts_optimizer_steps(videos: int, batch: int, epochs
     assert str(videos) in chosen.reason.replace(",", "")
 
 
+def test_few_videos_are_told_of_the_classifier_alone() -> None:
+    few = replace(SMALL_DATA, train_videos=99)
+    told = "99 training videos are few: --trainable head "
+    assert any(note.startswith(told) for note in choose_recipe(few).notes)
+    for budget, given in (
+        (replace(few, train_videos=100), {}),
+        (replace(few, init="scratch"), {}),
+        (replace(few, has_features=False), {}),
+        (few, {"trainable": "head"}),
+        (few, {"trainable": "last-1-blocks"}),
+    ):
+        assert not any(" are few" in note for note in choose_recipe(budget, None, given).notes)
+
+
 def test_given_options_override_the_recipe() -> None:
     given = {"batch_size": 4, "smoothing": 0.0, "weight_decay": None}
     recipe = choose_recipe(SMALL_DATA, given=given).recipe
@@ -116,6 +124,18 @@ def test_a_new_classifier_keeps_a_rate_of_its_own() -> None:
     assert rates(lr=1e-5) == (1e-5, 1e-3)
     assert rates(lr=1e-2) == (1e-2, 1e-2)
     assert rates(lr=1e-2, head_lr=1e-4) == (1e-2, 1e-4)
+
+
+@pytest.mark.parametrize("arch", sorted(TINY))
+def test_a_new_classifier_starts_with_equal_probabilities(
+    arch: str, data: Path, tmp_path: Path
+) -> None:
+    start = model_file(tmp_path / "start.safetensors", arch)
+    plan = plan_for(data, start)
+    network = build_model(plan.model_init, plan.labels).eval()
+    p = plan.model_init.pipeline
+    clip_B3TSS = torch.randn(2, 3, p.frames, p.crop_size, p.crop_size)
+    assert torch.equal(network(clip_B3TSS), torch.zeros(2, 3))
 
 
 def test_two_processes_share_the_batch_of_one() -> None:

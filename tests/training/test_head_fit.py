@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,15 +29,18 @@ from vtcli.data.splits import split_train_val
 from vtcli.errors import DataError
 from vtcli.models.recipe import Recipe
 from vtcli.runtime.distributed import Group
+from vtcli.runtime.logistic import fit_logistic
 from vtcli.training import features
 from vtcli.training.choose import TrainingBudget, choose_recipe
 from vtcli.training.features import FOLDER, FeatureCache, views_per_video
 from vtcli.training.few_shot import few_shot, unvalidated_classes
 from vtcli.training.head_fit import HeadFit
-from vtcli.training.linear_probe import PENALTIES, choose_penalty, fit_logistic
+from vtcli.training.linear_probe import PENALTIES, choose_penalty
 from vtcli.training.plan import TrainPlan
 from vtcli.weights.checkpoint import CARD_KEY, read_card, write_checkpoint
 from vtcli.weights.load import load_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HEAD = Recipe(trainable="head", scale=(0.5, 1.0), hflip=0.0)
 
@@ -48,14 +53,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_file(tmp_path_factory.mktemp("model") / "tiny.safetensors", "vivit")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def head_plan(data: Path, model: Path) -> TrainPlan:
@@ -91,6 +88,40 @@ def test_the_fit_is_the_minimum(l2: float) -> None:
     assert float(error_NK.mean(0).abs().max()) < 1e-5
 
 
+def test_it_is_the_fit_of_scikit_learn_with_weighted_classes() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    torch.manual_seed(1)
+    label, weight_K, l2 = torch.arange(90) % 3, torch.tensor([0.5, 1.0, 3.0]), 0.01
+    features_ND = torch.randn(90, 12) + 0.5 * torch.randn(3, 12)[label]
+    target_NK = torch.nn.functional.one_hot(label, 3) * weight_K
+    found = fit_logistic(features_ND, target_NK, l2)
+    x_ND = features_ND.double()
+    x_ND = (x_ND - x_ND.mean(0)) / x_ND.std(0, correction=0)
+    reference = LogisticRegression(C=1 / (90 * l2), tol=1e-10, max_iter=10_000)
+    reference.fit(x_ND.numpy(), label.numpy(), sample_weight=weight_K[label].numpy())
+    expected_NK = torch.from_numpy(reference.predict_proba(x_ND.numpy()))
+    assert torch.allclose(found.logits(features_ND).softmax(1), expected_NK, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_command_does_without_libraries_that_take_longer_to_import_than_it_to_fit(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    slow = "('timm', 'torchvision', 'torch._dynamo', 'sympy')"
+    script = (
+        "import sys; from vtcli.cli import run; print(run(sys.argv[1:])); "
+        f"print([name for name in {slow} if name in sys.modules])"
+    )
+    words = ["--dataset", data, "-m", model, "-o", tmp_path / "run", "--trainable", "head"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, "finetune", *map(str, words), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-2:] == ["0", "[]"], done.stderr
+
+
 def test_the_penalty_follows_from_videos_that_were_not_fitted() -> None:
     torch.manual_seed(0)
     label = torch.arange(40) % 2
@@ -102,6 +133,29 @@ def test_the_penalty_follows_from_videos_that_were_not_fitted() -> None:
     # Two copies of a row tell nothing new: they belong to one video and are held out together.
     twice = noise_ND.repeat(2, 1), target_NK.repeat(2, 1), [*range(40), *range(40)]
     assert choose_penalty(*twice) == max(PENALTIES)
+
+
+def test_the_penalty_ignores_a_class_that_only_the_held_out_groups_have() -> None:
+    """All of a third class is one group: its cross-entropy, of a classifier that never saw it,
+    would ask for the strongest penalty.
+    """
+    torch.manual_seed(0)
+    label = torch.cat([torch.arange(40) % 2, torch.full((5,), 2)])
+    target_NK = torch.nn.functional.one_hot(label, 3).float()
+    clear_ND = torch.randn(45, 10) + 8 * label[:, None]
+    groups = [*range(40), *["third"] * 5]
+    assert choose_penalty(clear_ND, target_NK, groups) < max(PENALTIES)
+
+
+def test_segments_of_a_video_and_cuts_of_a_source_are_held_out_together(
+    data: Path, model: Path
+) -> None:
+    split = head_plan(data, model).split
+    first, second, *others = split.train.samples
+    segment = replace(first, id="segment", start=1.0)
+    assert split.group_of(segment) == split.group_of(first) != split.group_of(second)
+    grouped = replace(split, groups={first.path: "place", second.path: "place"})
+    assert grouped.group_of(first) == grouped.group_of(second) != grouped.group_of(others[0])
 
 
 @pytest.mark.parametrize("arch", sorted(TINY))
@@ -167,7 +221,8 @@ def test_a_signal_ends_the_fit_after_a_file(
     monkeypatch.setattr(features, "CHUNK", 16)
     made = HeadFit(head_plan(data, model), tmp_path, Group())
     for number, ended in ((signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")):
-        assert made.fit(lambda done, total, n=number: signal.raise_signal(n)) == ended
+        left = [number]  # raised once: a signal repeated later ends the process at once
+        assert made.fit(lambda done, total, n=left: n and signal.raise_signal(n.pop())) == ended
         made = HeadFit(head_plan(data, model), tmp_path, Group())
     assert len(list((tmp_path / FOLDER).iterdir())) == 2
     assert not (tmp_path / "best.safetensors").exists()
@@ -271,3 +326,24 @@ def test_the_command_reports_a_learning_curve(
     assert last["low"] <= last["top1"] <= last["high"]
     assert run([*words, "--learning-curve", "--epochs", "3"]) == 2
     assert "leave them out" in capsys.readouterr().err
+
+
+def test_videos_that_cannot_be_read_are_counted(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, broken in (("some", ("dark/0", "gray/1")), ("all", ("*/*",))):
+        copy = tmp_path / name
+        shutil.copytree(data, copy)
+        for pattern in broken:
+            for frame in copy.glob(f"{pattern}/*.png"):
+                frame.write_bytes(b"no picture")
+        words = ["finetune", "--dataset", str(copy), "-m", str(model), "-o", str(tmp_path / "run")]
+        code = run([*words, "--trainable", "head", "--device", "cpu", "-j", "0", "--no-resume"])
+        shown = capsys.readouterr()
+        if name == "some":
+            assert code == 0
+            assert "2 videos could not be read" in shown.out
+            shutil.rmtree(tmp_path / "run")
+        else:
+            assert code == 7
+            assert "none of the training videos of class 'dark' can be read" in shown.err

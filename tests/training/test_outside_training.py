@@ -5,8 +5,6 @@ and shards follow what it states about its layers, and nothing is guessed.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 from tests.evaluation.harness import ROOT, class_folders, environment
+from tests.forked import run_group
 from tests.models import outside
 from tests.training.harness import STEADY, file_of, losses, plan_for, trainer
 from tests.training.outside_worker import RECIPE, rates
@@ -84,16 +83,9 @@ def sharded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     (folder / "data").symlink_to(data)
     site = outside.install(folder / "site")
-    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run(
-        [sys.executable, *command, "-m", "tests.training.outside_worker", str(folder)],
-        capture_output=True,
-        text=True,
-        env=environment(PYTHONPATH=f"{ROOT}:{site}"),
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    variables = environment(PYTHONPATH=f"{ROOT}:{site}")
+    for done in run_group(2, [folder], variables, ROOT, "tests.training.outside_worker"):
+        assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 

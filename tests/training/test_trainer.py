@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from tests.training.harness import (
     weights,
 )
 from vtcli.data.train_loader import ClipRequest, TrainClip
-from vtcli.errors import DataError, LayoutError, ShapeError, UsageError
+from vtcli.errors import DataError, ShapeError, UsageError
 from vtcli.models.recipe import Recipe
 from vtcli.runtime.distributed import Group
 from vtcli.training.artifacts import missing_packages
@@ -41,6 +40,8 @@ from vtcli.training.plan import resolve_hflip
 from vtcli.training.recipes import find_recipe, list_recipes, override
 from vtcli.training.run_directory import open_run_directory
 from vtcli.weights.checkpoint import read_card, write_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +52,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_file(tmp_path_factory.mktemp("model") / "tiny.safetensors", "videoswin")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("arch", sorted(TINY))
@@ -633,8 +626,8 @@ def test_fewer_frames_than_the_network_needs_are_refused(data: Path, tmp_path: P
     with pytest.raises(ShapeError, match="multiple of 4 frames, not 3"):
         trainer(tmp_path / "run", plan_for(data, start, num_frames=3))
     start = model_file(tmp_path / "v.safetensors", "vivit")
-    with pytest.raises(LayoutError, match="keep the resolution and --num-frames"):
-        trainer(tmp_path / "run", plan_for(data, start, num_frames=2))
+    with pytest.raises(UsageError, match="--num-frames 1 does not fill a tubelet of 2 frames"):
+        trainer(tmp_path / "run", plan_for(data, start, num_frames=1))
 
 
 def test_a_checkpoint_of_the_same_classes_keeps_its_classifier(data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tests.training.harness import STEADY, losses, model_file, plan_for, same, t
 from vtcli.errors import DataError
 from vtcli.training.checkpoint import FILE, SHARDS, SHARDS_INDEX, CheckpointSlot, find_state
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 JOBS = [("uniformerv2", "ddp"), ("videoswin", "ddp"), ("videoswin", "fsdp")]
 STEPS: dict[str, Any] = {"epochs": 17, "freeze_bn": True, "model_ema": False}
 LIMIT = 200  # seconds
@@ -43,7 +42,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         job = {"data": str(data), "model": str(model), "parallel": parallel}
         name = f"{arch}-{parallel}"
         jobs.append({**job, "name": name, "recipe": {**STEPS, "batch_size": 2}})
-    jobs.append({**jobs[-1], "name": "accumulated", "recipe": {**STEPS, "epochs": 2, **_halves()}})
+    synchronized = {**STEPS, "epochs": 4, "freeze_bn": False, "batch_size": 2}
+    jobs.append({**jobs[0], "name": "synchronized", "recipe": synchronized})
+    jobs.append({**jobs[2], "name": "accumulated", "recipe": {**STEPS, "epochs": 2, **_halves()}})
     half = {**jobs[2], "name": "half", "recipe": SIX, "save_every": 1, "killed_after": 2}
     jobs += [half, *_broken(jobs[0]), *_other_kind(jobs[0])]
     words = _command(folder, "unbroken")
@@ -96,14 +97,6 @@ def _halves() -> dict[str, int]:
     return {"batch_size": 1, "grad_accum_steps": 2}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def alone(folder: Path, arch: str, **changes: Any) -> list[float]:
     plan = plan_for(
         folder / "data", folder / f"{arch}.safetensors", replace(STEADY, **{**STEPS, **changes})
@@ -117,6 +110,20 @@ def test_two_processes_follow_the_losses_of_one(together: Path, arch: str, paral
     one = alone(together, arch)
     assert len(one) == 51
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+
+
+def test_batchnorm_sees_the_clips_of_all_processes(together: Path) -> None:
+    two = json.loads((together / "synchronized.json").read_text())
+    one = alone(together, "uniformerv2", epochs=4, freeze_bn=False)
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+    stored, expected = (
+        weights(together / name / "last.safetensors")
+        for name in ("synchronized", "alone-uniformerv2-2")
+    )
+    statistics = [name for name in stored if "running_" in name]
+    assert statistics
+    for name in statistics:
+        assert torch.allclose(stored[name], expected[name], atol=1e-4)
 
 
 def test_shards_accumulate_gradients(together: Path) -> None:

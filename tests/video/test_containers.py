@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,6 +41,21 @@ def test_a_container_without_references_is_read(name: str, tmp_path: Path) -> No
     assert info.duration == pytest.approx(30 / 25, abs=2e-3)
     assert read_numbers(read_frames(path, [0, 13, 29])) == [0, 13, 29]
     assert has_video_suffix(name)
+
+
+@pytest.mark.parametrize("name", ["a.h264", "a.hevc"])
+def test_frames_of_a_raw_stream_follow_at_the_rate_its_codec_states(
+    name: str, tmp_path: Path
+) -> None:
+    codec, params = ("libx264", "x264-params") if name == "a.h264" else ("libx265", "x265-params")
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, 12, options={params: "log-level=none"})
+        stream.width, stream.height = 192, 128
+        for number in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(draw(number, 192, 128))))
+        container.mux(stream.encode(None))
+    info = probe(tmp_path / name)
+    assert (info.frames, info.fps, info.duration) == (6, 12.0, pytest.approx(0.5))
 
 
 def test_a_program_stream_is_known_by_its_old_extension() -> None:

@@ -197,3 +197,10 @@ def test_a_small_file_that_decodes_to_gigapixels_is_refused_at_once(tmp_path: Pa
     path = tmp_path / "bomb.gif"
     path.write_bytes(head + 400 * frame + b";")
     assert refusal(path).reason == "limit"
+
+
+def test_a_list_in_place_of_a_video_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "videos.csv"
+    path.write_text("path,label\na.mp4,up\n")
+    with pytest.raises(VideoDecodeError, match="give a list of videos with --from-file"):
+        probe(path)

@@ -104,6 +104,39 @@ def test_the_number_that_varies_gives_the_order(tmp_path: Path, name: str) -> No
     assert source.warnings == ()
 
 
+@pytest.mark.parametrize("name", ["t_{0}_{1:03d}.png", "at 10.0{0}.{1:02d}.png", "s{0}f{1}.png"])
+def test_minutes_and_seconds_in_names_give_the_order(tmp_path: Path, name: str) -> None:
+    pairs = [(high, low) for high in range(3) for low in (0, 5, 40)]
+    folder = tmp_path / "f"
+    folder.mkdir()
+    for number, pair in enumerate(pairs):
+        Image.fromarray(draw(number, 192, 128)).save(folder / name.format(*pair))
+    source = open_frame_source(folder)
+    assert read_numbers(source.read(range(9))) == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("1.png", "01.png", "2.png"), "two images with one number, 01.png and 1.png"),
+        (("9_1.png", "5_4.png", "2_8.png"), "two numbers that give different orders"),
+    ],
+)
+def test_names_that_leave_the_order_open_are_refused(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    for name in names:
+        Image.fromarray(draw(0, 192, 128)).save(tmp_path / name)
+    with pytest.raises(VideoDecodeError, match=message):
+        open_frame_source(tmp_path)
+
+
+def test_images_of_a_kind_that_is_not_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "1.ppm").write_bytes(b"P6 1 1 255 abc")
+    with pytest.raises(VideoDecodeError, match=r"1 \.ppm file.* convert them to PNG"):
+        open_frame_source(tmp_path)
+
+
 def test_rgb_and_flow_in_one_folder_are_refused_naming_both(tmp_path: Path) -> None:
     folder = images(tmp_path / "f", range(8), "img_{:05d}.png")
     for axis in "xy":

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from tests.video.test_pipeline_goldens import all_views, noise
 from vtcli.errors import DataError, InputError, UsageError
 from vtcli.video import views as views_module
-from vtcli.video.pipeline import CHOICES, Pipeline, View, ViewFusion, plan_views
+from vtcli.video.pipeline import CHOICES, MULTI_LABEL, Pipeline, View, ViewFusion, plan_views
 from vtcli.video.transforms import (
     CROP_ORDERS,
     CROP_RULES,
@@ -152,9 +153,9 @@ def test_a_frame_is_resized_once_however_many_views_show_it(
     seen: list[int] = []
     rule = RESIZE_RULES[resize]
 
-    def counted(frames: Tensor, height: int, width: int) -> Tensor:
+    def counted(frames: Tensor, *target: Any) -> Tensor:
         seen.append(len(frames))
-        return rule.pixels(frames, height, width)
+        return rule.pixels(frames, *target)
 
     monkeypatch.setitem(views_module.RESIZE_RULES, resize, replace(rule, pixels=counted))
     monkeypatch.setattr(views_module, "CHUNK_BYTES", 4 * video[0].nbytes)
@@ -165,6 +166,18 @@ def test_a_frame_is_resized_once_however_many_views_show_it(
         alone = clip_tensors(video[list(view.frame_indices)], pipe, [view.crop])[0]
         assert torch.equal(clip, alone)
         assert clip.is_contiguous()
+
+
+def test_frames_may_be_read_only_or_reversed() -> None:
+    pipe = Pipeline.from_dict(TABLE)
+    frames = noise([4, 20, 30, 3])
+    expected = clip_tensors(frames, pipe, [0])
+    backwards = frames[:, :, ::-1].copy()[:, :, ::-1]
+    frames.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(clip_tensors(frames, pipe, [0]), expected)
+        assert torch.equal(clip_tensors(backwards, pipe, [0]), expected)
 
 
 def test_only_the_requested_crops_are_returned_in_that_order() -> None:
@@ -185,13 +198,17 @@ def test_scores_are_fused_by_the_rule_of_the_pipeline(rule: ViewFusion) -> None:
     values = logits
     if rule.endswith("prob"):
         values = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    if rule == MULTI_LABEL:
+        values = 1 / (1 + np.exp(-logits))
     fused = values.mean(0) if rule.startswith("mean") else values.sum(0)
     mean = values.mean(0)
-    expected = mean if rule.endswith("prob") else np.exp(mean) / np.exp(mean).sum()
+    are_probabilities = rule.endswith("prob") or rule == MULTI_LABEL
+    expected = mean if are_probabilities else np.exp(mean) / np.exp(mean).sum()
     found = torch.from_numpy(logits).float()
     assert np.allclose(fuse_views(found, rule), fused, atol=1e-6)
     assert np.allclose(probabilities(found, rule), expected, atol=1e-6)
-    assert probabilities(found, rule).sum().item() == pytest.approx(1)
+    if rule != MULTI_LABEL:  # whose classes do not exclude each other
+        assert probabilities(found, rule).sum().item() == pytest.approx(1)
     ranking = probabilities(found, rule).argsort().tolist()
     assert ranking == fuse_views(found, rule).argsort().tolist()
 

@@ -9,13 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from huggingface_hub import constants
 
 from tests import tiny
 from tests.remote_server import FileServer, serve
+from tests.video.test_pipeline import TABLE
+from vtcli.data.clip_loader import ClipReader
+from vtcli.data.samples import sample_of
 from vtcli.errors import VideoDecodeError
-from vtcli.video import remote
+from vtcli.video import backends_pyav, remote
 from vtcli.video.decode import probe, read_frames
 from vtcli.video.decode_pool import DecodePool, source_info
+from vtcli.video.pipeline import Pipeline
 from vtcli.video.remote import RemotePath, locate
 
 
@@ -43,9 +49,30 @@ def same_as_local(server: FileServer, name: str) -> RemotePath:
     wanted = read_frames(local.path, indices, info=local)
     assert np.array_equal(wanted, read_frames(info.path, indices, info=info))
     assert isinstance(info.path, RemotePath)
+    assert info.warnings == local.warnings == ()
     if server.ranges:  # without, the server has sent more than was read until it noticed
         assert info.path.bytes_read == server.sent["/" + name]
     return info.path
+
+
+def test_a_file_of_a_data_set_on_the_hub_is_read_in_ranges(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    for revision in ("main", "v2"):
+        folder = server.folder / f"datasets/org/name/resolve/{revision}/videos"
+        folder.mkdir(parents=True)
+        tiny.video(folder / "clip.mp4", 60)
+    for name, revision in (("name", "main"), ("name@v2", "v2")):
+        info = probe(f"hf://datasets/org/{name}/videos/clip.mp4")
+        assert read_frames(info.path, [59], info=info).shape == (1, 48, 64, 3)
+        assert isinstance(info.path, RemotePath)
+        sent = server.sent[f"/datasets/org/name/resolve/{revision}/videos/clip.mp4"]
+        assert not info.path.spooled
+        assert info.path.bytes_read == sent
+    with pytest.raises(VideoDecodeError, match="does not exist"):
+        probe("hf://datasets/org/name/videos/none.mp4")
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
@@ -121,6 +148,23 @@ def test_each_failure_has_its_reason(server: FileServer, url: str, reason: str) 
     assert raised.value.reason == reason
     assert raised.value.path == url.format(server.url)
     assert server.sent["/clip.mp4"] == 0
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_views_are_those_of_the_local_file(
+    server: FileServer, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(backends_pyav, "_read_slow")  # the index is right, and so is what it finds
+    local = tiny.video(server.folder / f"clip.{suffix}", 60)
+    pipeline = Pipeline.from_dict(TABLE | {"frames": 8})
+    reader = ClipReader(pipeline, 4, 3, strict=True)
+    with DecodePool(0) as pool:
+        clips = [
+            list(reader.read(sample_of(path), open_source=pool.open).clips)
+            for path in (str(local), f"{server.url}/clip.{suffix}")
+        ]
+    assert len(clips[0]) == 12
+    assert all(map(torch.equal, *clips))
 
 
 def test_decode_processes_count_bytes_and_remove_their_copies(server: FileServer) -> None:

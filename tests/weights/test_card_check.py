@@ -65,6 +65,15 @@ def refused(path: Path) -> str:
         ("patch_size", [0, 0, 0]),
         ("patch_size", "x"),
         ("no_such_field", 1),
+        ("image_size", "32"),
+        ("num_frames", None),
+        ("width", 1.5),
+        ("num_heads", [3]),
+        ("window_size", []),
+        ("mlp_ratio", [4.0]),
+        ("dropout", "x"),
+        ("dropout", 1.5),
+        ("num_classes", True),
         ("depths", [[[[1]]]] * 2000),
     ],
 )
@@ -115,3 +124,25 @@ def test_the_classes_of_a_card_are_those_of_its_file(tmp_path: Path) -> None:
         card["heads"][0]["size"] -= 1
 
     assert "7 classes, but the file's classifier 8" in refused(changed(tmp_path, drop_one))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("id", -1), ("arch", []), ("model", {}), ("source", []), ("top1", "x"), ("heads", [[]])),
+        *(("events", []), ("events", {"window": 1.0, "stride": "x", "rule": {}})),
+        *(("events", {"window": 1, "stride": 1, "rule": {"on": 1e9}}), ("events", {"window": 1})),
+        *(("source", {"facts": "x"}), ("source", {"warnings": {"a": 1}})),
+    ],
+)
+def test_a_field_of_another_type_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    refused(changed(tmp_path, lambda card: card.update({field: value})))
+
+
+def test_a_profile_counts_only_a_network_that_the_file_holds(tmp_path: Path) -> None:
+    from vtcli.profiling import select_models
+
+    for values in ({"width": 96}, {"num_heads": [5, 7]}):
+        path = changed(tmp_path, lambda card, v=values: card["config"].update(v))
+        with pytest.raises(WeightsError, match=r"card\.safetensors"):
+            select_models([str(path)])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import vtcli
 from tests import tiny
+from tests.weights.hf_models import torchvision_swin
 from vtcli.errors import (
     DataError,
     InputError,
@@ -323,3 +324,30 @@ def test_an_unverified_source_is_used_only_with_the_digest_of_the_official_tenso
     with pytest.raises(DigestError, match="does not have the weights"):
         use("0" * 64)
     use(known.tensors_sha256)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_heads": 7}, "shows it in its tensors: leave --num-heads out"),
+        ({"tubelet_size": (2, 16, 16)}, "has no --tubelet; leave it out"),
+        ({"model": "videoswin-t", "num_frames": 8}, "has num_frames 32, not 8; leave --num-frames"),
+    ],
+    ids=str,
+)
+def test_an_option_that_a_model_does_not_take_is_refused(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    torch.save(torchvision_swin(num_classes=5).state_dict(), tmp_path / "swin.pth")
+    with pytest.raises(UsageError, match=words):
+        convert(tmp_path / "swin.pth", tmp_path / "o.safetensors", **options)
+
+
+def test_frames_that_nothing_states_are_told(tmp_path: Path) -> None:
+    torch.save(torchvision_swin(num_classes=5).state_dict(), tmp_path / "swin.pth")
+    report = convert(tmp_path / "swin.pth", tmp_path / "o.safetensors")
+    assert report.notes == [
+        "clips have 32 frames, which nothing states; -m or --num-frames changes that"
+    ]
+    report = convert(tmp_path / "swin.pth", tmp_path / "o.safetensors", num_frames=16)
+    assert report.notes == []

@@ -11,13 +11,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.hub import Fault, Hub, point_client_at, running_hub
+from tests.hub import Fault, Hub, point_client_at
 from tests.weights.downloads import (
     GOOD,
     NAME,
@@ -36,11 +35,9 @@ from vtcli.weights.registry import Source
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub() as server:
-        point_client_at(server, tmp_path, monkeypatch)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        yield server
+def hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    return hub
 
 
 # --- the Hub --------------------------------------------------------------------------------------

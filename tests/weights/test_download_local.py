@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hub import Hub, point_client_at, running_hub
+from tests.hub import Hub
 from tests.weights.downloads import (
     GOOD,
     NAME,
@@ -24,13 +23,6 @@ from vtcli.errors import DataError
 from vtcli.weights import download
 from vtcli.weights.cache import cache_dir, checkpoint_path, lock
 from vtcli.weights.registry import Source
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub() as server:
-        point_client_at(server, tmp_path, monkeypatch)
-        yield server
 
 
 def test_a_local_source_is_used_before_any_other(hub: Hub, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests import tiny
 from vtcli.errors import UsageError
 from vtcli.models import get_architecture, with_overrides
 from vtcli.models.build import build_on_meta
@@ -19,19 +18,10 @@ from vtcli.weights.export_graph import SUFFIXES, export_graph
 from vtcli.weights.formats.flax import write_flax
 
 
-@pytest.fixture
-def vt_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    src = tiny.official_file(tmp_path / "tiny.pyth")
-    own = tiny.registry_file(tmp_path / "own.toml", tiny.local_source(src))
-    monkeypatch.setenv("VT_REGISTRY", str(own))
-    convert(src, tmp_path / "vt.safetensors", model="tiny.k400-8f")
-    return tmp_path / "vt.safetensors"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SUFFIXES)
-def test_a_graph_gives_the_same_logits_for_any_batch_size(
-    kind: str, vt_file: Path, capsys: object
+def test_a_graph_gives_the_same_logits_for_any_batch_size_and_has_the_model_card(
+    kind: str, vt_file: Path
 ) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
@@ -41,24 +31,21 @@ def test_a_graph_gives_the_same_logits_for_any_batch_size(
     assert difference is not None
     assert difference < 1e-4
     assert not list(vt_file.parent.glob(".*part*"))
+    assert json.loads(CARDS[kind](dst))["id"] == "tiny.k400-8f"
 
 
-@pytest.mark.slow
-def test_an_onnx_file_has_the_model_card(vt_file: Path) -> None:
+def onnx_card(path: Path) -> str:
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    dst = vt_file.with_suffix(".onnx")
-    export_graph(vt_file, dst, "onnx")
-    props = {p.key: p.value for p in onnx.load(dst).metadata_props}
-    assert json.loads(props["vt"])["id"] == "tiny.k400-8f"
+    return next(p.value for p in onnx.load(path).metadata_props if p.key == "vt")
 
 
-def test_a_torch_export_archive_has_the_model_card(vt_file: Path) -> None:
-    dst = vt_file.with_suffix(".pt2")
-    export_graph(vt_file, dst, "torch-export")
+def archive_card(path: Path) -> str:
     extra = {"vt": ""}
-    torch.export.load(dst, extra_files=extra)
-    assert json.loads(extra["vt"])["id"] == "tiny.k400-8f"
+    torch.export.load(path, extra_files=extra)
+    return extra["vt"]
+
+
+CARDS = {"onnx": onnx_card, "torch-export": archive_card}
 
 
 def test_missing_packages_are_named(vt_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,5 +169,9 @@ def test_a_registry_of_the_hub_cannot_name_files_of_this_machine(
     text = tiny.REGISTRY.format(sources=tiny.local_source(Path("/etc/passwd")))
     hub.add_repo("evil/vt-registry", {"registry.toml": text.encode()})
     monkeypatch.setenv("VT_REGISTRY", "hf://evil/vt-registry")
-    with pytest.raises(DataError, match="names a file of this machine"):
+    with pytest.raises(DataError, match=r"hf://evil/vt-registry: .* names a file of this machine"):
+        load_registry()
+    hub.add_repo("empty/models", {"README.md": b""})
+    monkeypatch.setenv("VT_REGISTRY", "hf://empty/models")
+    with pytest.raises(WeightsError, match=r"no such file; name a repository with registry\.toml"):
         load_registry()

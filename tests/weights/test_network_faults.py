@@ -23,6 +23,7 @@ import pytest
 from vtcli.errors import FetchError
 from vtcli.weights import download_errors
 from vtcli.weights.download import fetch_hub_file
+from vtcli.weights.download_errors import explain
 
 REPO, NAME, COMMIT = "org/model", "weights.bin", "a" * 40
 GOOD = os.urandom(40_000)
@@ -209,6 +210,14 @@ def test_a_redirect_loop_ends(server: Server, tmp_path: Path, only_get: bool) ->
     server.answer = answer
     assert "redirects in a circle" in refused(tmp_path)
     assert len(server.methods) < 40
+
+
+def test_a_redirect_loop_of_a_look_up_is_named() -> None:
+    # The HTTP library's error has this name, whichever library the client uses.
+    error = type("TooManyRedirects", (Exception,), {})("Exceeded maximum allowed redirects.")
+    failure = explain(error, "hub.example")
+    assert str(failure) == "hub.example redirects in a circle"
+    assert not failure.transient
 
 
 @pytest.mark.parametrize("difference", [-1000, 1000])

@@ -6,7 +6,6 @@ The real client pushes to a server on localhost and downloads from it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.hub import Fault, Hub, point_client_at, running_hub
+from tests.hub import Fault, Hub, point_client_at
 from vtcli.errors import InputError, WeightsError
 from vtcli.weights.download import fetch_hub_file
 from vtcli.weights.model_card import Pushed, model_card
@@ -43,12 +42,10 @@ CARD: dict[str, Any] = {
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub() as server:
-        point_client_at(server, tmp_path, monkeypatch)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        monkeypatch.setenv("HF_TOKEN", "hf_writer")
-        yield server
+def hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    return hub
 
 
 @pytest.fixture

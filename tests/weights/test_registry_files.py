@@ -248,3 +248,17 @@ def test_an_address_stays_in_its_place(write: Write, old: str, new: str, expecte
 def test_a_file_name_stays_in_its_folder(write: Write, kind: str, file: str) -> None:
     text = NEW_ENTRY.replace('kind = "local"', kind).replace("mine.safetensors", file)
     assert "'file' of a source" in _refusal(write, text)
+
+
+@pytest.mark.parametrize("name", ["https://host/registry.toml", "file:///etc/passwd"])
+def test_an_address_is_not_a_registry(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VT_REGISTRY", name)
+    with pytest.raises(DataError, match=f"the registry {name} is neither a file nor hf://"):
+        load_registry()
+
+
+def test_a_registry_that_is_nested_without_end_is_not_toml(tmp_path: Path) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text("a = " + "[" * 100_000)
+    with pytest.raises(DataError, match=re.escape(f"{path} is not valid TOML")):
+        load_registry([path])

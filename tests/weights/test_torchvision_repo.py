@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.hub import Hub, point_client_at, running_hub
+from tests.hub import Hub
 from tests.weights.hf_models import torchvision_swin
 from vtcli.errors import LayoutError
 from vtcli.weights.load import load_model
@@ -20,13 +19,6 @@ from vtcli.weights.resolve import resolve
 REPO = "someone/swin3d-signs"
 NAMED: dict[str, Any] = {"architectures": ["Swin3DForVideoClassification"], "num_frames": 8}
 LABELS = ("a", "b", "c")
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub() as server:
-        point_client_at(server, tmp_path, monkeypatch)
-        yield server
 
 
 def make_swin(folder: Path, config: dict[str, Any] | None, prefix: str = "") -> Any:

@@ -6,7 +6,6 @@ The oracle is transformers, on the files that the Hub on localhost has received.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests import tiny
-from tests.hub import Hub, point_client_at, running_hub
+from tests.hub import Hub
 from tests.weights.hf_models import (
     LABELS,
     PROCESSORS,
@@ -54,17 +52,10 @@ CONFIG = ViViTConfig(
 )
 
 
-@pytest.fixture(scope="session")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.video(tmp_path_factory.mktemp("video") / "clip.mp4", frames=40, size=(96, 64))
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub() as server:
-        point_client_at(server, tmp_path, monkeypatch)
-        monkeypatch.setenv("HF_TOKEN", "hf_writer")
-        yield server
+def hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    return hub
 
 
 def our_file(path: Path, pipeline: str = "vivit-hf", **config: Any) -> ModelCard:
@@ -194,6 +185,16 @@ def test_a_card_of_another_model_is_named_and_not_used(
     assert card.top1 is None
     assert card.labels == tuple(config["id2label"].values())
     assert f"vt.json is not used: {reason}" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["null", "[", "[" * 100_000, "{}x"])
+def test_a_card_that_cannot_be_read_is_named_and_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    make_model(tmp_path / "model")
+    (tmp_path / "model/vt.json").write_text(text)
+    assert resolve(tmp_path / "model").card.labels == LABELS
+    assert "warning: vt.json of" in caplog.text
 
 
 def test_a_long_list_of_labels_is_folded_and_markup_in_labels_is_text() -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests import tiny
-from tests.hub import Hub, point_client_at, running_hub
+from tests.hub import Hub
 from tests.weights.hf_models import (
     LABELS,
     PROCESSORS,
@@ -21,16 +19,20 @@ from tests.weights.hf_models import (
     make_processor,
     our_logits,
 )
-from vtcli.errors import DataError, LayoutError, UnknownModelError, UsageError, WeightsError
+from vtcli.errors import (
+    DataError,
+    InputError,
+    LayoutError,
+    UnknownModelError,
+    UsageError,
+    WeightsError,
+)
+from vtcli.weights.checkpoint import open_tensors, read_card
+from vtcli.weights.convert import convert
 from vtcli.weights.repository import HubName, hub_name
 from vtcli.weights.resolve import lookup, resolve
 
 REPO = "someone/vivit-falls"
-
-
-@pytest.fixture(scope="session")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.video(tmp_path_factory.mktemp("video") / "clip.mp4", frames=40, size=(96, 64))
 
 
 @pytest.fixture
@@ -39,11 +41,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub() as server:
-        point_client_at(server, tmp_path, monkeypatch)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        yield server
+def hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    return hub
 
 
 def upload(hub: Hub, folder: Path, repo: str = REPO) -> None:
@@ -220,13 +220,56 @@ def test_a_missing_repository_is_named_as_the_path_it_may_be(hub: Hub) -> None:
         resolve("hf://runs/best")
 
 
+def test_a_missing_revision_is_named(hub: Hub, folder: Path) -> None:
+    make_model(folder)
+    upload(hub, folder)
+    with pytest.raises(WeightsError, match=r"@nothing: 404, no such revision; check its name and"):
+        resolve(f"{REPO}@nothing")
+
+
 @pytest.mark.parametrize(
     "name",
-    ["hf://a", "hf://a/b/c", "hf://../b", "hf://a/..", "hf://a/b@../c", "hf://a/b c", "hf://a/b@"],
+    [
+        "hf://a",
+        "hf://a/b/c",
+        "hf://../b",
+        "hf://a/..",
+        "hf://a/b@../c",
+        "hf://a/b c",
+        "hf://a/b@",
+        "hf://a/b@c//d",
+    ],
 )
 def test_a_name_that_is_not_a_repository_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="not a repository of the Hub"):
         hub_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("https://huggingface.co/some/model/tree/main", "write hf://some/model"),
+        ("HF://some/model", "write hf://some/model"),
+        ("https://example.com/some/model", "write hf://org/repo"),
+        ("file:///etc/passwd", "write hf://org/repo"),
+    ],
+)
+def test_an_address_is_not_a_model(name: str, way: str) -> None:
+    with pytest.raises(UsageError, match=f"is an address, not a model; {way}"):
+        resolve(name)
+
+
+def test_a_folder_of_this_folder_is_named_by_its_name_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("mine").card.labels == LABELS
+    assert resolve("mine").card.source["address"] == "mine"
+    with pytest.raises(InputError, match="name its folder, mine"):
+        resolve("mine/config.json")
+    with pytest.raises(WeightsError, match="name its folder, mine"):
+        resolve("mine/model.safetensors")
 
 
 def test_words_that_are_paths_are_not_repositories(
@@ -295,6 +338,9 @@ def test_a_network_without_a_classifier_is_for_training_only(folder: Path, prefi
         ({"problem_type": "regression"}, "predicts numbers"),
         ({"model_type": "videomae", "architectures": ["VideoMAE"]}, "is a VideoMAE"),
         ({"image_size": [32, 64]}, "square frames"),
+        ({"image_size": 10**5}, "image_size is 100000"),
+        ({"hidden_act": ["gelu"]}, "(hidden_act) is ['gelu']"),
+        ({"qkv_bias": "false"}, "qkv_bias is 'false'"),
     ],
     ids=str,
 )
@@ -307,6 +353,7 @@ def test_a_configuration_that_contradicts_the_weights_is_refused(
     with pytest.raises(LayoutError) as caught:
         resolve(folder)
     assert words in str(caught.value)
+    assert str(folder) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -319,13 +366,56 @@ def test_a_configuration_that_contradicts_the_weights_is_refused(
     ids=str,
 )
 def test_labels_that_do_not_fit_are_refused(
-    folder: Path, changes: dict[str, Any], words: str
+    folder: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     make_model(folder)
     make_processor(folder)
     write_config(folder, **changes)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=words) as caught:
         resolve(folder)
+    assert "--labels" in str(caught.value)
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    convert(folder, tmp_path / "o.safetensors", labels=tmp_path / "names.txt")
+    assert read_card(tmp_path / "o.safetensors").labels == ("a", "b", "c")
+
+
+def test_the_command_that_gives_the_labels_of_a_repository_works_as_typed(
+    hub: Hub, folder: Path
+) -> None:
+    make_model(folder)
+    write_config(folder, id2label={"0": "a"})
+    upload(hub, folder)
+    with pytest.raises(DataError, match=f"vt convert hf://{REPO} --labels FILE"):
+        resolve(REPO)
+
+
+def test_labels_keep_the_joiners_and_spaces_of_their_script(folder: Path) -> None:
+    names = ("می‌دود", "走る　人", "a b")
+    make_model(folder, id2label=dict(enumerate(names)))
+    make_processor(folder)
+    assert resolve(folder).card.labels == names
+
+
+def test_labels_are_known_from_either_table_and_a_contradiction_is_said(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model(folder)
+    make_processor(folder)
+    write_config(folder, label2id={"walk": 0, "fall": 1, "sit": 2})
+    assert resolve(folder).card.labels == ("fall", "walk", "sit")
+    assert "id2label and label2id of config.json disagree" in caplog.text
+    write_config(folder, id2label=None)
+    assert resolve(folder).card.labels == ("walk", "fall", "sit")
+
+
+def test_a_nested_processor_is_followed(folder: Path, video: Path) -> None:
+    make_model(folder)
+    make_processor(folder, **PROCESSORS["[-2,0]"])
+    file = folder / "preprocessor_config.json"
+    table = {"image_processor": json.loads(file.read_text()), "processor_class": "Processor"}
+    (folder / "processor_config.json").write_text(json.dumps(table))
+    file.unlink()
+    same_logits(str(folder), folder, video)
 
 
 def test_labels_that_nobody_named_are_unverified(folder: Path) -> None:
@@ -347,6 +437,7 @@ def test_labels_that_nobody_named_are_unverified(folder: Path) -> None:
         ({"do_resize": "yes"}, "not true or false"),
         ({"crop_size": {"height": 32, "width": 48}}, "square frames"),
         ({"size": {"shortest_edge": 16}}, "would be padded"),
+        ({"rescale_factor": 1e-300}, "preprocessor_config.json gives no pixels that are possible"),
     ],
     ids=str,
 )
@@ -360,6 +451,35 @@ def test_a_processor_that_cannot_be_followed_is_refused(
     with pytest.raises(DataError) as caught:
         resolve(folder)
     assert words in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_gray_frames_have_one_mean(folder: Path) -> None:
+    make_model(folder, num_channels=1)
+    make_processor(folder, image_mean=[0.4, 0.5, 0.6])
+    with pytest.raises(DataError, match="not one number for gray frames"):
+        resolve(folder)
+
+
+def test_a_folder_converts_its_ema_weights_or_says_that_it_has_none(
+    folder: Path, tmp_path: Path
+) -> None:
+    tensors = make_model(folder).state_dict()
+    with pytest.raises(UsageError, match="has no EMA weights"):
+        convert(folder, tmp_path / "o.safetensors", ema=True)
+    (folder / "model.safetensors").unlink()
+    raw = {name: tensor * 0 for name, tensor in tensors.items()}
+    torch.save({"model": raw, "model_ema": tensors}, folder / "pytorch_model.bin")
+    convert(folder, tmp_path / "o.safetensors", ema=True)
+    assert open_tensors(tmp_path / "o.safetensors")["head.weight"].any()
+
+
+def test_a_wrapper_around_the_weights_of_a_repository_is_stripped(folder: Path) -> None:
+    tensors = make_model(folder).state_dict()
+    (folder / "model.safetensors").unlink()
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in tensors.items()}
+    torch.save({"state_dict": wrapped}, folder / "pytorch_model.bin")
+    assert resolve(folder).card.labels == LABELS
 
 
 def test_a_repository_without_a_processor_says_which_pipeline_is_taken(

@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tests import tiny
-from tests.weights.hf_models import make_model, make_processor, torchvision_swin
+from tests.weights.hf_models import LABELS, make_model, make_processor, torchvision_swin
 from vtcli.errors import LayoutError, UsageError
+from vtcli.models import get_architecture
+from vtcli.models.layouts import to_vt
+from vtcli.weights.class_order import CheckpointOrigin
 from vtcli.weights.convert import ConversionReport, convert
+from vtcli.weights.converted_card import Converted
+from vtcli.weights.formats.transformers_repo import Stated
 
 
 def compared(src: Path, **given: Any) -> ConversionReport:
@@ -45,35 +51,23 @@ def test_a_file_whose_heads_are_given_wrongly_is_refused(tmp_path: Path) -> None
     right = compared(alone, num_heads=6, **given)
     assert right.logits_difference is not None
     assert right.logits_library.endswith("which no config.json states")
-    sides = module.Sides(
-        **{
-            **_sides(alone, 3),
-            "library_config": {"num_attention_heads": 6},
-        }  # what the library states
-    )
+    done, upstream = _converted(alone, 3)
     with pytest.raises(LayoutError, match=r"differ from those of transformers .*--num-heads"):
-        module.logits_difference(sides)
+        module.logits_difference(done, upstream, LABELS)
 
 
-def _sides(file: Path, heads: int) -> dict[str, Any]:
-    """Both sides of a comparison of a file, converted with a number of heads."""
-    from vtcli.models import get_architecture
-    from vtcli.models.layouts import to_vt
-
+def _converted(file: Path, heads: int) -> tuple[Converted, dict[str, Tensor]]:
+    """A file converted with a number of heads, where the library states 6, and its tensors."""
     architecture = get_architecture("vivit")
     layout, tensors = architecture.layouts["hf"], load_file(file)
     mapped = to_vt(layout, dict(tensors))
     shapes = {name: tuple(tensor.shape) for name, tensor in mapped.tensors.items()}
     hints = {"num_heads": heads, "num_frames": 8, "image_size": 32}
-    return {
-        "architecture": architecture,
-        "config": architecture.infer_config(shapes, hints),
-        "layout": layout,
-        "upstream": {layout.full_name(name): tensors[name] for name, _ in mapped.renamed},
-        "ours": mapped.tensors,
-        "permutation": "",
-        "labels": ("a", "b", "c"),
-    }
+    config = architecture.infer_config(shapes, hints)
+    stated = Stated("place", library_config={"num_attention_heads": 6})
+    origin = CheckpointOrigin(None, None, "", stated)
+    done = Converted(file, origin, architecture, config, layout, "", mapped.tensors)
+    return done, {layout.full_name(name): tensors[name] for name, _ in mapped.renamed}
 
 
 def test_a_video_swin_has_the_logits_of_torchvision(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import collections
 import datetime
 import json
 import pathlib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from vtcli.errors import InputError, LayoutError, UsageError, VtError
 from vtcli.models import get_architecture, with_overrides
 from vtcli.models.build import build_on_meta
 from vtcli.models.layouts import from_vt
+from vtcli.weights.card_check import MAX_TENSORS
 from vtcli.weights.checkpoint import open_tensors, read_card
 from vtcli.weights.convert import convert
 
@@ -99,6 +101,8 @@ GOOD: dict[str, Any] = {
     "averaged model": {"state_dict": {**under("module."), "n_averaged": torch.tensor(5)}},
     "names and tensors": list(FILE.items()),
     "the same twice": {"model": FILE, "net": FILE},
+    "after a long log": {"log": {str(i): {"loss": i} for i in range(30_000)}, "state_dict": FILE},
+    "three keys around": {"ema": {"model": {"state_dict": FILE}}},
 }  # fmt: skip
 
 
@@ -131,6 +135,13 @@ TWO_COPIES: dict[str, Any] = {
     "model_ema": {"model": ZEROS, "model_ema": under("module.")},
     "flattened names": {"state_dict": {**ZEROS, **flat_ema(FILE)}},
     "a prefix": {"state_dict": {**under("model.", ZEROS), **under("model_ema.")}},
+    "names without dots": {
+        "state_dict": {
+            **under("model.", ZEROS),
+            **{"model_ema." + name.replace(".", ""): tensor for name, tensor in FILE.items()},
+            "model_ema.num_updates": torch.tensor(3),
+        }
+    },
 }
 
 
@@ -179,6 +190,19 @@ BAD: dict[str, tuple[Any, str]] = {
     "nan": ({n: t * float("nan") if "fc_cls" in n else t for n, t in FILE.items()}, "NaN"),
     "whole model": (nn.Linear(2, 2), "a whole model"),
     "nothing": ({"epoch": 3}, "holds no tensors"),
+    "student and teacher": (
+        {"state_dict": {**under("student."), **under("teacher.", ZEROS)}},
+        "several models that fit, under 'state_dict.student', 'state_dict.teacher'",
+    ),
+    "sparse": ({n: t.to_sparse() for n, t in FILE.items()}, "is sparse; save its values as"),
+    "complex": ({n: t.to(torch.complex64) for n, t in FILE.items()}, "is complex64"),
+    "eight bits": ({n: t.to(torch.float8_e4m3fn) for n, t in FILE.items()}, "is float8_e4m3fn"),
+    "no values": ({n: t.to("meta") for n, t in FILE.items()}, "is without values"),
+    "whole numbers": ({n: t.int() for n, t in FILE.items()}, "is of the type int32"),
+    "repeated values": (
+        {n: torch.zeros(1).expand(10**9, 16) if "fc_cls" in n else t for n, t in FILE.items()},
+        "would expand to",
+    ),
 }
 
 
@@ -337,3 +361,32 @@ def test_a_npz_bomb_is_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros(40_000_000, np.float32))
     with pytest.raises(VtError, match="would unpack to"):
         convert(tmp_path / "a.npz", tmp_path / "o.safetensors")
+
+
+def test_a_zip_archive_around_a_checkpoint_is_named_as_one(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.write(saved(tmp_path / "weights.pth", FILE), "weights.pth")
+    with pytest.raises(VtError, match=r"a zip archive .* \(it holds weights.pth\); unpack it"):
+        convert(tmp_path / "a.pth", tmp_path / "o.safetensors")
+
+
+def test_a_compressed_pickle_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02]" + b"K\x01a" * 30_000_000 + b".")
+    with pytest.raises(VtError, match="would unpack to"):
+        convert(tmp_path / "a.pth", tmp_path / "o.safetensors")
+
+
+def test_a_file_with_more_tensors_than_any_model_is_refused(tmp_path: Path) -> None:
+    save_file({str(i): torch.zeros(0) for i in range(MAX_TENSORS + 1)}, tmp_path / "a.safetensors")
+    with pytest.raises(VtError, match="which no model has"):
+        convert(tmp_path / "a.safetensors", tmp_path / "o.safetensors")
+
+
+@pytest.mark.parametrize("label", ["\x1b[2J", "\u202e", "x" * 30_000])
+def test_labels_that_no_command_would_read_are_refused(tmp_path: Path, label: str) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text(f"{label}\nb\nc\nd\ne\n")
+    with pytest.raises(VtError, match="its 'labels' has"):
+        convert(saved(tmp_path / "a.pth", FILE), tmp_path / "o.safetensors", labels=labels)
+    assert not (tmp_path / "o.safetensors").exists()

@@ -1,6 +1,7 @@
 """The command line: one file per command; each parses, calls one public function and renders.
 
-No file here imports PyTorch at module level, so that `vt --help` is instant.
+A command's file is imported when it is called (`commands.py`); none imports PyTorch at module
+level.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 import typer
 
 from vtcli._version import __version__
-from vtcli.cli import convert, datasets, demo, doctor, eval, finetune, models, predict, profile
+from vtcli.cli.commands import CommandGroup, import_help
 from vtcli.cli.console import option_like_file, prepare
 from vtcli.cli.options import RENAMED_OPTIONS
+from vtcli.cli.progress import working
 from vtcli.cli.suggestions import suggest_command
 from vtcli.errors import (
     EXIT_BUG,
@@ -32,9 +34,11 @@ from vtcli.errors import (
     VtError,
 )
 from vtcli.runtime.csv_cells import CSV_SAFE
+from vtcli.weights.repository import one_commit_each
 
 app = typer.Typer(
     name="vt",
+    cls=CommandGroup,
     help="Recognize actions in video with four video transformers and their published checkpoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -67,17 +71,6 @@ def _main(
 ) -> None: ...
 
 
-app.command("predict")(predict.predict)
-app.add_typer(eval.app, name="eval")
-app.command("finetune")(finetune.finetune)
-app.command("convert")(convert.convert)
-app.command("profile")(profile.profile)
-app.add_typer(models.app, name="models")
-app.add_typer(datasets.app, name="datasets")
-app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; tracebacks are printed only with `--debug`."""
     debug = "--debug" in arguments
@@ -89,8 +82,12 @@ def run(arguments: Sequence[str]) -> int:
     if interruptible:
         signal.signal(signal.SIGINT, _interrupt)
     prepare(words)
+    if not words or {"-h", "--help"} & set(words):
+        import_help()
     try:
-        code = app(words, prog_name="vt", standalone_mode=False)
+        # For work that has no words of its own yet, such as the import of PyTorch.
+        with one_commit_each(), working(words[0] if words else "", delay=0.3):
+            code = app(words, prog_name="vt", standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # how Typer reports Ctrl-C
             return _report("interrupted", EXIT_INTERRUPTED, debug=False)
         return code if isinstance(code, int) else EXIT_OK
@@ -128,6 +125,7 @@ def _report_other(error: Exception, debug: bool, words: Sequence[str]) -> int:
         if unknown := _unknown_command(error):
             return _report(unknown, EXIT_USAGE, debug)
         _suggest_new_name(error)
+        _in_plain_words(error)
         error.show()
         return EXIT_USAGE
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -148,6 +146,13 @@ def _unknown_command(error: Any) -> str | None:
     if found is None or error.ctx is None or error.ctx.parent is not None:
         return None
     return suggest_command(found[1], list(error.ctx.command.commands))
+
+
+def _in_plain_words(error: Any) -> None:
+    """Say what is wrong with a value without the words of the library that checked it."""
+    text = str(getattr(error, "message", "")).removeprefix("Value error, ")
+    text = text.replace("Input should be", "it must be", 1).split(", unable to parse")[0]
+    error.message = text if text.endswith(".") or not text else f"{text}."
 
 
 def _suggest_new_name(error: Any) -> None:
@@ -179,5 +184,6 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _end_workers() -> None:
     """A decoder that hangs must not hold up the end of the command."""
     pools = sys.modules.get("vtcli.runtime.worker_pool")
-    if pools is not None:
-        pools.close_all_pools()
+    end_all = getattr(pools, "close_all_pools", None)  # the module may be half imported
+    if end_all is not None:
+        end_all()

@@ -1,46 +1,100 @@
-"""`vt predict SOURCE... -o RUN/`: any number of videos into a folder of parts that resumes."""
+"""`vt predict` and `vt embed` with `-o RUN/`: any number of videos into a folder that resumes."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
+
+from vtcli.cli.options import BULK, retry_failures_option
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
     from vtcli.inference.bulk import BulkStatus
-    from vtcli.inference.predictor import Predictor, PredictSettings
-    from vtcli.inference.run_store import RunStore, Shard
-    from vtcli.runtime.distributed import Group
+    from vtcli.inference.join import RunRequest
+    from vtcli.inference.run_store import RunStore
+    from vtcli.inference.selection import Shard
 
 RowFormatName = Literal["parquet", "jsonl"]
+EngineName = Literal["local", "ray"]
+
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="Work in this process, or in one Ray actor per device.",
+        rich_help_panel=BULK,
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Ray cluster to work on: `auto`, or HOST:PORT.",
+        show_default="a Ray of its own on this machine",
+        rich_help_panel=BULK,
+    ),
+]
+RetryOption = Annotated[bool, retry_failures_option(BULK)]
+KeepLogitsOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-logits",
+        help="Also store the logits of all classes, in half precision.",
+        rich_help_panel=BULK,
+    ),
+]
+StatusOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--status", metavar="RUN", help="Print how far a run is, and exit.", rich_help_panel=BULK
+    ),
+]
 
 
 @dataclass(frozen=True)
 class BulkRequest:
     """A parsed command line."""
 
-    folder: Path
+    run: RunRequest
     sources: tuple[str, ...]
     from_file: Path | None
     column: str | None
-    model: str
-    settings: PredictSettings
-    row_format: RowFormatName | None
     part_size: int
     shard: str | None
-    retry_failures: bool
-    keep_logits: bool
+    retry_failures: bool = False
+    engine: EngineName = "local"
+    ray_address: str | None = None
+    command: str = "predict"
+
+    def __post_init__(self) -> None:
+        if self.engine == "local" and self.ray_address is not None:
+            raise UsageError("--ray-address is for Ray; add --engine ray")
+        if self.engine == "ray" and self.shard is not None:
+            raise UsageError("--engine ray shares the parts itself; leave out --shard")
+
+    def listing(self) -> str:
+        """Equal in processes that list the same inputs; "" where they read standard input."""
+        listed = json.dumps([os.getcwd(), self.sources, str(self.from_file), self.column])
+        return "" if "-" in self.sources else listed
 
 
 def is_run_folder(output: str | None) -> bool:
     """Whether -o names a folder: it ends with a separator, or is one."""
     return bool(output) and (str(output).endswith(("/", os.sep)) or os.path.isdir(str(output)))
+
+
+def is_begun(output: str | None) -> bool:
+    """Whether -o names the folder of a run, whose inputs need not be named again."""
+    return is_run_folder(output) and Path(str(output), "_vt", "run.json").exists()
 
 
 def row_format_of(format: str | None) -> RowFormatName | None:
@@ -50,56 +104,95 @@ def row_format_of(format: str | None) -> RowFormatName | None:
     return "parquet" if format == "parquet" else "jsonl" if format == "jsonl" else None
 
 
-def refuse_without_folder(
-    shard: str | None, retry_failures: bool, keep_logits: bool, environment: Mapping[str, str]
-) -> None:
+def refuse_without_folder(given: Mapping[str, object], environment: Mapping[str, str]) -> None:
     """Raise `UsageError` for options and launchers that need a folder to write to."""
-    given = {
-        "--shard": shard is not None,
-        "--retry-failures": retry_failures,
-        "--keep-logits": keep_logits,
-        "torchrun": int(environment.get("WORLD_SIZE", "1")) > 1 and "RANK" in environment,
-    }
-    for name, is_given in given.items():
-        if is_given:
+    torchrun = int(environment.get("WORLD_SIZE", "1")) > 1 and "RANK" in environment
+    for name, value in {**given, "torchrun": torchrun}.items():
+        if value:
             raise UsageError(f"{name} needs a folder that is written to; add -o RUN/")
 
 
 def run_bulk(request: BulkRequest) -> int:
     """Work on the run until it is done; the exit code."""
-    from vtcli.cli.progress import bulk_progress
-    from vtcli.inference.bulk import read_status, retry_failures, run_parts
-    from vtcli.inference.inputs import describe_all
-    from vtcli.inference.rows import RowPredictor
+    from vtcli.cli.next_step import command, print_next
+    from vtcli.inference.bulk import read_status
+
+    work = _work_on_ray if request.engine == "ray" else _work_here
+    store, worked = work(request)
+    if not worked.is_main_process:
+        return EXIT_OK
+    folder, status = request.run.folder, read_status(store)
+    if not worked.anything:
+        print(f"vt: note: {folder} is complete, nothing to do", file=sys.stderr)
+    for line in _status_lines(folder, store.read_settings(), status):
+        print(line, file=sys.stderr)
+    # A begun run knows its inputs.
+    again = command(
+        request.command, "-m", request.run.model, "-o", f"{folder}/", "--retry-failures"
+    )
+    check = command("predict", "--status", folder, "--format", "json")
+    print_next(*([again] if any(status.failed.values()) else []), check)
+    return _exit_code(status)
+
+
+@dataclass(frozen=True)
+class _Worked:
+    """Whether this process did anything, and whether it reports."""
+
+    anything: bool
+    is_main_process: bool = True
+
+
+def _work_here(request: BulkRequest) -> tuple[RunStore, _Worked]:
+    from vtcli.cli.progress import bulk_progress, fetch_progress, working
+    from vtcli.data.clip_loader import workers_of
+    from vtcli.inference.bulk import retry_failures, run_parts
+    from vtcli.inference.inputs import describe_all, iter_inputs
+    from vtcli.inference.join import join_run
     from vtcli.runtime.distributed import process_group
-    from vtcli.runtime.rows import writer_of
 
     shard = parse_shard(request.shard, os.environ)
-    with process_group() as group:
-        predictor, store, chosen = _join(request, group)
-        paths = describe_all(_inputs(request))
-        added = group.run_on_main(lambda: store.add_inputs(paths, request.part_size))
+    inputs = iter_inputs(request.sources, request.from_file, request.column)
+    with process_group() as group, working(f"loading {request.run.model}") as task:
+        settings = request.run.settings
+        settings = replace(
+            settings,
+            device=group.device(settings.device),
+            workers=workers_of(settings.workers, group.local_size),
+        )
+        with fetch_progress() as on_download:
+            run = join_run(replace(request.run, settings=settings), on_download)
+        task.say("listing the videos")
+        added = group.run_on_main(
+            lambda: run.store.add_inputs(describe_all(inputs), request.part_size, request.listing())
+        )
     # From here on each process takes parts that no other has; none waits for another.
-    with predictor, bulk_progress() as advance:
-        rows = RowPredictor(predictor, chosen, request.keep_logits)
-        write = writer_of(chosen["row_format"])
-        progress = run_parts(store, rows, write, shard, advance)
+    with run.predictor, bulk_progress() as advance:
+        progress = run_parts(run.store, run.rows, run.write, shard, advance)
         if request.retry_failures:
-            retry_failures(store, rows, write, shard)
-    if not group.is_main_process:
-        return EXIT_OK
-    status = read_status(store)
-    if not (added or progress.computed or request.retry_failures):
-        print(f"vt: note: {request.folder} is complete, nothing to do", file=sys.stderr)
-    for line in _status_lines(request.folder, chosen, status):
-        print(line, file=sys.stderr)
-    return _exit_code(status)
+            retry_failures(run.store, run.rows, run.write, shard)
+    anything = bool(added or progress.computed or request.retry_failures)
+    return run.store, _Worked(anything, group.is_main_process)
+
+
+def _work_on_ray(request: BulkRequest) -> tuple[RunStore, _Worked]:
+    from vtcli.cli.progress import bulk_progress
+    from vtcli.inference.inputs import iter_inputs
+    from vtcli.inference.predictor import Predictor
+    from vtcli.inference.ray_engine import RayJob, run_on_ray
+
+    inputs = iter_inputs(request.sources, request.from_file, request.column)
+    Predictor(request.run.model, request.run.settings)  # refuses an unknown model at once
+    job = RayJob(request.run, request.part_size, request.ray_address, request.retry_failures)
+    with bulk_progress() as advance:
+        store, progress = run_on_ray(
+            job, inputs, advance, lambda note: print(f"vt: note: {note}", file=sys.stderr)
+        )
+    return store, _Worked(bool(progress.computed or request.retry_failures))
 
 
 def print_status(folder: Path, as_json: bool) -> int:
     """What a run has done, while it runs or after; the exit code of the run so far."""
-    import json
-
     from vtcli.inference.bulk import read_status
     from vtcli.inference.run_store import RunStore
 
@@ -119,7 +212,7 @@ def parse_shard(text: str | None, environment: Mapping[str, str]) -> Shard:
 
     Raises `UsageError` for anything else.
     """
-    from vtcli.inference.run_store import WHOLE, Shard
+    from vtcli.inference.selection import WHOLE, Shard
 
     if text is None:
         return WHOLE
@@ -139,50 +232,6 @@ def parse_shard(text: str | None, environment: Mapping[str, str]) -> Shard:
             f"--shard is I/N with I from 0 to N-1, such as 0/8, or slurm, not '{text}'"
         )
     return Shard(int(match[1]), int(match[2]))
-
-
-def _join(request: BulkRequest, group: Group) -> tuple[Predictor, RunStore, dict[str, Any]]:
-    """Begin the run, or join it: what was chosen for it automatically is taken from it."""
-    from vtcli.cli.progress import fetch_progress
-    from vtcli.inference.predictor import Predictor
-    from vtcli.inference.rows import run_settings
-    from vtcli.inference.run_store import RunStore
-    from vtcli.runtime.rows import EXTENSIONS, writer_of
-
-    store = RunStore(request.folder, "")
-    earlier = store.read_settings() if store.exists() else {}
-    row_format = request.row_format or earlier.get("row_format") or _default_format()
-    writer_of(row_format)  # raises before anything is computed where a library is missing
-    asked = request.settings
-    settings = replace(
-        asked,
-        device=group.device(asked.device),
-        precision=earlier.get("precision", "auto")
-        if asked.precision == "auto"
-        else asked.precision,
-        batch_size=asked.batch_size or earlier.get("batch_size"),
-    )
-    with fetch_progress() as on_download:
-        predictor = Predictor(request.model, settings, on_download=on_download)
-        _ = predictor.net
-    size = predictor.auto_batch_size()
-    chosen = store.open(run_settings(predictor, size, row_format))
-    store.extension = EXTENSIONS[chosen["row_format"]]
-    return predictor, store, chosen
-
-
-def _inputs(request: BulkRequest) -> Iterator[str]:
-    from vtcli.inference.inputs import iter_list, iter_videos
-
-    yield from iter_videos(request.sources)
-    if request.from_file is not None:
-        yield from iter_list(request.from_file, request.column)
-
-
-def _default_format() -> RowFormatName:
-    from importlib.util import find_spec
-
-    return "parquet" if find_spec("pyarrow") else "jsonl"
 
 
 def _status_lines(folder: Path, settings: Mapping[str, Any], status: BulkStatus) -> Iterable[str]:

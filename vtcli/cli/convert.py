@@ -1,16 +1,23 @@
-"""`vt convert`: a checkpoint between an upstream format and vt's, or to ONNX."""
+"""`vt convert`: a checkpoint between an upstream format and vt's, or to a graph for an engine."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vtcli.cli.next_step import command, print_next
 from vtcli.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
+    from vtcli.weights.convert import ConversionReport
     from vtcli.weights.formats.transformers_repo import Repository
+
+GRAPHS = ("onnx", "openvino", "torch-export", "triton")
+QUANTIZED = ("onnx", "openvino")
 
 
 def convert(
@@ -26,8 +33,8 @@ def convert(
         typer.Option(
             "--output",
             "-o",
-            metavar="FILE",
-            help="File to write.",
+            metavar="PATH",
+            help="File to write; a folder with --to openvino or triton.",
             show_default="SRC with a new extension; next to SRC for safetensors, else here",
         ),
     ] = None,
@@ -64,7 +71,8 @@ def convert(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="Output format: safetensors, onnx, torch-export, or an upstream layout.",
+            help="Output format: safetensors, onnx, openvino, torch-export, triton (a model "
+            "repository), or an upstream layout.",
         ),
     ] = "safetensors",
     verify: Annotated[
@@ -72,7 +80,7 @@ def convert(
         typer.Option(
             "--verify",
             help="Check that converting back restores the tensors bit for bit, and nothing else; "
-            "with --to onnx or torch-export, that logits are within 1e-4 of ours.",
+            "for exported graphs, that logits are within 1e-4 of ours.",
         ),
     ] = False,
     verify_logits: Annotated[
@@ -91,6 +99,7 @@ def convert(
         typer.Option(
             "--num-frames",
             min=1,
+            max=4096,
             help="Frames per clip.",
             show_default="as SRC or -m states",
         ),
@@ -98,7 +107,10 @@ def convert(
     image_size: Annotated[
         int | None,
         typer.Option(
-            "--image-size", min=1, help="Side of the frames in pixels, where nothing states it."
+            "--image-size",
+            min=1,
+            max=4096,
+            help="Side of the frames in pixels, where nothing states it.",
         ),
     ] = None,
     num_heads: Annotated[
@@ -115,61 +127,145 @@ def convert(
             help="Frames, height and width of a ViViT token, checked against the tensors.",
         ),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="With --to onnx or openvino: quantize the products with weights to int8, and "
+            "print agreement and speed against fp32.",
+        ),
+    ] = False,
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--calibration",
+            metavar="SOURCE",
+            help="Videos for --int8, a folder or file: every second one calibrates, the others "
+            "are compared. May be repeated.",
+        ),
+    ] = None,
     tensors: Annotated[
         bool, typer.Option("--tensors", help="List every tensor with its old and new name.")
     ] = False,
 ) -> int:
     """Convert a checkpoint from an upstream format to safetensors, or from there to another."""
+    from vtcli.cli.progress import fetch_progress, working
     from vtcli.report.conversion import print_report
-    from vtcli.weights import convert, export_graph, export_upstream
-    from vtcli.weights.formats.transformers_repo import Repository
+    from vtcli.weights import convert, export_upstream
 
+    _check_int8(int8, calibration, to, verify)
     if to == "safetensors":
-        src = _source(source)
-        path = Path(source.rpartition("/")[2] if isinstance(src, Repository) else source)
-        dst = output or path.with_name(f"{path.stem}.vt.safetensors")
+        src, path = _source(source)
+        name = path.name if path.is_dir() or not isinstance(src, Path) else path.stem
+        dst = output or path.with_name(f"{name}.vt.safetensors")
         _refuse_overwriting_input(path, dst)
-        given: dict[str, Any] = {
-            "num_frames": num_frames,
-            "image_size": image_size,
-            "num_heads": num_heads,
-            "tubelet_size": _tubelet(tubelet),
-            "ema": ema,
-            "verify_logits": verify_logits,
-        }
-        report = convert.convert(src, dst, model, layout, labels, verify, **given)
+        with working(f"reading {path.name}") as task, fetch_progress() as on_bytes:
+            report = convert.convert(
+                *(src, dst, model, layout, labels, verify),
+                on_stage=task.say,
+                on_bytes=on_bytes,
+                ema=ema,
+                verify_logits=verify_logits,
+                num_frames=num_frames,
+                image_size=image_size,
+                num_heads=num_heads,
+                tubelet_size=_tubelet(tubelet),
+            )
         print_report(report, tensors)
+        print_next(*_next(source, report))
         return EXIT_OK
     if verify_logits:
         raise UsageError(
             "--verify-logits is for conversions to safetensors; with --to, use --verify"
         )
     checkpoint = _local_checkpoint(source)
-    if to in export_graph.SUFFIXES:
-        dst = output or Path(checkpoint.stem + export_graph.SUFFIXES[to])
-        _refuse_overwriting_input(checkpoint, dst)
-        difference = export_graph.export_graph(checkpoint, dst, to, verify)
-        typer.echo(f"{checkpoint} -> {dst}")
-        if difference is not None:
-            typer.echo(f"  verified   logits differ by at most {difference:.1e}")
+    if to in GRAPHS:
+        _export(checkpoint, to, output, verify, calibration if int8 else None)
         return EXIT_OK
     dst = output or Path(checkpoint.stem + export_upstream.export_suffix(checkpoint, to))
     _refuse_overwriting_input(checkpoint, dst)
-    print_report(export_upstream.export(checkpoint, dst, to, verify=verify), tensors)
+    with working(f"converting {checkpoint.name}"), fetch_progress() as on_bytes:
+        report = export_upstream.export(checkpoint, dst, to, verify, on_bytes=on_bytes)
+    print_report(report, tensors)
+    print_next(command("convert", dst, "--verify") + "  # back again")
     return EXIT_OK
 
 
-def _source(source: str) -> Path | Repository:
-    """A file or folder, or the opened repository of the Hub."""
+def _check_int8(int8: bool, calibration: Sequence[str] | None, to: str, verify: bool) -> None:
+    if calibration and not int8:
+        raise UsageError("--calibration is for --int8; add it, or leave --calibration out")
+    if not int8:
+        return
+    if to not in QUANTIZED:
+        raise UsageError(f"--int8 is for --to {' or '.join(QUANTIZED)}, not {to}")
+    if not calibration:
+        raise UsageError("--int8 needs videos to calibrate with; add --calibration FOLDER")
+    if verify:
+        raise UsageError(
+            "--verify compares fp32 graphs; leave it out, --int8 prints how it differs from fp32"
+        )
+
+
+def _export(
+    checkpoint: Path, to: str, output: Path | None, verify: bool, calibration: list[str] | None
+) -> None:
+    """Write a graph and say what it has."""
+    from vtcli.cli.progress import working
+    from vtcli.weights.export_graph import SUFFIXES, export_graph, where_card
+    from vtcli.weights.export_triton import CONFIG, export_triton
+
+    dst = output or Path(f"{checkpoint.stem}{SUFFIXES.get(to, f'_{to}')}")
+    _refuse_overwriting_input(checkpoint, dst)
+    quantized = difference = None
+    with working(f"loading {checkpoint.name}") as task:
+        if calibration is not None:
+            from vtcli.inference.inputs import find_videos
+            from vtcli.inference.quantize import export_int8
+
+            quantized = export_int8(checkpoint, dst, to, find_videos(calibration), task.say)
+        elif to == "triton":
+            dst, difference = export_triton(checkpoint, dst, verify, task.say)
+        else:
+            difference = export_graph(checkpoint, dst, to, verify, task.say)
+    typer.echo(f"{checkpoint} -> {dst}")
+    place = f"parameter 'vt' of {CONFIG}" if to == "triton" else where_card(to)
+    typer.echo(f"  metadata   {place}: labels and preprocessing, as JSON")
+    if difference is not None:
+        typer.echo(f"  verified   logits differ by at most {difference:.1e}")
+    if quantized is not None:
+        from vtcli.report.conversion import print_quantization
+
+        print_quantization(quantized)
+    if to in QUANTIZED:
+        print_next(command("predict", "VIDEO", "-m", dst))
+    elif to == "triton":
+        print_next(f"tritonserver --model-repository {shlex.quote(str(dst.parent))}")
+    else:
+        print_next(command("models", "show", checkpoint) + "  # the same metadata")
+
+
+def _next(source: str, report: ConversionReport) -> tuple[str, ...]:
+    """Use the file; where nothing states its classes, say first which checkpoint it is."""
+    use = command("predict", "VIDEO", "-m", report.output)
+    if not report.labels.startswith("unverified"):
+        return (use,)
+    name = command("convert", source, "-m", "ID") + "  # an ID of vt models list sets the classes"
+    return name, use
+
+
+def _source(source: str) -> tuple[Path | Repository, Path]:
+    """A file or folder, or the opened repository of the Hub; and the path that names the output."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.weights.formats.transformers_repo import Repository
     from vtcli.weights.repository import HUB_PREFIX, hub_name, open_hub
 
     name = hub_name(source)
     if name is None:
-        return Path(source)
+        path = Path(source)
+        return path, path if path.name.strip(".") else path.resolve()
     with fetch_progress() as progress:
-        return Repository(open_hub(name, progress, source.startswith(HUB_PREFIX)))
+        repository = Repository(open_hub(name, progress, source.startswith(HUB_PREFIX)))
+    return repository, Path(name.repo.rpartition("/")[2])
 
 
 def _tubelet(text: str | None) -> tuple[int, ...] | None:
@@ -183,7 +279,7 @@ def _tubelet(text: str | None) -> tuple[int, ...] | None:
 
 
 def _local_checkpoint(source: str) -> Path:
-    """A checkpoint file that vt wrote, by path or checkpoint id."""
+    """A checkpoint file that vt wrote, by any name of a model."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.weights.repository import hub_name
     from vtcli.weights.resolve import is_path, resolve

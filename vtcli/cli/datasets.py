@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vtcli.cli.next_step import command, print_next
 from vtcli.cli.options import (
     DATASET_HELP,
     AnnotationsOption,
@@ -39,6 +40,7 @@ def list_(
 
     checkpoints = list(load_registry().checkpoints.values())
     print_list(list(load_catalog().values()), checkpoints, format)
+    print_next(command("datasets", "show", "NAME"), format=format)
     return EXIT_OK
 
 
@@ -55,6 +57,7 @@ def show(
     The files of a known dataset are read only with --data-root, --split or
     --annotations. No video is decoded.
     """
+    from vtcli.cli.progress import working
     from vtcli.data.catalog import known_entry
     from vtcli.data.open import open_dataset
     from vtcli.report.datasets import print_card, print_dataset
@@ -62,13 +65,24 @@ def show(
 
     entry = known_entry(name)
     wanted = entry is None or any(value is not None for value in (data_root, split, annotations))
-    dataset = open_dataset(name, data_root, split, annotations) if wanted else None
+    with working(f"reading {name}"):
+        dataset = open_dataset(name, data_root, split, annotations) if wanted else None
     if entry:
         rows = load_registry().checkpoints.values()
         print_card(entry, [r for r in rows if r.dataset == entry.name], dataset, format)
     elif dataset:
         print_dataset(dataset, format)
+    print_next(
+        command("datasets", "check", name, *_root_option(data_root)),
+        command("eval", "--dataset", name, *_root_option(data_root)),
+        format=format,
+    )
     return EXIT_OK
+
+
+def _root_option(data_root: Path | None) -> tuple[object, ...]:
+    """`--data-root` as it was given."""
+    return () if data_root is None else ("--data-root", data_root)
 
 
 @app.command()
@@ -89,7 +103,7 @@ def check(
             "--timeout", min=0.1, help="Seconds without progress after which a decoder is killed."
         ),
     ] = 120.0,
-    workers: WorkersOption = 1,
+    workers: WorkersOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -99,7 +113,7 @@ def check(
     format: TableFormatOption = "table",
 ) -> int:
     """Decode every video; report missing, damaged and short ones, duplicates and split leaks."""
-    from vtcli.cli.progress import file_progress
+    from vtcli.cli.progress import file_progress, working
     from vtcli.data.check import (
         check_datasets,
         check_manifest,
@@ -107,24 +121,41 @@ def check(
         open_splits,
         write_manifest,
     )
+    from vtcli.data.clip_loader import workers_of
     from vtcli.report.checking import print_check
 
-    datasets = open_splits(name, data_root, splits or (), annotations)
-    if output:
-        if output.exists() and Path(name).exists() and output.samefile(name):
-            raise UsageError(f"{output} is the file to check; write the manifest to another file")
-        check_manifest(datasets, output)
-    videos = len({sample.path for dataset in datasets for sample in dataset.samples})
-    with file_progress(videos, to_file=True) as progress:
-        result = check_datasets(
-            datasets, workers=workers, timeout=timeout, min_frames=min_frames, progress=progress
-        )
+    with working(f"reading {name}") as task:
+        datasets = open_splits(name, data_root, splits or (), annotations)
+        if output:
+            if output.exists() and Path(name).exists() and output.samefile(name):
+                raise UsageError(
+                    f"{output} is the file to check; write the manifest to another file"
+                )
+            check_manifest(datasets, output)
+        videos = len({sample.path for dataset in datasets for sample in dataset.samples})
+        task.say("decoding the videos")
+        with file_progress(videos, to_file=True) as progress:
+            result = check_datasets(
+                datasets,
+                workers=workers_of(workers, 1),
+                timeout=timeout,
+                min_frames=min_frames,
+                progress=progress,
+            )
     print_check(result, format)
     if output:
         count = write_manifest(result, output)
         typer.echo(f"{output}: {count:,} samples", err=True)
         for label in lost_classes(result):
             typer.echo(f"vt: warning: no sample of class '{label}' is left", err=True)
+    if result.issues and not output:
+        print_next(
+            command("datasets", "check", name, *_root_option(data_root), "-o", "cleaned.csv"),
+            format=format,
+        )
+    else:
+        clean = (output,) if output else (name, *_root_option(data_root))
+        print_next(command("finetune", "--dataset", *clean, "-o", "runs/mine"), format=format)
     if not result.issues:
         return EXIT_OK
     return EXIT_SOME_FAILED if result.fingerprints else EXIT_NO_INPUT
@@ -165,17 +196,25 @@ def export(
     Segments are converted between seconds and frames with the video's timestamps.
     fiftyone, videofolder, parquet and webdataset contain copies of the videos.
     """
+    from vtcli.cli.progress import working
     from vtcli.data.export import export_dataset
     from vtcli.data.open import open_dataset
 
-    count = export_dataset(open_dataset(name, data_root, split, annotations), output, to)
+    with working(f"reading {name}") as task:
+        dataset = open_dataset(name, data_root, split, annotations)
+        task.say(f"writing {output}")
+        count = export_dataset(dataset, output, to)
     typer.echo(f"{output}: {count:,} samples", err=True)
+    print_next(command("datasets", "show", output))
     return EXIT_OK
 
 
 @app.command()
 def make(
-    name: Annotated[Literal["motion8"], typer.Argument(metavar="motion8", help="Dataset to make.")],
+    name: Annotated[
+        Literal["motion8", "motion8b"],
+        typer.Argument(metavar="motion8|motion8b", help="Dataset to make."),
+    ],
     folder: Annotated[
         Path,
         typer.Argument(
@@ -192,21 +231,39 @@ def make(
         int, typer.Option("--frames", help="Frames per clip, at 15 frames per second.")
     ] = 24,
     seed: SeedOption = 0,
-    workers: WorkersOption = 1,
+    workers: WorkersOption = None,
 ) -> int:
-    """Make a synthetic dataset: Motion-8, eight motions that no single frame tells apart."""
-    from vtcli.cli.progress import file_progress
-    from vtcli.synthetic.motion8 import make_motion8
+    """Make a synthetic dataset of eight motions that no single frame tells apart.
 
-    with file_progress(train + val + test, to_file=True) as progress:
-        made = make_motion8(
+    motion8 has left, right, up, down, approach, recede, clockwise and
+    counter-clockwise; the small models of vt know these. motion8b has zig-zag,
+    orbit, bounce, shake, grow-shrink, wobble, spiral and stop-and-go.
+    """
+    from vtcli.cli.progress import file_progress, working
+    from vtcli.data.clip_loader import workers_of
+    from vtcli.synthetic.families import FAMILIES
+    from vtcli.synthetic.make import make_dataset
+
+    with (
+        working(f"making {name}"),
+        file_progress(train + val + test, to_file=True) as progress,
+    ):
+        made = make_dataset(
             folder,
+            FAMILIES[name],
             clips={"train": train, "val": val, "test": test},
             seed=seed,
             size=size,
             frames=frames,
-            workers=workers,
+            workers=workers_of(workers, 1),
             progress=progress,
         )
     typer.echo(made)
+    nano = ("-m", "uniformerv2-nano")
+    if train:
+        print_next(command("finetune", "--dataset", made, *nano, "-o", f"runs/{name}"))
+    elif name == "motion8":
+        print_next(command("eval", "--dataset", name, "--data-root", made, *nano))
+    else:
+        print_next(command("datasets", "show", made))
     return EXIT_OK

@@ -28,7 +28,7 @@ def demo(
     ] = Path("vt-demo"),
     seed: SeedOption = 1,
     device: DeviceOption = "auto",
-    workers: WorkersOption = 1,
+    workers: WorkersOption = None,
     format: FormatOption = "table",
 ) -> int:
     """Predict, profile, evaluate and annotate synthetic clips with four small models.
@@ -38,19 +38,31 @@ def demo(
     """
     from rich.console import Console
 
+    from vtcli.cli.next_step import command, print_next
+    from vtcli.cli.progress import working
     from vtcli.synthetic.demo import Demo
 
     started = time.perf_counter()
     console = Console(highlight=False, quiet=format == "json")
     shown = Demo(output, seed, device, workers)
     table: dict[str, Any] = {}
-    for step in (_make, _predict, _profile, _evaluate, _film):
-        table |= step(shown, console)
+    steps = {
+        "making clips": _make,
+        "predicting": _predict,
+        "measuring": _profile,
+        "evaluating": _evaluate,
+        "annotating a film": _film,
+    }
+    with working("") as task:
+        for name, step in steps.items():
+            task.say(name)
+            table |= step(shown, console)
     table["seconds"] = round(time.perf_counter() - started, 1)
     if format == "json":
         print(json.dumps(table, ensure_ascii=False, indent=2))
     words = f"\nAnnotated film: {shown.annotated}. The demo took {table['seconds']:.0f} s."
     console.print(words, soft_wrap=True)
+    print_next(command("predict", "VIDEO"), command("models", "list"), format=format)
     return EXIT_OK
 
 

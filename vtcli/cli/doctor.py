@@ -8,8 +8,13 @@ from vtcli.errors import EXIT_OK
 
 def doctor(format: FormatOption = "table") -> int:
     """Check versions, processor, decoders, cache and Hub; print the result for a bug report."""
+    from vtcli.cli.next_step import command, print_next
+    from vtcli.cli.progress import working
     from vtcli.doctor import diagnose
     from vtcli.report.doctor import print_diagnosis
 
-    print_diagnosis(diagnose(), format)
+    with working("checking this machine"):
+        diagnosis = diagnose()
+    print_diagnosis(diagnosis, format)
+    print_next(command("demo"), format=format)
     return EXIT_OK

@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vtcli.cli.eval_events import (
+    EventOptions,
+    evaluate_events,
+    predict_settings,
+)
+from vtcli.cli.eval_output import Format, exit_code, log, print_report, print_splits
+from vtcli.cli.eval_runs import calibrate, compare, export, rescore
 from vtcli.cli.options import (
     AnnotationsOption,
     BatchSizeOption,
-    CoreWorkersOption,
+    CompileOption,
     DataRootOption,
     DecoderOption,
     DeviceOption,
+    EventRuleOption,
+    EventsOption,
     FormatOption,
     LabelSetOption,
     PipelineOption,
     PrecisionOption,
     ResumeOption,
     StrictOption,
+    StrideOption,
     TimeoutOption,
+    WindowOption,
+    WorkersOption,
     dataset_option,
-    file_output_option,
     model_option,
+    retry_failures_option,
     run_output_option,
     split_option,
     views_option,
 )
-from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
+from vtcli.errors import EXIT_OK, UsageError
 from vtcli.video import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
+    from vtcli.cli.live import Task
     from vtcli.data.samples import Dataset
     from vtcli.evaluation.plan import EvalSettings
     from vtcli.evaluation.results import EvaluationReport
@@ -45,15 +57,11 @@ app = typer.Typer(
     help="Evaluate a model on a labeled dataset; rescore, export, calibrate or compare runs.",
     invoke_without_command=True,
 )
+for finished_run_command in (rescore, export, calibrate, compare):
+    app.command()(finished_run_command)
 
-Format = Literal["table", "json"]
 ALL_SPLITS = "all"
 _MOST_WARNINGS = 5
-
-
-def run_argument(metavar: str) -> Any:
-    """An argument that names a finished run."""
-    return typer.Argument(metavar=metavar, help="Run directory written by `vt eval`.")
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class _Job:
     output: Path | None
     group: Group
     show: Format | None
+    task: Task
 
 
 @app.callback()
@@ -117,15 +126,18 @@ def eval_(
         Path | None, run_output_option("a folder in runs/ named by the options")
     ] = None,
     resume: ResumeOption = True,
-    retry_failures: Annotated[
-        bool, typer.Option("--retry-failures", help="Try every failed video again.")
-    ] = False,
+    retry_failures: Annotated[bool, retry_failures_option()] = False,
+    events: EventsOption = False,
+    window: WindowOption = None,
+    stride: StrideOption = None,
+    event_rule: EventRuleOption = None,
     label_set: LabelSetOption = None,
     pipeline: PipelineOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
     batch_size: BatchSizeOption = None,
-    workers: CoreWorkersOption = None,
+    compile: CompileOption = False,
+    workers: WorkersOption = None,
     decoder: DecoderOption = "auto",
     timeout: TimeoutOption = TIMEOUT_SECONDS,
     strict: StrictOption = False,
@@ -141,6 +153,9 @@ def eval_(
         return EXIT_OK
     if dataset is None:
         raise UsageError("vt eval needs --dataset: a dataset name, a folder or an annotation file")
+    asked = EventOptions(events, window, stride, event_rule)
+    asked.check(model)
+    from vtcli.cli.progress import working
     from vtcli.evaluation.plan import EvalSettings
     from vtcli.runtime.distributed import INDEPENDENT_WORK_TIMEOUT, process_group
 
@@ -158,18 +173,23 @@ def eval_(
         decoder=decoder,
         resume=resume,
         retry_failures=retry_failures,
+        compile=compile,
     )
-    with process_group(INDEPENDENT_WORK_TIMEOUT) as group:
+    if events:
+        settings_of_events = predict_settings(settings)
+        opened = source.open(split)
+        return evaluate_events(opened, str(model), settings_of_events, asked, output, format)
+    with process_group(INDEPENDENT_WORK_TIMEOUT) as group, working(f"reading {dataset}") as task:
         splits = source.splits()
         # Several splits make one JSON document; tables are printed one by one.
         show = format if format == "table" or len(splits) == 1 else None
-        job = _Job(model, settings, output, group, show)
+        job = _Job(model, settings, output, group, show, task)
         reports = [_evaluate(source.open(name), _folder(job, splits, name), job) for name in splits]
         if not group.is_main_process:
             return EXIT_OK
         if len(reports) > 1:
-            _print_splits(splits, reports, format)
-        return max(_exit_code(report) for report in reports)
+            print_splits(splits, reports, format)
+        return max(exit_code(report) for report in reports)
 
 
 def _folder(job: _Job, splits: list[str | None], split: str | None) -> Path | None:
@@ -181,6 +201,7 @@ def _folder(job: _Job, splits: list[str | None], split: str | None) -> Path | No
 
 def _evaluate(dataset: Dataset, output: Path | None, job: _Job) -> EvaluationReport | None:
     """Evaluate one split; only the main process has a report."""
+    from vtcli.cli.next_step import command, print_next
     from vtcli.cli.progress import eval_progress, fetch_progress
     from vtcli.evaluation.evaluator import Evaluator
     from vtcli.evaluation.plan import plan_evaluation
@@ -188,32 +209,42 @@ def _evaluate(dataset: Dataset, output: Path | None, job: _Job) -> EvaluationRep
     from vtcli.weights.registry import load_registry
 
     is_main = job.group.is_main_process
-    log = _log if is_main else _log_nothing
+    say = log if is_main else _log_nothing
     name = job.model or load_registry().default_for_dataset(dataset.name).id
-    log(dataset.summary)
+    say(dataset.summary)
+    job.task.say(f"loading {name}")
     with fetch_progress() as on_download:
         plan = plan_evaluation(dataset, name, job.settings, on_download)
-        log(f"{plan.name}: {plan.protocol.describe()}")
-        if plan.differs:
-            log(f"differs from the paper's protocol: {plan.differs}")
         for warning in plan.warnings:
-            log(f"warning: {warning}")
+            say(f"warning: {warning}")
         folder = output or _default_folder(dataset, plan.name, plan.protocol.to_dict())
         evaluator = Evaluator(plan, folder, job.group, on_download)
+    plan = evaluator.plan  # says what `--precision auto` is here
+    say(f"{plan.name}: {plan.protocol.describe()}")
+    if plan.differs:
+        say(f"differs from the paper's protocol: {plan.differs}")
     try:
-        with eval_progress(is_main) as on_progress:
+        with eval_progress() as on_progress:
             evaluator.run(on_progress)
     except (KeyboardInterrupt, SystemExit):
-        log("stopped; the scores so far are saved, run the same command again to resume")
+        say("stopped; the scores so far are saved, run the same command again to resume")
         raise
     if not is_main:
         return None
     _log_damage(evaluator.progress.damaged)
+    if not evaluator.done:
+        say(f"{folder} is complete: no video was left to score")
+    job.task.say("computing the metrics")
     report = evaluator.conclude()
     write_html(report, folder / "report.html")
     if job.show:
-        _print(report, job.show)
-    log(f"report: {folder / 'report.html'}")
+        print_report(report, job.show)
+    say(f"report: {folder / 'report.html'}")
+    print_next(
+        command("eval", "compare", folder, "OTHER_RUN"),
+        command("eval", "rescore", folder, "--views", "1x1"),
+        format=job.show,
+    )
     return report
 
 
@@ -224,149 +255,13 @@ def _default_folder(dataset: Dataset, model: str, protocol: dict[str, Any]) -> P
     return Path("runs", "-".join(words))
 
 
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _log_damage(damaged: Mapping[str, Sequence[str]]) -> None:
     """One line per video that was scored although it shows signs of damage; the first few."""
     for name, warnings in list(damaged.items())[:_MOST_WARNINGS]:
-        _log(f"vt: warning: {name}: {'; '.join(warnings)}")
+        log(f"vt: warning: {name}: {'; '.join(warnings)}")
     if len(damaged) > _MOST_WARNINGS:
-        _log(f"vt: warning: {len(damaged) - _MOST_WARNINGS} more videos show signs of damage")
+        log(f"vt: warning: {len(damaged) - _MOST_WARNINGS} more videos show signs of damage")
 
 
 def _log_nothing(line: str) -> None:
     """Only the main process logs."""
-
-
-def _exit_code(report: EvaluationReport | None) -> int:
-    assert report is not None
-    if not report.failed:
-        return EXIT_OK
-    return EXIT_SOME_FAILED if report.read else EXIT_NO_INPUT
-
-
-def _print(report: EvaluationReport, format: Format) -> None:
-    from rich.console import Console
-
-    from vtcli.evaluation.results import as_json
-    from vtcli.report.evaluation import print_evaluation
-
-    if format == "json":
-        print(as_json(report.to_dict()))
-    else:
-        print_evaluation(report, Console())
-
-
-def _print_splits(
-    splits: list[str | None], reports: list[EvaluationReport | None], format: Format
-) -> None:
-    """Print the mean over all splits; in JSON the report of each split as well."""
-    from rich.console import Console
-
-    from vtcli.evaluation.metrics import mean_over_splits
-    from vtcli.evaluation.results import as_json
-    from vtcli.report.evaluation import print_splits
-
-    found = {str(split): report for split, report in zip(splits, reports, strict=True) if report}
-    mean = mean_over_splits([(split, report.headline) for split, report in found.items()])
-    if format == "json":
-        by_split = {split: report.to_dict() for split, report in found.items()}
-        print(as_json({"splits": by_split, "mean": mean.to_dict()}))
-    else:
-        print_splits(mean, next(iter(found.values())).reported, Console())
-
-
-@app.command()
-def rescore(
-    run: Annotated[Path, run_argument("RUN")],
-    views: Annotated[str | None, views_option("all stored views")] = None,
-    average: Annotated[
-        Literal["prob", "logit"] | None,
-        typer.Option(
-            "--average",
-            help="Average probabilities or logits over the views.",
-            show_default="as in the run",
-        ),
-    ] = None,
-    format: FormatOption = "table",
-) -> int:
-    """Compute the metrics of a finished run from its stored scores, without model or videos."""
-    from vtcli.evaluation.aggregate import rescore_run, stored_protocol
-    from vtcli.evaluation.protocol import choose_views
-    from vtcli.evaluation.run_directory import RunDirectory
-    from vtcli.video.pipeline import parse_views
-
-    directory = RunDirectory(run)
-    protocol = stored_protocol(directory.info)
-    wanted = (protocol.clips, protocol.crops)
-    if views is not None:
-        wanted = parse_views(views, protocol.pipeline)
-    report = rescore_run(directory, choose_views(protocol, *wanted), average)
-    _print(report, format)
-    return _exit_code(report)
-
-
-@app.command()
-def export(
-    run: Annotated[Path, run_argument("RUN")],
-    output: Annotated[Path, file_output_option("FILE.npz|FILE.parquet")],
-) -> int:
-    """Write the scores of every view of a finished run to one NumPy or Parquet file."""
-    from vtcli.evaluation.export import export_scores
-    from vtcli.evaluation.run_directory import RunDirectory
-
-    exported = export_scores(RunDirectory(run), output)
-    words = f"{len(exported.samples):,} videos x {exported.views} views"
-    if exported.failed:
-        words += f"; {exported.failed:,} videos that could not be read are left out"
-    _log(f"{output}: {words}")
-    return EXIT_OK
-
-
-@app.command()
-def calibrate(
-    run: Annotated[Path, run_argument("RUN")],
-    output: Annotated[Path, file_output_option("FILE.safetensors")],
-    model: Annotated[str | None, model_option("the model of the run")] = None,
-) -> int:
-    """Fit temperature, abstention and conformal sets to a run; store them in a copy of the model.
-
-    Use a run on videos that the model was not trained on, such as a validation split.
-    """
-    from rich.console import Console
-
-    from vtcli.cli.progress import fetch_progress
-    from vtcli.evaluation.calibrate import calibrate_run
-    from vtcli.evaluation.run_directory import RunDirectory
-    from vtcli.report.confidence import calibration_table
-
-    with fetch_progress() as on_download:
-        heads = calibrate_run(RunDirectory(run), output, model, on_download)
-    rows = [(head.name, head.entry["temperature"], head.before, head.after) for head in heads]
-    Console().print(calibration_table(rows))
-    _log(f"{output}: calibrated on {heads[0].entry['samples']:,} videos")
-    return EXIT_OK
-
-
-@app.command()
-def compare(
-    run_a: Annotated[Path, run_argument("RUN_A")],
-    run_b: Annotated[Path, run_argument("RUN_B")],
-    format: FormatOption = "table",
-) -> int:
-    """Compare two runs on the samples that both read: paired test, classes that differ most."""
-    from rich.console import Console
-
-    from vtcli.evaluation.aggregate import compare_runs
-    from vtcli.evaluation.results import as_json
-    from vtcli.evaluation.run_directory import RunDirectory
-    from vtcli.report.evaluation import print_comparison
-
-    comparison = compare_runs(RunDirectory(run_a), RunDirectory(run_b))
-    if format == "json":
-        print(as_json(comparison.to_dict()))
-    else:
-        print_comparison(comparison, str(run_a), str(run_b), Console())
-    return EXIT_OK

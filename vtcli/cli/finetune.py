@@ -26,7 +26,6 @@ from vtcli.cli.finetune_run import (
 from vtcli.cli.options import (
     DEFAULT_MODEL,
     AnnotationsOption,
-    CoreWorkersOption,
     DataRootOption,
     DecoderOption,
     DeviceOption,
@@ -35,11 +34,12 @@ from vtcli.cli.options import (
     ResumeOption,
     SeedOption,
     TimeoutOption,
+    WorkersOption,
     dataset_option,
     run_output_option,
     split_option,
 )
-from vtcli.errors import UsageError
+from vtcli.errors import EXIT_OK, UsageError
 from vtcli.training.recipes import options
 from vtcli.video import TIMEOUT_SECONDS
 
@@ -145,7 +145,8 @@ def finetune(
         typer.Option(
             "--recipe",
             metavar="NAME",
-            help="Training recipe: paper, small, scratch, or a name such as xvit-something.",
+            help="Training recipe: paper, small, scratch, nano, or that of an architecture "
+            "(uniformerv2, videoswin, vivit, xvit; each also with -something).",
             show_default="by the number of videos",
         ),
     ] = None,
@@ -212,8 +213,17 @@ def finetune(
             "nothing.",
         ),
     ] = 0.0,
+    callback: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--callback",
+            metavar="CLASS",
+            help="Report to an object of this class, named FILE.py:CLASS or "
+            "module:CLASS. May be repeated.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
-    workers: CoreWorkersOption = None,
+    workers: WorkersOption = None,
     decoder: DecoderOption = "auto",
     timeout: TimeoutOption = TIMEOUT_SECONDS,
     format: FormatOption = "table",
@@ -226,8 +236,10 @@ def finetune(
     interrupted run. With `torchrun --nproc-per-node=N -m vtcli finetune ...`,
     N processes share each batch.
     """
-    from vtcli.cli.progress import fetch_progress
+    from vtcli.cli.next_step import print_next, without_option
+    from vtcli.cli.progress import fetch_progress, working
     from vtcli.runtime.distributed import process_group
+    from vtcli.training.callbacks import load_callback
     from vtcli.training.head_fit import HeadFit
     from vtcli.training.plan import TrainSettings
     from vtcli.training.run_directory import open_run_directory
@@ -238,7 +250,12 @@ def finetune(
     )
     if learning_curve:
         given["trainable"] = "head"
-    with process_group() as group, fetch_progress() as on_download:
+    with (
+        process_group() as group,
+        working(f"reading {dataset}") as task,
+        fetch_progress() as on_download,
+    ):
+        callbacks = [load_callback(name) for name in callback or ()] * group.is_main_process
         model, init = initial_model(model, init, on_download)
         request = Request(source, model, init, num_frames, recipe, few_shot, given, settings)
         resume_run = any(group.all_gather(resume or _restarted_by_launcher()))
@@ -249,13 +266,18 @@ def finetune(
                 "options of the optimizer do not go with; leave them out"
             )
         if dry_run:
-            return print_plan(plan, output, group, on_download, format)
+            task.say("measuring optimizer steps")
+            print_plan(plan, output, group, on_download, format)
+            print_next(without_option("--dry-run"), format=format)
+            return EXIT_OK
+        task.say(f"loading {model}")
 
         def work() -> int:
             if plan.fits_features:
-                head_fit = HeadFit(plan, output, group, on_download)
+                head_fit = HeadFit(plan, output, group, on_download, callbacks)
                 return fit_head(head_fit, learning_curve, format)
-            return train(make_trainer(plan, output, group, resume_run, on_download), format)
+            maker = make_trainer(plan, output, group, resume_run, on_download, callbacks)
+            return train(maker, format)
 
         if not group.is_main_process:
             group.broadcast(None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vtcli.models.recipe import Recipe
     from vtcli.runtime.distributed import Group
     from vtcli.runtime.progress import ProgressCallback
+    from vtcli.training.callbacks import Callback
     from vtcli.training.head_fit import HeadFit
     from vtcli.training.init import ModelInit
     from vtcli.training.plan import TrainPlan, TrainSettings
@@ -73,6 +74,7 @@ def plan_training(request: Request, group: Group, on_download: ProgressCallback)
     from vtcli.training.choose import choose_recipe, training_budget
     from vtcli.training.few_shot import few_shot, unvalidated_classes
     from vtcli.training.init import plan_init
+    from vtcli.training.loss import with_loss
     from vtcli.training.plan import TrainPlan, resolve_hflip
 
     split, given = request.source.open(), request.given
@@ -84,7 +86,8 @@ def plan_training(request: Request, group: Group, on_download: ProgressCallback)
         frames = request.num_frames
         return plan_init(request.model, request.init, heads, recipe, frames, on_download)
 
-    budget = training_budget(init_with(Recipe()), split, group.size)
+    frozen = given.get("trainable") == "head"
+    budget = training_budget(init_with(Recipe()), split, group.size, frozen)
     choice = choose_recipe(budget, request.recipe, given)
     recipe = resolve_hflip(choice.recipe, split.flip_sensitive, given.get("hflip"))
     patience = request.settings.patience
@@ -92,7 +95,7 @@ def plan_training(request: Request, group: Group, on_download: ProgressCallback)
         request.settings, patience=choice.patience if patience is None else patience or None
     )
     seed = request.source.seed
-    init = init_with(recipe)
+    init = with_loss(init_with(recipe), split, recipe)
     plan = TrainPlan(
         split,
         init,
@@ -115,6 +118,15 @@ def _recipe_lines(plan: TrainPlan) -> Iterator[str]:
     """The recipe, why it was chosen, its length and learning rates, and what it cannot do."""
     recipe = plan.recipe
     yield _on_flips(plan.split, recipe.hflip)
+    if plan.multi_label:
+        yield (
+            "each class is decided alone (binary cross-entropy); the best epoch has the highest "
+            "mean average precision"
+        )
+    yield _on_balance(plan)
+    if plan.model_init.resizes_positions:
+        before, after = plan.model_init.known.pipeline.frames, plan.model_init.pipeline.frames
+        yield f"positions over time are interpolated, from {before} frames to {after}"
     yield f"recipe {plan.recipe_name}: {plan.recipe_reason}"
     if plan.fits_features:
         yield "options of the optimizer, such as --epochs 10, train the classifier in steps instead"
@@ -143,65 +155,116 @@ def _on_flips(split: TrainValSplit, hflip: float) -> str:
     )
 
 
+def _on_balance(plan: TrainPlan) -> str:
+    """What happens where the classes are unbalanced; "" where they are not."""
+    from vtcli.training.balance import is_unbalanced, size_range
+
+    if not is_unbalanced(plan.split.train):
+        return ""
+    smallest, largest = size_range(plan.split.train)
+    sizes = f"classes are unbalanced, {smallest} to {largest} training videos"
+    used = {"class_weights": "--class-weights", "sampling": "--sampling"}
+    given = [
+        f"{option} {value}"
+        for name, option in used.items()
+        if (value := getattr(plan.recipe, name)) not in ("none", "natural")
+    ]
+    more = f"with {' and '.join(given)}" if given else "--class-weights sqrt helps rare classes"
+    if plan.best_epoch_by == "val_macro" and not plan.fits_features:
+        sizes += "; the best epoch has the highest macro accuracy"
+    return f"{sizes}; {more}"
+
+
 def make_trainer(
-    plan: TrainPlan, folder: Path, group: Group, resume: bool, on_download: ProgressCallback
+    plan: TrainPlan,
+    folder: Path,
+    group: Group,
+    resume: bool,
+    on_download: ProgressCallback,
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     from vtcli.training.trainer import Trainer
 
-    return Trainer(plan, folder, group, resume, on_download)
+    return Trainer(plan, folder, group, resume, on_download, callbacks)
 
 
 def print_plan(
     plan: TrainPlan, folder: Path, group: Group, on_download: ProgressCallback, format: str
-) -> int:
+) -> None:
     from vtcli.report.training import print_estimate, print_head_plan
 
     if plan.fits_features:
         if group.is_main_process:
             print_head_plan(plan, format)
-        return EXIT_OK
+        return
     estimate = make_trainer(plan, folder, group, False, on_download).estimate()
     if group.is_main_process:
         print_estimate(estimate, format)
-    return EXIT_OK
 
 
 def fit_head(head_fit: HeadFit, learning_curve: bool, format: str) -> int:
-    from vtcli.report.training import print_head_fit, show_rows
+    from vtcli.cli.progress import working
+    from vtcli.report.training import print_head_fit
 
     is_main = head_fit.group.is_main_process
     if is_main:
         for notice in head_fit.notices:
             _log(notice)
-    with show_rows(is_main) as on_row:
+        if head_fit.finished:
+            _log(f"{head_fit.folder} is complete; the same classifier is fitted to its features")
+    with working("reading the first videos", "clips") as task:
+
+        def on_row(done: int, total: int) -> None:
+            task.update("features", done, total)
+            if done == total:
+                task.say("fitting the classifier")
+
         ended = head_fit.fit(on_row, learning_curve)
     if ended in STOPPED:
         if is_main:
             _log(f"{ended}; features are cached, run the same command again to resume")
         return STOPPED[ended]
     if is_main:
-        print_head_fit(head_fit.outcome(), format)
+        outcome = head_fit.outcome()
+        print_head_fit(outcome, format)
+        _print_next(outcome["files"]["best"], format)
     return EXIT_OK
 
 
 def train(trainer: Trainer, format: str) -> int:
-    from vtcli.report.training import epoch_line, print_outcome, show_progress
+    from vtcli.cli.progress import train_progress
+    from vtcli.report.training import epoch_line, print_outcome
 
     is_main, epochs = trainer.group.is_main_process, trainer.recipe.epochs
     if is_main:
         for notice in trainer.notices:
             _log(notice)
-    if is_main and (done := trainer.position.steps_done):
+    if is_main and trainer.finished:
+        _log(f"{trainer.folder} is complete; there is nothing left to train")
+    elif is_main and (done := trainer.position.steps_done):
         _log(f"resuming after optimizer step {done} of {trainer.plan.steps}")
-    with show_progress(is_main) as on_step:
+    with train_progress() as (on_step, trainer.on_validated):
         ended = trainer.fit(on_step, lambda row: _log(epoch_line(row, epochs)))
     if ended in STOPPED:
         if is_main:
             _log(f"{ended} and saved; run the same command again to resume")
         return STOPPED[ended]
     if is_main:
-        print_outcome(trainer.outcome(ended), format)
+        outcome = trainer.outcome(ended)
+        print_outcome(outcome, format)
+        _print_next(outcome["files"]["best"], format)
     return EXIT_OK
+
+
+def _print_next(weights: str, format: str) -> None:
+    """What a trained model is for."""
+    from vtcli.cli.next_step import command, print_next
+
+    print_next(
+        command("predict", "VIDEO", "-m", weights),
+        command("eval", "--dataset", "TEST_VIDEOS", "-m", weights) + "  # accuracy, report.html",
+        format=format,
+    )
 
 
 def _log(line: str) -> None:

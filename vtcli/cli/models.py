@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vtcli.cli.next_step import command, print_next
 from vtcli.cli.options import FormatOption, TableFormatOption
 from vtcli.cli.suggestions import complete_model
 from vtcli.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
@@ -51,6 +52,7 @@ def list_(
     if not rows and format == "table":
         raise UsageError("no checkpoint matches; `vt models list` shows all of them")
     print_list(rows, registry, format)
+    print_next(command("models", "show", rows[0].id if rows else "ID"), format=format)
     return EXIT_OK
 
 
@@ -70,11 +72,14 @@ def show(
         known = lookup(name, needs_classifier=False)
         if isinstance(known, ModelCard):
             print_model_card(known, name, format)
+            print_next(command("predict", "VIDEO", "-m", name), format=format)
             return EXIT_OK
         name = known.id
     row = load_registry().find(name)
     cached = bundled_path(row) or cached_path(row)
     print_card(row, cached if cached.is_file() else None, format)
+    use = command("predict", "VIDEO", "-m", name)
+    print_next(use if cached.is_file() else command("models", "fetch", name), format=format)
     return EXIT_OK
 
 
@@ -83,21 +88,26 @@ def fetch(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="ID", help="Checkpoint ids or aliases.", autocompletion=complete_model
+            metavar="ID",
+            help="Checkpoint ids or aliases, or org/repo.",
+            autocompletion=complete_model,
         ),
     ],
 ) -> int:
     """Download and convert checkpoints now, so that they can be used offline."""
-    from vtcli.cli.progress import fetch_progress
+    from vtcli.cli.progress import fetch_progress, working
     from vtcli.weights.registry import load_registry
-    from vtcli.weights.resolve import resolve
+    from vtcli.weights.repository import hub_name
+    from vtcli.weights.resolve import is_path, resolve
 
-    registry = load_registry()
     for name in names:
-        registry.find(name)
-    with fetch_progress() as progress:
+        if hub_name(name) is None and not is_path(name):
+            load_registry().find(name)  # a mistyped one is reported before a download
+    with working("") as task, fetch_progress() as progress:
         for name in names:
-            typer.echo(resolve(name, progress).path)
+            task.say(f"fetching {name}")
+            typer.echo(resolve(name, progress, needs_classifier=False).path)
+    print_next(command("predict", "VIDEO", "-m", names[0]))
     return EXIT_OK
 
 
@@ -105,7 +115,7 @@ def fetch(
 def push(
     name: Annotated[
         str,
-        typer.Argument(metavar="ID", help="Checkpoint id, or a .safetensors file that vt wrote."),
+        typer.Argument(metavar="ID", help="Checkpoint id, .safetensors file, folder or org/repo."),
     ],
     repo: Annotated[str, typer.Argument(metavar="ORG/REPO", help="Hub repository to write to.")],
     private: Annotated[
@@ -121,18 +131,20 @@ def push(
     ] = "vt",
 ) -> int:
     """Publish a checkpoint on the Hugging Face Hub: weights, configuration and model card."""
-    from vtcli.cli.progress import fetch_progress
-    from vtcli.weights.push import FORMS
+    from vtcli.cli.progress import fetch_progress, working
+    from vtcli.weights.names import is_repo
+    from vtcli.weights.push import check_form
     from vtcli.weights.push import push as push_to_hub
     from vtcli.weights.resolve import resolve
 
-    if len(repo.split("/")) != 2 or not all(repo.split("/")):
+    if not is_repo(repo):
         raise UsageError(f"the repository is ORG/REPO, such as my-org/my-model, not '{repo}'")
-    if form not in FORMS:
-        raise UsageError(f"--form is {' or '.join(FORMS)}, not '{form}'")
-    with fetch_progress() as progress:
+    check_form(form)  # before a download
+    with working(f"fetching {name}") as task, fetch_progress() as progress:
         found = resolve(name, progress)
-    typer.echo(push_to_hub(found.path, repo, private=private, form=form))
+        task.say(f"uploading to {repo}")
+        typer.echo(push_to_hub(found.path, repo, private=private, form=form))
+    print_next(command("predict", "VIDEO", "-m", f"hf://{repo}"))
     return EXIT_OK
 
 
@@ -149,16 +161,22 @@ def mirror(
     ] = True,
 ) -> int:
     """Copy checkpoints to your organization as safetensors, with a registry file for your team."""
-    from vtcli.cli.progress import fetch_progress
+    from vtcli.cli.progress import fetch_progress, working
     from vtcli.weights.mirror import REGISTRY_REPO
     from vtcli.weights.mirror import mirror as mirror_to
 
     counts = dict.fromkeys(("pushed", "unchanged", "skipped", "failed"), 0)
-    with fetch_progress() as progress:
-        for result in mirror_to(org, pattern, private=private, on_download=progress):
+    with (
+        working(f"mirroring to {org}", "checkpoints") as task,
+        fetch_progress() as progress,
+    ):
+        for result in mirror_to(
+            org, pattern, private=private, on_download=progress, on_entry=task.update
+        ):
             counts[result.status] += 1
             typer.echo(f"{result.status:9} {result.id}  {result.reason or result.repo}")
     typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
     if counts["pushed"] + counts["unchanged"]:
         typer.echo(f"use them with: export VT_REGISTRY=hf://{org}/{REGISTRY_REPO}")
+        print_next(f"export VT_REGISTRY=hf://{org}/{REGISTRY_REPO}", command("models", "list"))
     return EXIT_SOME_FAILED if counts["failed"] else EXIT_OK

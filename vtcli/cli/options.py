@@ -16,8 +16,9 @@ from vtcli.cli.suggestions import complete_dataset, complete_model
 from vtcli.errors import UsageError
 
 DEFAULT_MODEL = "uniformerv2-b"
-ONE_PER_CORE = "one per core"
 DECODING = "Decoding"
+BULK = "Bulk runs (-o RUN/)"
+LIVE = "Live sources (--live)"
 
 # Options of earlier versions: the error for an unknown option suggests the new name.
 RENAMED_OPTIONS = {
@@ -40,7 +41,10 @@ def model_option(default: str = DEFAULT_MODEL, several: bool = False) -> Any:
 
 def precision_option(default: str | bool = True, several: bool = False) -> Any:
     """`--precision`."""
-    text = "Numeric precision: fp32, bf16, fp16, or auto (bf16 where the hardware supports it)."
+    text = (
+        "Numeric precision: fp32, bf16, fp16, or auto (bf16 where the hardware supports it; fp32 "
+        "for models below 3 million parameters on a CPU)."
+    )
     if several:
         text += " May be repeated."
     return typer.Option("--precision", help=text, show_default=default)
@@ -54,23 +58,13 @@ def batch_size_option(default: str, several: bool = False) -> Any:
     return typer.Option("--batch-size", "-b", min=1, help=text, show_default=default)
 
 
-def workers_option(default: str | bool = True) -> Any:
-    """`-j/--workers`."""
-    return typer.Option(
-        "--workers",
-        "-j",
-        min=0,
-        help="Processes that decode or write videos; 0 decodes in the main process, unprotected.",
-        show_default=default,
-    )
-
-
-def views_option(default: str | bool = True) -> Any:
-    """`--views`."""
+def views_option(default: str | bool = True, auto: bool = False) -> Any:
+    """`--views`; `auto` where it may be decided video by video."""
+    text = "Views per video, such as 4x3; `paper` is the published protocol"
     return typer.Option(
         "--views",
         metavar="CLIPSxCROPS",
-        help="Views per video, such as 4x3; `paper` is the published protocol.",
+        help=text + (", `auto` as many as settle the top class." if auto else "."),
         show_default=default,
     )
 
@@ -95,6 +89,12 @@ def run_output_option(default: str | bool = True) -> Any:
         help="Write all results to this run directory.",
         show_default=default,
     )
+
+
+def retry_failures_option(panel: str | None = None) -> Any:
+    """`--retry-failures`."""
+    text = "Try every failed video again."
+    return typer.Option("--retry-failures", help=text, rich_help_panel=panel)
 
 
 def split_option(default: str, text: str = "") -> Any:
@@ -124,6 +124,124 @@ def dataset_option() -> Any:
 
 BY_EXTENSION = "table, or the extension of -o"
 
+SourcesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Video files, folders or shell patterns; - reads paths from standard input.",
+        show_default=False,
+    ),
+]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--window",
+        metavar="TIME",
+        help="Cut each video into windows of this length: 2s, 500ms or 00:01:30.",
+        show_default="the whole video at once",
+    ),
+]
+StrideOption = Annotated[
+    str | None,
+    typer.Option(
+        "--stride",
+        metavar="TIME",
+        help="Time from the start of one window to the start of the next.",
+        show_default="the window's length",
+    ),
+]
+LiveOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--live",
+        metavar="SOURCE",
+        help="Predict a live source, by default in windows of at least 2s: - (pipe), http(s)://, "
+        "rtsp://, camera:0 or a growing file. May be repeated.",
+    ),
+]
+SaveClipsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-clips",
+        metavar="DIR",
+        help="Save a clip of each event of --events here, as MP4 without sound.",
+        rich_help_panel=LIVE,
+    ),
+]
+PreRollOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pre-roll",
+        metavar="TIME",
+        help="Time before an event that its clip has.",
+        show_default="2s",
+        rich_help_panel=LIVE,
+    ),
+]
+PostRollOption = Annotated[
+    str | None,
+    typer.Option(
+        "--post-roll",
+        metavar="TIME",
+        help="Time after an event that its clip has.",
+        show_default="2s",
+        rich_help_panel=LIVE,
+    ),
+]
+PreviewOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--preview",
+        metavar="OUT.jpg",
+        help="Keep the newest scored frame in this file, with its best class drawn.",
+        rich_help_panel=LIVE,
+    ),
+]
+EventsOption = Annotated[
+    bool,
+    typer.Option("--events", help="Find events, with nothing between them, in the windows."),
+]
+EventRuleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--event-rule",
+        metavar="RULE",
+        help="Rule of --events: on, off, margin, background, min, gap, smooth and grow.",
+        show_default="the model's, or on=0.5,off=0.3",
+    ),
+]
+FromFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-file",
+        metavar="LIST",
+        help="Also take the paths in a .txt, .csv, .jsonl or .parquet list.",
+        rich_help_panel=BULK,
+    ),
+]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        metavar="NAME",
+        help="Column of --from-file that holds the paths.",
+        show_default="path, video, file, ...",
+        rich_help_panel=BULK,
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Work on every N-th part only, from part I; `slurm` takes both from a job array.",
+        rich_help_panel=BULK,
+    ),
+]
+PartSizeOption = Annotated[
+    int,
+    typer.Option("--part-size", min=1, help="Videos per part of the folder.", rich_help_panel=BULK),
+]
 ModelOption = Annotated[str, model_option()]
 DeviceOption = Annotated[
     str,
@@ -131,8 +249,23 @@ DeviceOption = Annotated[
 ]
 PrecisionOption = Annotated[str, precision_option()]
 BatchSizeOption = Annotated[int | None, batch_size_option("chosen for the device")]
-WorkersOption = Annotated[int, workers_option()]
-CoreWorkersOption = Annotated[int | None, workers_option(ONE_PER_CORE)]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the model with torch.compile: a minute that pays off in long runs.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        "-j",
+        min=0,
+        help="Processes that decode or write videos; 0 decodes in the main process, unprotected.",
+        show_default="one per core",
+    ),
+]
 TimeoutOption = Annotated[
     float,
     typer.Option(
@@ -215,3 +348,8 @@ def format_of(output: Path | None, formats: Sequence[str]) -> str:
         listed = f"{', '.join(formats[:-1])} or {formats[-1]}"
         raise UsageError(f"{output} has no known file extension; add --format {listed}")
     return extensions[output.suffix.lower()]
+
+
+def run_argument(metavar: str) -> Any:
+    """An argument that names a finished run."""
+    return typer.Argument(metavar=metavar, help="Run directory written by `vt eval`.")

@@ -3,97 +3,87 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from vtcli.cli import bulk
+from vtcli.cli.eval_events import event_windows
 from vtcli.cli.options import (
     BY_EXTENSION,
     DEFAULT_MODEL,
     BatchSizeOption,
-    CoreWorkersOption,
+    ColumnOption,
+    CompileOption,
     DecoderOption,
     DeviceOption,
+    EventRuleOption,
+    EventsOption,
+    FromFileOption,
     LabelSetOption,
+    LiveOption,
     ModelOption,
+    PartSizeOption,
     PipelineOption,
+    PostRollOption,
     PrecisionOption,
+    PreRollOption,
+    PreviewOption,
+    SaveClipsOption,
+    ShardOption,
+    SourcesArgument,
     StrictOption,
+    StrideOption,
     TimeoutOption,
+    WindowOption,
+    WorkersOption,
     format_of,
     format_option,
     output_option,
     views_option,
 )
+from vtcli.cli.predict_run import ONE_VIDEO, Request, run_request
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, DataError, UsageError
 from vtcli.video import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from vtcli.inference.predictor import PredictSettings
-    from vtcli.inference.results import Failure, VideoPrediction
-    from vtcli.inference.windows import Timeline
-    from vtcli.runtime.progress import ProgressCallback
 
-    Outcome: TypeAlias = VideoPrediction | Timeline | Failure
-
-Format = Literal["table", "json", "jsonl", "csv", "srt", "vtt", "activitynet", "parquet"]
-ONLY_TIMELINES = ("srt", "vtt", "activitynet")
-ONE_VIDEO = ("srt", "vtt")
-BULK = "Bulk runs (-o RUN/)"
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A parsed command line; `timeline` is empty without --window."""
-
-    model: str
-    paths: Sequence[str]
-    format: str
-    output: Path | None
-    annotate: Path | None
-    timeline: Mapping[str, float]
-    settings: PredictSettings
+Format = Literal[
+    "table",
+    "json",
+    "jsonl",
+    "csv",
+    "srt",
+    "vtt",
+    "activitynet",
+    "html",
+    "label-studio",
+    "fiftyone",
+    "cvat",
+    "elan",
+    "via",
+    "parquet",
+]
+TOOLS = ("label-studio", "fiftyone", "cvat", "elan", "via")
+ONLY_TIMELINES = ("srt", "vtt", "activitynet", "html", *TOOLS)
 
 
 def predict(
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Video files, folders or shell patterns; - reads paths from standard input.",
-            show_default=False,
-        ),
-    ] = None,
+    sources: SourcesArgument = None,
     model: ModelOption = DEFAULT_MODEL,
     topk: Annotated[
         int, typer.Option("--topk", "-k", min=1, help="Number of classes per video or window.")
     ] = 5,
-    views: Annotated[str | None, views_option("1x1, the center view")] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            "--window",
-            metavar="TIME",
-            help="Predict each window of this length: 2s, 500ms or 00:01:30.",
-            show_default="the whole video at once",
-        ),
-    ] = None,
-    stride: Annotated[
-        str | None,
-        typer.Option(
-            "--stride",
-            metavar="TIME",
-            help="Time from the start of one window to the start of the next.",
-            show_default="the window's length",
-        ),
-    ] = None,
+    views: Annotated[str | None, views_option("1x1, the center view", auto=True)] = None,
+    window: WindowOption = None,
+    stride: StrideOption = None,
+    live: LiveOption = None,
+    events: EventsOption = False,
+    event_rule: EventRuleOption = None,
     min_score: Annotated[
         float | None,
         typer.Option(
@@ -132,134 +122,163 @@ def predict(
             help="Also write the video with the predictions drawn into its frames.",
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Also draw what counts for the best class, as a heat map."),
+    ] = False,
+    save_clips: SaveClipsOption = None,
+    pre_roll: PreRollOption = None,
+    post_roll: PostRollOption = None,
+    preview: PreviewOption = None,
     format: Annotated[Format | None, format_option(BY_EXTENSION)] = None,
     output: Annotated[str | None, output_option("FILE|RUN/")] = None,
+    unordered: Annotated[
+        bool,
+        typer.Option(
+            "--unordered",
+            help="Give each prediction as soon as it is made: a slow video holds up no other.",
+        ),
+    ] = False,
     label_set: LabelSetOption = None,
     pipeline: PipelineOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     batch_size: BatchSizeOption = None,
-    workers: CoreWorkersOption = None,
+    compile: CompileOption = False,
+    workers: WorkersOption = None,
     decoder: DecoderOption = "auto",
     timeout: TimeoutOption = TIMEOUT_SECONDS,
     strict: StrictOption = False,
-    from_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--from-file",
-            metavar="LIST",
-            help="Also take the paths in a .txt, .csv or .parquet list.",
-            rich_help_panel=BULK,
-        ),
-    ] = None,
-    column: Annotated[
-        str | None,
-        typer.Option(
-            "--column",
-            metavar="NAME",
-            help="Column of --from-file that holds the paths.",
-            show_default="path, video, file, ...",
-            rich_help_panel=BULK,
-        ),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            "--shard",
-            metavar="I/N",
-            help="Work on every N-th part only, from part I; `slurm` takes both from a job array.",
-            rich_help_panel=BULK,
-        ),
-    ] = None,
-    part_size: Annotated[
-        int,
-        typer.Option(
-            "--part-size", min=1, help="Videos per part of the folder.", rich_help_panel=BULK
-        ),
-    ] = 1000,
-    retry_failures: Annotated[
-        bool,
-        typer.Option(
-            "--retry-failures", help="Try every failed video again.", rich_help_panel=BULK
-        ),
-    ] = False,
-    keep_logits: Annotated[
-        bool,
-        typer.Option(
-            "--keep-logits",
-            help="Also store the logits of all classes, in half precision.",
-            rich_help_panel=BULK,
-        ),
-    ] = False,
-    status: Annotated[
-        Path | None,
-        typer.Option(
-            "--status",
-            metavar="RUN",
-            help="Print how far a run is, and exit.",
-            rich_help_panel=BULK,
-        ),
-    ] = None,
+    from_file: FromFileOption = None,
+    column: ColumnOption = None,
+    shard: ShardOption = None,
+    part_size: PartSizeOption = 1000,
+    engine: bulk.EngineOption = "local",
+    ray_address: bulk.RayAddressOption = None,
+    retry_failures: bulk.RetryOption = False,
+    keep_logits: bulk.KeepLogitsOption = False,
+    status: bulk.StatusOption = None,
 ) -> int:
     """Classify the action in a video: one file, one model name, top-5 labels.
 
-    With --window, classify each window of it: a timeline, also as srt, vtt or
-    activitynet.
+    With --window, classify each window of it: a timeline, also as subtitles, as a page
+    (html), or as annotation tools read it. With --live, the windows of a stream as they come. With
+    --events, what happens when, by default in windows as long as the clips that the model takes.
     """
-    from vtcli.cli import bulk
-    from vtcli.inference.inputs import find_videos, iter_list
+    given = locals()
+    from vtcli.cli.progress import working
+    from vtcli.inference.inputs import find_videos
     from vtcli.inference.predictor import PredictSettings
 
     if status is not None:
         return bulk.print_status(status, format == "json")
-    if not sources and from_file is None:
+    if not (sources or live) and from_file is None and not bulk.is_begun(output):
         raise UsageError("there is nothing to predict; name video files or folders")
-    settings = PredictSettings(
-        topk=topk,
-        views=views,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        workers=workers,
-        decoder=decoder,
-        label_set=label_set,
-        pipeline=pipeline,
-        timeout=timeout,
-        strict=strict,
-        abstain=abstain,
-        coverage=coverage,
-    )
+    given["precision"] = _precision(given)
+    settings = PredictSettings(**{one.name: given[one.name] for one in fields(PredictSettings)})
+    if unordered and (live or window):
+        raise UsageError("--unordered is for whole videos; leave it out, as windows come in order")
+    if unordered and views == "auto":
+        raise UsageError("--views auto takes videos in order; leave --unordered out")
+    if live:
+        return _predict_live(given, settings)
+    _refuse_without_live(given)
     if bulk.is_run_folder(output):
+        from vtcli.inference.join import PredictionMaker, RunRequest
+
         decided = {"--abstain": abstain, "--coverage": coverage}
-        _refuse_in_bulk({"--window": window, "--annotate": annotate, **decided})
-        request = bulk.BulkRequest(
+        ruled = {"--events": events or None, "--event-rule": event_rule}
+        _refuse_in_bulk({"--min-score": min_score, "--annotate": annotate, **decided, **ruled})
+        row_format = bulk.row_format_of(format)
+        timeline = _timeline_settings(window, stride, None, row_format or "", 0)
+        run = RunRequest(
             folder=Path(str(output)),
+            model=model,
+            settings=settings,
+            row_format=row_format,
+            rows=PredictionMaker(keep_logits, timeline.get("window"), timeline.get("stride")),
+        )
+        request = bulk.BulkRequest(
+            run=run,
             sources=tuple(sources or ()),
             from_file=from_file,
             column=column,
-            model=model,
-            settings=settings,
-            row_format=bulk.row_format_of(format),
             part_size=part_size,
             shard=shard,
             retry_failures=retry_failures,
-            keep_logits=keep_logits,
+            engine=engine,
+            ray_address=ray_address,
         )
         return bulk.run_bulk(request)
-    bulk.refuse_without_folder(shard, retry_failures, keep_logits, os.environ)
+    needs_folder = {"--shard": shard, "--ray-address": ray_address, "--keep-logits": keep_logits}
+    engines = {"--engine ray": engine == "ray", "--retry-failures": retry_failures}
+    bulk.refuse_without_folder({**needs_folder, **engines}, os.environ)
     file = Path(output) if output else None
     chosen = format or format_of(file, get_args(Format))
     if chosen == "parquet":
         raise UsageError("--format parquet needs a folder; end -o with a slash, such as -o run/")
-    paths = find_videos(sources or ())
-    if from_file is not None:
-        paths += iter_list(from_file, column)
-    timeline = _timeline_settings(window, stride, min_score, chosen, len(paths))
+    with working("finding the videos"):
+        paths = find_videos(sources or (), from_file, column)
+    window, stride = event_windows(events, model, window, stride)
+    timeline = _timeline_settings(window, stride, min_score, chosen, len(paths), events)
+    timeline |= _event_settings(events, event_rule, timeline)
     _check_outputs(file, annotate, paths)
-    predicted = _run(_Request(model, paths, chosen, file, annotate, timeline, settings))
-    if predicted == len(paths):
-        return EXIT_OK
-    return EXIT_SOME_FAILED if predicted else EXIT_NO_INPUT
+    predicted = run_request(
+        Request(model, paths, chosen, file, annotate, timeline, settings, not unordered, explain)
+    )
+    failed = EXIT_SOME_FAILED if predicted else EXIT_NO_INPUT
+    return EXIT_OK if predicted == len(paths) else failed
+
+
+def _predict_live(options: Mapping[str, Any], settings: PredictSettings) -> int:
+    """Predict live sources; `options` are those of the command by their names."""
+    from vtcli.cli.live_run import FORMATS, WINDOW, LiveRequest, check_live, live_extras, run_live
+    from vtcli.inference.auto_windows import LIVE_STRIDES_PER_WINDOW
+    from vtcli.inference.windows import parse_duration
+
+    if bulk.is_run_folder(options["output"]):
+        raise UsageError("--live cannot write to a folder; name a file with -o, such as live.jsonl")
+    output = Path(options["output"]) if options["output"] else None
+    whole = ("sources", "from_file", "annotate", "explain", "abstain", "coverage")
+    others = (*whole, "shard", "ray_address", "keep_logits", "retry_failures")
+    check_live(options["live"], options["format"], {name: options[name] for name in others})
+    window, stride = event_windows(*(options[n] for n in ("events", "model", "window", "stride")))
+    adapts = window is None and stride is None
+    window = window or WINDOW
+    stride = stride or f"{parse_duration(window, '--window') / LIVE_STRIDES_PER_WINDOW}s"
+    timeline = _timeline_settings(window, stride, options["min_score"], "", 0)
+    timeline |= _event_settings(options["events"], options["event_rule"], timeline)
+    format = options["format"] or (format_of(output, FORMATS) if output else None)
+    extras = live_extras(options)
+    request = LiveRequest(
+        options["live"], options["model"], format, output, timeline, settings, extras, adapts
+    )
+    return run_live(request)
+
+
+def _precision(options: Mapping[str, Any]) -> str:
+    """The precision that is asked for: fp32 for the gradients of --explain. Raises `UsageError` for
+    options that do not go with it.
+    """
+    precision: str = options["precision"]
+    if not options["explain"] or options["live"]:
+        return precision
+    if options["annotate"] is None:
+        raise UsageError("--explain is drawn into a video; add --annotate OUT.mp4")
+    if options["window"] is not None and not options["events"]:
+        raise UsageError(
+            "--explain explains a whole video or events; leave out --window, or add --events"
+        )
+    if options["views"] is not None:
+        raise UsageError("--explain explains one view; leave out --views")
+    return "fp32" if precision == "auto" else precision
+
+
+def _refuse_without_live(options: Mapping[str, Any]) -> None:
+    for name in ("save_clips", "pre_roll", "post_roll", "preview"):
+        if options[name] is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for live sources; add --live SOURCE")
 
 
 def _refuse_in_bulk(options: Mapping[str, object]) -> None:
@@ -269,25 +288,31 @@ def _refuse_in_bulk(options: Mapping[str, object]) -> None:
 
 
 def _timeline_settings(
-    window: str | None, stride: str | None, min_score: float | None, format: str, files: int
-) -> dict[str, float]:
-    """Window, stride and lowest score of a timeline, in seconds; empty without --window.
+    window: str | None,
+    stride: str | None,
+    min_score: float | None,
+    format: str,
+    files: int,
+    events: bool = False,
+) -> dict[str, Any]:
+    """Window, stride and lowest score of a timeline, in seconds; empty without --window and
+    --events, None where they depend on the video.
 
     Raises `UsageError` for options that exclude each other.
     """
-    from vtcli.inference.windows import parse_duration
+    from vtcli.inference.windows import parse_duration, parse_windows
 
-    if window is not None:
+    if window is not None or events:
         if format in ONE_VIDEO and files > 1:
             raise UsageError(
                 f"--format {format} takes one video, not {files}; run the command once per video"
             )
-        length = parse_duration(window, "--window")
-        return {
-            "window": length,
-            "stride": length if stride is None else parse_duration(stride, "--stride"),
-            "min_score": min_score or 0.0,
-        }
+        length = every = None
+        if window is not None:
+            length, every = parse_windows(window, stride)
+        elif stride is not None:
+            every = parse_duration(stride, "--stride")
+        return {"window": length, "stride": every, "min_score": min_score or 0.0}
     for name, is_given in (
         ("--stride", stride is not None),
         ("--min-score", min_score is not None),
@@ -296,6 +321,23 @@ def _timeline_settings(
         if is_given:
             raise UsageError(f"{name} needs windows; add their length, such as --window 2s")
     return {}
+
+
+def _event_settings(events: bool, rule: str | None, timeline: Mapping[str, Any]) -> dict[str, Any]:
+    """The rule of --events; empty without it. Raises `UsageError` for options that do not fit."""
+    from vtcli.inference.events import parse_event_rule
+
+    if not events:
+        if rule is not None:
+            raise UsageError("--event-rule is a rule for events; add --events")
+        return {}
+    if timeline["min_score"]:
+        raise UsageError(
+            f"--events has a threshold of its own; use --event-rule on={timeline['min_score']:g} "
+            "in place of --min-score"
+        )
+    parse_event_rule(rule)
+    return {"events": rule or ""}
 
 
 def _check_outputs(output: Path | None, annotated: Path | None, paths: Sequence[str]) -> None:
@@ -323,78 +365,3 @@ def _check_outputs(output: Path | None, annotated: Path | None, paths: Sequence[
         raise DataError(
             f"cannot write {annotated}: there is no folder {annotated.parent}; create it first"
         )
-
-
-def _run(request: _Request) -> int:
-    """Write all outcomes as they come; how many videos have a prediction."""
-    from vtcli.cli.progress import file_progress, step_progress
-    from vtcli.inference.results import Failure
-    from vtcli.report.predictions import make_writer, open_output
-    from vtcli.report.timeline import make_timeline_writer
-
-    last: Outcome | None = None
-    predicted = 0
-    with step_progress() as on_step, ExitStack() as opened:
-        header, outcomes = _start(request, on_step, opened)
-        # Windows have a progress bar of their own.
-        files = 0 if request.timeline else len(request.paths)
-        to_file = request.output is not None
-        with open_output(request.output) as stream, file_progress(files, to_file) as advance:
-            make = make_timeline_writer if request.timeline else make_writer
-            writer = make(request.format, stream, header)
-            for number, last in enumerate(outcomes, 1):
-                if isinstance(last, Failure) and request.format in ONE_VIDEO:
-                    raise last.error  # such a file cannot hold a failure; an older one is kept
-                writer.add(last)
-                predicted += not last.failed
-                _report(last)
-                advance(Path(last.path).name, number, None)
-            writer.close()
-        if request.annotate is not None and last is not None:
-            _annotate(last, request.annotate, on_step)
-    return predicted
-
-
-def _start(
-    request: _Request, on_step: ProgressCallback, opened: ExitStack
-) -> tuple[Mapping[str, Any], Iterator[Outcome]]:
-    """The header of the output, and the outcomes as they come; `opened` closes what makes them."""
-    from vtcli.cli.progress import fetch_progress
-    from vtcli.inference.predictor import Predictor
-
-    with fetch_progress() as on_download:
-        predictor = Predictor(request.model, request.settings, on_download=on_download)
-        opened.enter_context(predictor)
-        if request.timeline:
-            from vtcli.inference.timeline import TimelinePredictor
-
-            timeliner = TimelinePredictor(predictor, **request.timeline, on_window=on_step)
-            timelines = timeliner.predict(request.paths)
-            return timeliner.header, timelines
-        outcomes = opened.enter_context(closing(predictor.predict(request.paths)))
-        return predictor.header, outcomes
-
-
-def _report(outcome: Outcome) -> None:
-    """Print a failure, signs of damage, or a note on an unexpected result, to standard error."""
-    if outcome.failed:
-        print(f"vt: error: {outcome.error}", file=sys.stderr)
-        return
-    if warnings := getattr(outcome, "warnings", ()):
-        print(f"vt: warning: {outcome.path}: {'; '.join(warnings)}", file=sys.stderr)
-    if notice := getattr(outcome, "notice", ""):
-        print(f"vt: note: {notice}", file=sys.stderr)
-
-
-def _annotate(outcome: Outcome, target: Path, on_step: ProgressCallback) -> None:
-    """Draw a prediction into the frames of its video; a failed video is not written."""
-    from vtcli.inference.results import Failure
-    from vtcli.inference.windows import Timeline, full_video_segment
-    from vtcli.runtime.files import atomic_write
-    from vtcli.video.overlay import annotate
-
-    if isinstance(outcome, Failure):
-        return
-    segments = outcome.segments if isinstance(outcome, Timeline) else [full_video_segment(outcome)]
-    with atomic_write(target, make_folder=False) as part:
-        annotate(outcome.info, segments, part, on_step)

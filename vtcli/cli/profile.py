@@ -10,6 +10,7 @@ import typer
 
 from vtcli.cli.options import (
     BY_EXTENSION,
+    CompileOption,
     DeviceOption,
     OutputOption,
     batch_size_option,
@@ -49,9 +50,7 @@ def profile(
     layers: Annotated[
         bool, typer.Option("--layers", help="Break cost and time down by block.")
     ] = False,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the models with torch.compile before timing.")
-    ] = False,
+    compiled: CompileOption = False,
     clip: Annotated[
         Path | None,
         typer.Option(
@@ -71,7 +70,8 @@ def profile(
 ) -> int:
     """Report parameters, MACs and FLOPs of models, and measure their speed and memory here."""
     from vtcli import profiling
-    from vtcli.cli.progress import fetch_progress, file_progress
+    from vtcli.cli.next_step import command, print_next
+    from vtcli.cli.progress import fetch_progress, working
     from vtcli.report.plot import check_plot, draw_accuracy
     from vtcli.report.predictions import open_output
     from vtcli.report.profile import write_profiles
@@ -79,7 +79,7 @@ def profile(
     chosen = format or format_of(output, get_args(Format))
     if plot is not None:
         check_plot(plot)
-    with fetch_progress() as on_download:
+    with working("finding the models"), fetch_progress() as on_download:
         subjects = profiling.select_models(models or (), patterns or (), everything, on_download)
     options = profiling.ProfileSettings(
         device=device,
@@ -90,8 +90,8 @@ def profile(
         compiled=compiled,
         video=clip,
     )
-    with file_progress(len(subjects), True) as advance:
-        report = profiling.profile(subjects, options, advance)
+    with working("measuring" if options.timed else "counting operations", "models") as task:
+        report = profiling.profile(subjects, options, task.update)
     tables = [p.to_dict() for p in report.profiles]
     with open_output(output) as stream:
         write_profiles(stream, chosen, tables, report.header, layers)
@@ -100,4 +100,9 @@ def profile(
     failures = [failure for p in report.profiles for failure in p.failures]
     for failure in failures:
         print(f"vt: error: {failure}", file=sys.stderr)
+    ids = [table["id"] for table in tables[:1]]
+    if options.timed:
+        print_next(*(command("predict", "VIDEO", "-m", id_) for id_ in ids), format=chosen)
+    else:
+        print_next(*(command("profile", "-m", id_) for id_ in ids), format=chosen)
     return EXIT_OUT_OF_MEMORY if failures else EXIT_OK

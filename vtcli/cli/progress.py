@@ -1,146 +1,127 @@
-"""Progress bars on standard error, shown only on a terminal and only for long work."""
+"""What a command is doing, how far it is and what is left, on the live line of standard error."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtcli.cli.live import LINE, Task
 from vtcli.runtime.progress import ProgressCallback
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import ProgressColumn
-
     from vtcli.evaluation.evaluator import EvalProgress
     from vtcli.inference.bulk import BulkProgress
+    from vtcli.training.results import TrainProgress
+
+
+@contextmanager
+def working(what: str, unit: str = "", delay: float = 0.0) -> Iterator[Task]:
+    """Say what the command is doing, after `delay` seconds: `say` changes it, `update` counts steps
+    of this unit.
+    """
+    task = Task(what, unit=unit, delay=delay)
+    LINE.add(task)
+    try:
+        yield task
+    finally:
+        LINE.remove(task)
 
 
 @contextmanager
 def fetch_progress() -> Iterator[ProgressCallback]:
-    """A callback for downloading and converting weights: one bar per file."""
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    """A callback for work counted in bytes: the file that is downloaded, hashed or written."""
+    tasks: dict[str, Task] = {}
 
-    name_column = TextColumn("{task.description}", markup=False)
-    columns = (name_column, BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with _bars(*columns, shown=sys.stderr.isatty()) as bars:
-        tasks: dict[str, int] = {}
+    def report(name: str, done: int, total: int | None) -> None:
+        if name not in tasks:
+            tasks[name] = Task(name, unit="bytes")
+            LINE.add(tasks[name])
+        tasks[name].update(name, done, total)
+        if done == total:
+            LINE.remove(tasks.pop(name))
 
-        def report(name: str, done: int, total: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done, total=total)  # type: ignore[arg-type]
-
+    try:
         yield report
+    finally:
+        for task in tasks.values():
+            LINE.remove(task)
 
 
 @contextmanager
 def file_progress(total: int, to_file: bool = False) -> Iterator[ProgressCallback]:
-    """A callback per finished file: one bar if there are several files.
+    """A callback per finished file, where there are several files.
 
-    Results printed to the same terminal show the progress themselves and would share the bar's
-    line, so the bar appears only if they go elsewhere: standard output is redirected, or they are
-    written `to_file`.
+    Results printed to the same terminal show the progress themselves, so the line appears only if
+    they go elsewhere: standard output is redirected, or they are written `to_file`.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-    name_column = TextColumn("{task.description}", markup=False)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), name_column)
-    elsewhere = to_file or not sys.stdout.isatty()
-    with _bars(*columns, shown=sys.stderr.isatty() and elsewhere and total > 1) as bars:
-        task = bars.add_task("", total=total)
-
-        def report(name: str, done: int, _: int | None) -> None:
-            bars.update(task, completed=done, description=name)
-
-        yield report
+    if total <= 1 or not (to_file or not sys.stdout.isatty()):
+        yield lambda name, done, _: None
+        return
+    with working("files", "files") as task:
+        task.update("", 0, total)
+        yield lambda name, done, _: task.update(name, done, total)
 
 
 @contextmanager
 def bulk_progress() -> Iterator[Callable[[BulkProgress], None]]:
     """A callback for a bulk run: videos done of all, and this process's rate."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-    rate_column = TextColumn("{task.fields[rate]:.1f} videos/s")
-    columns = (BarColumn(), MofNCompleteColumn(), rate_column, TimeRemainingColumn())
-    with _bars(*columns, shown=sys.stderr.isatty()) as bars:
-        task = bars.add_task("", total=None, rate=0.0)
+    with working("classifying", "videos") as task:
 
         def report(progress: BulkProgress) -> None:
-            bars.update(task, completed=progress.done, total=progress.total, rate=progress.rate)
+            task.details = (f"{progress.rate:.1f} videos/s",)
+            task.update("classifying", progress.done, progress.total)
 
         yield report
 
 
 @contextmanager
-def step_progress() -> Iterator[ProgressCallback]:
-    """A callback for the windows or frames of one file at a time.
-
-    The bar is visible from a file's first step to its last, so that results printed to the same
-    terminal between files are not disturbed.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    name_column = TextColumn("{task.description}", markup=False)
-    columns = (name_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Bars(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
-    task = bars.add_task("", total=None)
-
-    def stop() -> None:
-        # Stopping a bar that never started would print an empty line.
-        if bars.live.is_started:
-            bars.stop()
-
-    def report(name: str, done: int, total: int | None) -> None:
-        if sys.stderr.isatty() and not bars.live.is_started:
-            bars.reset(task, total=total, description=Path(name).name)
-            bars.start()
-        bars.update(task, description=Path(name).name, completed=done, total=total)
-        if done == total:
-            stop()
-
-    try:
-        yield report
-    finally:
-        stop()
-
-
-@contextmanager
-def eval_progress(is_main_process: bool) -> Iterator[Callable[[EvalProgress], None]]:
+def eval_progress() -> Iterator[Callable[[EvalProgress], None]]:
     """A callback for an evaluation: speed, failures, and whether decoding or the model limits."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    speed_column = TextColumn("{task.fields[speed]}", markup=False)
-    columns = (BarColumn(), MofNCompleteColumn(), Remaining(), speed_column)
-    off = not (is_main_process and sys.stderr.isatty())
-    with Progress(*columns, console=Console(stderr=True), disable=off, transient=True) as bars:
-        task = bars.add_task("", total=None, speed="")
+    with working("loading the model", "videos") as task:
 
         def report(progress: EvalProgress) -> None:
             rate = progress.done / max(progress.seconds, 1e-9)
-            words = f"{rate:.2f} videos/s, {progress.failed} failed"
-            if progress.done:
-                words += f", {progress.bound}"
-            bars.update(task, total=progress.total, completed=progress.done, speed=words)
+            details = [f"{rate:.2f} videos/s", f"{progress.failed} failed"]
+            task.details = (*details, *([progress.bound] if progress.done else []))
+            task.update("evaluating", progress.done, progress.total)
 
         yield report
 
 
-def _bars(*columns: ProgressColumn, shown: bool) -> Bars:
-    from rich.console import Console
-    from rich.progress import Progress as Bars
+@contextmanager
+def train_progress() -> Iterator[
+    tuple[Callable[[TrainProgress], None], Callable[[int, int], None]]
+]:
+    """Callbacks for each optimizer step and each validation video.
 
-    return Bars(
-        *columns,
-        console=Console(stderr=True),
-        disable=not shown,
-        transient=True,
-        # Lines for a terminal go above the bars; redirected ones must stay on standard output.
-        redirect_stdout=sys.stdout.isatty(),
-    )
+    Shown are loss, accuracy, seconds per step, the fraction of time spent waiting for data, the
+    learning rate, and the time left with validation.
+    """
+    with working("reading the first videos") as task:
+        last: list[TrainProgress] = []
+
+        def report(p: TrainProgress) -> None:
+            last[:] = [p]
+            task.details = (
+                f"loss {p.loss:.4f}",
+                f"top-1 {p.top1:.1%}",
+                f"{p.step_time:.2f} s/step",
+                f"{p.data_fraction:.0%} waiting for data",
+                f"lr {p.lr:.2g}",
+            )
+            task.seconds_left = p.seconds_left
+            task.update(f"epoch {p.epoch + 1}/{p.epochs}", p.step, p.steps)
+            if p.step == p.steps:
+                task.say(f"validating epoch {p.epoch + 1}/{p.epochs}")
+
+        def validated(done: int, total: int) -> None:
+            if last:
+                left = last[0].seconds_left - done / total * last[0].validation_time
+                task.seconds_left = max(0.0, left)
+            task.update(task.name, done, total)
+            if done == total:
+                task.say(task.name.replace("validating", "finishing"))
+
+        yield report, validated

@@ -51,22 +51,24 @@ def build_dataset(
     """
     chosen, rows = _choose(annotation, split, known_split)
     named, twice = _ids(annotation, rows, root)
-    ids, rows = list(named), list(named.values())
+    rows = list(named.values())
     resolved = resolve_labels(annotation, rows, entry)
     finder = Finder(root, _folders(annotation, entry, chosen))
+    anywhere = annotation.unique_filenames
     samples = [
         Sample(
             id=id_,
-            path=finder.find(row.candidate_paths, annotation.unique_filenames),
+            path=finder.find(row.candidate_paths, anywhere),
             labels=labels,
             start=row.start,
             end=row.end,
             first_frame=row.first_frame,
             last_frame=row.last_frame,
+            frames=row.frames,
+            split=chosen,
             columns=row.columns,
-            split=canonical_split(row.split) if row.split else chosen,
         )
-        for id_, row, labels in zip(ids, rows, resolved.labels, strict=True)
+        for (id_, row), labels in zip(named.items(), resolved.labels, strict=True)
     ]
     skipped = [s for s in annotation.skipped if s.split in ("", chosen)]
     description = f"{annotation.path.absolute().name}: {annotation.description}"
@@ -99,9 +101,11 @@ def _choose(
     if without is not None:
         raise annotation.row_error(without, "names no split, but other rows do; write one")
     if split is None and len(offered) > 1:
-        split = next((name for name in _DEFAULT_SPLITS if name in offered), None)
+        official = _DEFAULT_SPLITS if "train1" in offered else _DEFAULT_SPLITS[:2]
+        split = next((name for name in official if name in offered), None)
         if split is None:
-            raise DataError(f"{annotation.path} has the splits {', '.join(offered)}; name one")
+            listed = ", ".join(offered)
+            raise DataError(f"{annotation.path} has the splits {listed}; name one with --split")
     chosen = canonical_split(split) if split else offered[0]
     rows = [row for row in annotation.rows if canonical_split(row.split) == chosen]
     if not rows:
@@ -123,15 +127,17 @@ def _ids(
 ) -> tuple[dict[str, AnnotationRow], list[RowProblem]]:
     """The rows by their ids, which are the same on every machine, and the rows that repeat one."""
     ids = [row.id or posixpath.normpath(row.candidate_paths[0]) for row in rows]
-    if any(os.path.isabs(id_) for id_ in ids):
+    if any(map(os.path.isabs, ids)):
         ids = _relative(ids, root)
+    first = dict(zip(ids, rows, strict=True))
+    if len(first) == len(rows):
+        return first, []
     counts = Counter(ids)
     ids = [
         id_ + _segment(row) if counts[id_] > 1 and not row.id else id_
         for id_, row in zip(ids, rows, strict=True)
     ]
-    first: dict[str, AnnotationRow] = {}
-    twice = []
+    first, twice = {}, []
     for id_, row in zip(ids, rows, strict=True):
         if id_ not in first:
             first[id_] = row

@@ -137,8 +137,9 @@ def canonical_split(word: str) -> str:
     part of split 1 and `train1` its training part; any other word is returned as it is.
     """
     plain = word.strip().casefold()
-    if plain in _SPLIT_WORDS:
-        return _SPLIT_WORDS[plain]
+    known = _SPLIT_WORDS.get(plain) or _SPLIT_WORDS.get(re.sub(r"[ _-]?(set|split)$", "", plain))
+    if known:
+        return known
     numbered = re.fullmatch(r"(train|test|split)?[ _-]*0*([1-9][0-9]*)", plain)
     if numbered:
         return ("train" if numbered[1] == "train" else "") + numbered[2]

@@ -6,7 +6,6 @@ crashes is reported like any other.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vtcli.data.annotations.base import HARMLESS, SKIPPED
+from vtcli.data.annotations.base import HARMLESS, SKIPPED, are_numbers
+from vtcli.data.annotations.manifest import LABEL_SEPARATOR
 from vtcli.data.catalog import canonical_split
 from vtcli.data.fingerprint import (
     Unreadable,
@@ -30,12 +30,13 @@ from vtcli.data.fingerprint import (
 )
 from vtcli.data.issues import CheckResult, Issue
 from vtcli.data.open import DatasetReader
-from vtcli.data.samples import Dataset, Sample
+from vtcli.data.samples import Dataset, Sample, used_names
 from vtcli.errors import DataError, VideoDecodeError
+from vtcli.runtime.csv_cells import write_csv
 from vtcli.runtime.files import atomic_write
 from vtcli.runtime.words import plural
 from vtcli.runtime.worker_pool import Heartbeat, WorkerFailure, imap_with_timeout
-from vtcli.video.frame_source import FOLDER_RATE
+from vtcli.video.frame_source import FOLDER_RATE, miscounted
 from vtcli.video.times import END_SLACK, continued, even_times, segment_in_seconds
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def check_datasets(
 ) -> CheckResult:
     """Decode every video of one dataset's splits and compare all of them.
 
-    workers: number of processes.
+    workers: number of processes, at least one: a decoder that hangs is killed.
     timeout: seconds without a decoded frame after which a video is given up.
     min_frames: the smallest valid length of a video or segment.
     inspect: decodes one video in a worker process; an importable function, which may hang or crash.
@@ -126,7 +127,7 @@ def _in_processes(
     progress: ProgressCallback | None = None,
 ) -> Iterator[tuple[Path, Result | Unreadable]]:
     """The result of a function for each path as it completes; hangs and crashes are results too."""
-    with closing(imap_with_timeout(function, paths, workers, timeout)) as outcomes:
+    with closing(imap_with_timeout(function, paths, max(1, workers), timeout)) as outcomes:
         for number, (path, outcome) in enumerate(outcomes, 1):
             if isinstance(outcome, WorkerFailure):
                 yield path, Unreadable(outcome.reason, outcome.detail)
@@ -162,6 +163,8 @@ def _own_issue(
     frames = min(end, found.frames) - start
     if frames < min_frames:
         return Issue("short", sample, f"has {plural(frames, 'frame')}, fewer than {min_frames}")
+    if found.fps is None and (text := miscounted(found.frames, sample.frames)):
+        return Issue("frame_count", sample, text[0])
     if found.warnings:
         return Issue("damaged", sample, "; ".join(found.warnings))
     return None
@@ -275,15 +278,28 @@ def check_manifest(datasets: Sequence[Dataset], path: Path) -> None:
         raise DataError(
             f"a manifest has one label per video, but '{name}' has several; leave -o out"
         )
+    classes = {label for dataset in datasets for of in dataset.classes.values() for label in of}
+    if joined := sorted(label for label in classes if LABEL_SEPARATOR in label):
+        raise DataError(
+            f"the class name '{joined[0]}' has a semicolon, which separates labels in a manifest; "
+            "rename it, or leave -o out"
+        )
     if len(counts) > 1:
         raise DataError(
             f"a manifest has a label for every video or for none, but only some videos of '{name}' "
             "have one; leave -o out, or name the splits that have labels with --split"
         )
+    for dataset in datasets:
+        used = used_names(dataset) if len(dataset.heads) == 1 else []
+        if are_numbers(used) and used != [str(number) for number in range(len(used))]:
+            raise DataError(
+                f"the class names of '{name}' are digits, such as '{used[0]}', which would be read "
+                "as class numbers from a manifest; leave -o out, or rename the classes"
+            )
     for sample in (sample for dataset in datasets for sample in dataset.samples):
         if not _is_text(f"{sample.path}{sample.id}"):
             raise DataError(f"a manifest is UTF-8, and the name {sample.path} is not; rename it")
-    folder = path.absolute().parent
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise DataError(f"cannot write {path}: {folder} is not a writable folder; choose another")
 
@@ -306,10 +322,10 @@ def write_manifest(result: CheckResult, path: Path) -> int:
     folder = path.absolute().parent
     rows = [_row(dataset, sample, result.fingerprints, folder) for dataset, sample in result.kept()]
     with (
-        atomic_write(path, make_folder=False) as part,
+        atomic_write(path) as part,
         part.open("w", encoding="utf-8", newline="") as file,
     ):
-        csv.writer(file).writerows([MANIFEST_COLUMNS, *rows])
+        write_csv(file, [MANIFEST_COLUMNS, *rows])
     return len(rows)
 
 

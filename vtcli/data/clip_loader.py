@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vtcli.data.samples import Sample
 from vtcli.errors import InputError, VideoDecodeError
-from vtcli.runtime.prefetch import prefetch
+from vtcli.runtime.prefetch import begun, prefetch, prefetch_unordered
 from vtcli.video.damage import refuse_damage
-from vtcli.video.decode import Backend
-from vtcli.video.frame_source import FrameSource, Opener, open_frame_source
-from vtcli.video.pipeline import Pipeline, View, plan_views
+from vtcli.video.decode import DEFAULT_LIMITS, Backend
+from vtcli.video.frame_source import ChooseFrames, FrameSource, Opener, open_frame_source
+from vtcli.video.pipeline import FramesOfViews, Pipeline, View, plan_views, shown_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +44,9 @@ def open_sample(
     frame_rate: float | None,
     decoder: Backend,
     open_source: Opener = open_frame_source,
+    choose: ChooseFrames | None = None,
 ) -> FrameSource:
-    """The frames of a sample by number; `frame_rate` as in `open_frame_source`.
+    """The frames of a sample by number; `frame_rate` and `choose` as in `open_frame_source`.
 
     `open_source` is that function, or the one of a `DecodePool`. Raises `VideoDecodeError`.
     """
@@ -55,6 +56,8 @@ def open_sample(
         (sample.first_frame, sample.last_frame),
         frame_rate,
         decoder,
+        sample.frames,
+        choose=choose,
     )
 
 
@@ -85,10 +88,13 @@ class ClipReader:
     strict: bool = False
 
     def open(
-        self, sample: Sample, open_source: Opener = open_frame_source
+        self,
+        sample: Sample,
+        open_source: Opener = open_frame_source,
+        choose: ChooseFrames | None = None,
     ) -> tuple[FrameSource, list[View]]:
         """The frames of a sample and its views, in upstream's order; raises `VideoDecodeError`."""
-        source = open_sample(sample, self.frame_rate, self.decoder, open_source)
+        source = open_sample(sample, self.frame_rate, self.decoder, open_source, choose)
         try:
             views = plan_views(self.pipeline, source.frames, source.fps, self.clips, self.crops)
         except InputError as error:
@@ -103,28 +109,38 @@ class ClipReader:
     ) -> LoadedViews:
         """The views with the numbers `wanted` (None: all), in that order.
 
-        Frames are decoded and resized before this returns, each once however many views show it;
-        views are cropped one by one. Raises `VideoDecodeError`.
+        Frames are decoded and resized before this returns, part by part, each once however many
+        views show it; views are cropped one by one. Raises `VideoDecodeError`.
         """
-        from vtcli.video.views import views_from_frames
+        from vtcli.video.views import FrameLimitError, views_from_parts
 
-        source, views = self.open(sample, open_source)
+        numbers_of_views = None if wanted is None else tuple(wanted)
+        choose = FramesOfViews(self.pipeline, self.clips, self.crops, numbers_of_views)
+        source, views = self.open(sample, open_source, choose)
         chosen = views if wanted is None else [views[number] for number in wanted]
-        numbers = sorted({index for view in chosen for index in view.frame_indices})
-        frames_NHWC = source.read(numbers)
+        numbers = shown_frames(chosen)
+        max_bytes = DEFAULT_LIMITS.max_bytes
+        try:
+            with closing(source.parts(numbers)) as parts:
+                clips = views_from_parts(parts, numbers, self.pipeline, chosen, max_bytes)
+        except VideoDecodeError:
+            raise
+        except FrameLimitError as error:
+            raise VideoDecodeError(sample.path, "limit", str(error)) from error
+        except InputError as error:
+            raise VideoDecodeError(sample.path, "unsupported", str(error)) from error
         if self.strict:
             refuse_damage(sample.path, source.warnings)
-        row_of = {index: row for row, index in enumerate(numbers)}
-        clips = views_from_frames(frames_NHWC, row_of, self.pipeline, chosen)
         return LoadedViews(source, tuple(views), clips)
 
 
 @dataclass(frozen=True)
 class Request:
-    """The views of a sample to load, by their numbers; None: all."""
+    """The views of a sample to load, by their numbers; None: all. `number`: that of the sample."""
 
     sample: Sample
     views: tuple[int, ...] | None = None
+    number: int = 0
 
 
 Loaded: TypeAlias = LoadedViews | VideoDecodeError
@@ -132,7 +148,10 @@ Loaded: TypeAlias = LoadedViews | VideoDecodeError
 
 
 class Loader:
-    """Iterates over groups of requests, each with what was loaded for it, in order.
+    """Iterates over groups of requests, each with what was loaded for it.
+
+    Groups come in order, or as they are loaded: then an empty one tells that none was for
+    `patience` seconds.
 
     `workers` threads load: `ahead` samples (two per thread), and at least the next group, are
     prefetched. `open_source` opens the samples, by default in this process. `waited` is the time in
@@ -145,9 +164,10 @@ class Loader:
         groups: Iterable[Sequence[Request]],
         workers: int,
         open_source: Opener = open_frame_source,
+        ordered: bool = True,
     ) -> None:
         self.reader, self.groups, self.workers = reader, groups, max(1, workers)
-        self.open_source = open_source
+        self.open_source, self.ordered, self.patience = open_source, ordered, 1.0
         self.ahead = 2 * self.workers
         self.waited = 0.0
         self._started: Generator[tuple[Sequence[Request], list[Loaded]], None, None] | None = None
@@ -155,7 +175,8 @@ class Loader:
     def start(self) -> None:
         """Begin to load now, before the first group is asked for."""
         if self._started is None:
-            self._started = prefetch(self._load, self.groups, self.workers, lambda: self.ahead)
+            start = self._in_order if self.ordered else self._as_loaded
+            self._started = start()
 
     def close(self) -> None:
         """Stop what `start` began."""
@@ -174,8 +195,31 @@ class Loader:
                     return
                 yield group
 
+    def _in_order(self) -> Generator[tuple[Sequence[Request], list[Loaded]], None, None]:
+        return prefetch(self._load, self.groups, self.workers, lambda: self.ahead)
+
+    def _as_loaded(self) -> Generator[tuple[Sequence[Request], list[Loaded]], None, None]:
+        loaded = prefetch_unordered(
+            lambda group: [self._load(request) for request in group],
+            self.groups,
+            self.workers,
+            lambda: self.ahead,
+            lambda: self.patience,
+        )
+        return begun(_or_empty(loaded))
+
     def _load(self, request: Request) -> Loaded:
         try:
             return self.reader.read(request.sample, request.views, self.open_source)
         except VideoDecodeError as error:
             return error
+
+
+def _or_empty(
+    groups: Generator[tuple[Sequence[Request], list[Loaded]] | None, None, None],
+) -> Generator[tuple[Sequence[Request], list[Loaded]] | None, None, None]:
+    """The groups, an empty one in place of each None."""
+    with closing(groups):
+        yield None
+        for group in groups:
+            yield group or ((), [])

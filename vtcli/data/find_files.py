@@ -7,10 +7,31 @@ Every folder is listed once, so that a large dataset does not cost one file syst
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from vtcli.video.extensions import has_video_suffix
+
+
+class _Folder:
+    """A normalized folder; what is in it is read when it is first asked for."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.start = "" if path in ("", ".") else path if path.endswith(os.sep) else path + os.sep
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        try:
+            return frozenset(os.listdir(self.path))
+        except OSError:
+            return frozenset()
+
+    @cached_property
+    def by_stem(self) -> dict[str, str | None]:
+        return _by_stem((name, self.start + name) for name in self.names)
 
 
 class Finder:
@@ -19,41 +40,45 @@ class Finder:
     def __init__(self, root: Path, folders: Sequence[str] = ("",)) -> None:
         self._root = str(root)
         self._bases = [os.path.join(self._root, folder) for folder in folders]
-        self._names: dict[str, frozenset[str]] = {}
-        self._stems: dict[str, dict[str, str | None]] = {}
+        self._by_prefix: dict[tuple[str, str], _Folder] = {}
+        self._folders: dict[str, _Folder] = {}
         self._tree: list[dict[str, str | None]] = []
 
-    def find(self, candidate_paths: Sequence[str], anywhere: bool) -> Path:
+    def find(self, candidate_paths: Sequence[str], anywhere: bool) -> str:
         """The first of the candidate paths that exists; if none does, the first of them.
 
         anywhere: also accept a video file of that name in any folder and in any letter case, if
         there is only one.
         """
-        paths = [
-            os.path.normpath(os.path.join(base, path))
-            for base in self._bases
-            for path in candidate_paths
-        ]
-        found = (
-            next(filter(self._exists, paths), None)
-            or next(filter(None, map(self._other_extension, paths)), None)
+        folder, name = self._place(self._bases[0], candidate_paths[0])
+        if name in folder.names:
+            return folder.start + name
+        paths = [form for path in candidate_paths for form in _forms(path)]
+        places = [self._place(base, path) for base in self._bases for path in paths]
+        return (
+            next((place.start + known for place, known in places if known in place.names), None)
+            or next(filter(None, (p.by_stem.get(_stem(own)) for p, own in places if p.names)), None)
             or (next(filter(None, map(self._in_tree, candidate_paths)), None) if anywhere else None)
+            or folder.start + name
         )
-        return Path(found or paths[0])
 
-    def _exists(self, path: str) -> bool:
-        folder, name = os.path.split(path)
-        if folder not in self._names:
-            self._names[folder] = _listed(folder)
-        return name in self._names[folder]
+    def _place(self, base: str, path: str) -> tuple[_Folder, str]:
+        """The folder and the name of a path below `base`; each folder is normalized once."""
+        cut = path.rfind("/") + 1
+        name = path[cut:]
+        if name in ("", ".", "..") or os.sep != "/":
+            folder, name = os.path.split(os.path.normpath(os.path.join(base, path)))
+            return self._folder(folder), name
+        key = base, path[:cut]
+        found = self._by_prefix.get(key)
+        if found is None:
+            joined = os.path.join(*key)
+            found = self._folder(os.path.normpath(joined) if joined else "")
+            self._by_prefix[key] = found
+        return found, name
 
-    def _other_extension(self, path: str) -> str | None:
-        """The only video file next to `path` whose name differs in nothing but the extension."""
-        folder, name = os.path.split(path)
-        if folder not in self._stems:
-            names = self._names.get(folder, frozenset())
-            self._stems[folder] = _by_stem((name, os.path.join(folder, name)) for name in names)
-        return self._stems[folder].get(_stem(name))
+    def _folder(self, path: str) -> _Folder:
+        return self._folders.setdefault(path, _Folder(path))
 
     def _in_tree(self, path: str) -> str | None:
         if not self._tree:
@@ -65,11 +90,14 @@ class Finder:
         return exact.get(stem) or folded_stems.get(stem.casefold())
 
 
-def _listed(folder: str) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))
-    except OSError:
-        return frozenset()
+def _forms(path: str) -> list[str]:
+    """A path as listed and in Unicode's composed and decomposed forms, of which lists have one and
+    file systems another.
+    """
+    if path.isascii():
+        return [path]
+    forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
+    return list(dict.fromkeys(forms))
 
 
 def _below(root: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ from vtcli.video.damage import listen
 from vtcli.video.decode import probe
 from vtcli.video.frame_folder import frame_numbers
 from vtcli.video.frame_source import FrameFolder, open_frame_source
-from vtcli.video.probe import quarter_turns, upright
+from vtcli.video.orientation import quarter_turns, upright
 from vtcli.video.times import are_even
 
 DUPLICATE_RMSE = 2.5

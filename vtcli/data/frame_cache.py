@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vtcli.data.samples import Sample
 from vtcli.errors import VideoDecodeError
+from vtcli.video.decode import FrameParts
 from vtcli.video.frame_source import FrameSource
 
 
@@ -39,6 +40,9 @@ class CachedFrames:
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return self.pixels[list(indices)]
+
+    def parts(self, indices: Sequence[int]) -> FrameParts:
+        yield range(len(indices)), self.read(indices)
 
 
 class FrameCache:

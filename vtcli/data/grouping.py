@@ -27,6 +27,8 @@ _CUTS = (
     re.compile(rf"(.*[^\W_])[_.-](?:{_CUT_WORDS})[ _.-]*\d+", re.IGNORECASE),
 )
 _MOST = 0.5
+MOST_COMPARED = 20_000
+"""Videos of two given splits whose contents are compared before a training."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,22 @@ def _by_class(dataset: Dataset) -> Mapping[str, set[Path]]:
     return found
 
 
-def _copies(dataset: Dataset) -> Mapping[Path, str]:
+def copies_between(train: Dataset, validation: Dataset) -> list[Path]:
+    """The videos of a validation split that have the same bytes as one of the training split.
+
+    Nothing where the two have more than `MOST_COMPARED` videos: `vt datasets check` reads them all.
+    """
+    if len(train.samples) + len(validation.samples) > MOST_COMPARED:
+        return []
+    digests = _copies(train, validation)
+    known = {d for s in train.samples if (d := digests.get(s.path))}
+    return sorted({s.path for s in validation.samples if digests.get(s.path) in known})
+
+
+def _copies(*datasets: Dataset) -> Mapping[Path, str]:
     """The SHA-256 of every video whose size another one has."""
     by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in dict.fromkeys(sample.path for sample in dataset.samples):
+    for path in dict.fromkeys(sample.path for d in datasets for sample in d.samples):
         try:
             if path.is_file():
                 by_size[path.stat().st_size].append(path)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import posixpath
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -50,13 +52,16 @@ def resolve_labels(
     """
     heads = [_head_labels(annotation, position, entry) for position in range(len(annotation.heads))]
     several = len(heads) > 1
-    labels = [
-        tuple(
-            heads[position if several else 0].index_of(row, label)
-            for position, label in enumerate(row.labels)
-        )
-        for row in rows
-    ]
+    known: dict[tuple[Label, ...], tuple[int, ...]] = {}
+    labels = []
+    for row in rows:
+        found = known.get(row.labels)
+        if found is None:
+            found = known[row.labels] = tuple(
+                heads[position if several else 0].index_of(row, label)
+                for position, label in enumerate(row.labels)
+            )
+        labels.append(found)
     classes = {name: head.names for name, head in zip(annotation.heads, heads, strict=True)}
     return ResolvedLabels(classes, labels, _describe(annotation, rows, heads, labels))
 
@@ -65,16 +70,13 @@ def _head_labels(annotation: Annotation, position: int, entry: CatalogEntry | No
     name, several = annotation.heads[position], len(annotation.heads) > 1
     listed = annotation.classes.get(name, ())
     known = _known_head(entry, name)
-    labeled = [
-        (row, row.labels[position : position + 1] if several else row.labels)
-        for row in annotation.rows
-        if row.labels
-    ]
-    if not labeled:
+    own = slice(position, position + 1) if several else slice(None)
+    first = next((row.labels[own] for row in annotation.rows if row.labels), None)
+    if first is None:
         return _numbered(annotation, listed or (known.labels if known else ()), "")
-    if isinstance(labeled[0][1][0], str):
+    if isinstance(first[0], str):
         return _from_names(annotation, listed, known)
-    numbers = [(row, int(label)) for row, labels in labeled for label in labels]
+    numbers = [(row, int(label)) for row in annotation.rows for label in row.labels[own]]
     return _from_numbers(annotation, numbers, listed, known)
 
 
@@ -90,13 +92,14 @@ def _from_names(
     elif known and known.labels:
         names, description = known.labels, f" as in {known.label_list}"
     else:
-        names = tuple(sorted({str(label) for row in annotation.rows for label in row.labels}))
+        distinct = {row.labels for row in annotation.rows}
+        names = tuple(sorted({_composed(str(label)) for labels in distinct for label in labels}))
         description = f" in sorted order ({first_and_last(names)})"
     exact = {name: index for index, name in enumerate(names)}
     normalized = _by_normalized_name(names)
 
     def index_of(row: AnnotationRow, label: Label) -> int:
-        index = exact.get(str(label), -1)
+        index = exact.get(_composed(str(label)), exact.get(str(label), -1))
         if index < 0:
             index = normalized.get(_normalized(str(label)), -1)
         if index < 0:
@@ -104,6 +107,11 @@ def _from_names(
         return index
 
     return _HeadLabels(names, description, index_of)
+
+
+def _composed(name: str) -> str:
+    """A name in Unicode's composed form: macOS writes the accents of file names apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _unknown_class(label: str, names: Sequence[str]) -> str:
@@ -225,10 +233,32 @@ def _describe(
     parts = []
     for position, (name, head) in enumerate(zip(annotation.heads, heads, strict=True)):
         if len(heads) > 1:
-            found, prefix = {row[position] for row in labels if row}, f"{name} "
+            found, prefix = {row[position] for row in set(labels) if row}, f"{name} "
         else:
-            found, prefix = {label for row in labels for label in row}, ""
+            found, prefix = {label for row in set(labels) for label in row}, ""
         noun = f"{'' if head.names else 'unnamed '}{prefix}class"
         count = plural(len(head.names) or len(found), noun, f"{noun}es")
-        parts.append(count + head.description)
+        if not head.names and found and max(found) >= len(found):
+            count += f" numbered {min(found)} to {max(found)}"
+        parts.append(count + head.description + _alike(head.names))
     return f"{kind}, {' and '.join(parts)}"
+
+
+def _alike(names: Sequence[str]) -> str:
+    """A warning where the names of two classes differ in case or in what separates words."""
+    by_word: dict[str, list[str]] = {}
+    for name in names:
+        plain = "".join(c for c in unicodedata.normalize("NFKC", name) if c.isprintable())
+        word = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", plain).strip().casefold()
+        by_word.setdefault(word, []).append(name)
+    found = [alike for alike in by_word.values() if len(alike) > 1]
+    known = set(names)
+    for name in names:
+        parts = [part.strip() for part in re.split(r"[,|+/&]", name)]
+        if len(parts) > 1 and known.issuperset(parts):
+            return f" (warning: '{name}' may be several labels; separate them by semicolons)"
+    if not found:
+        return ""
+    shown = " and ".join(f"'{name}'" for name in found[0][:2])
+    more = f" (and {len(found) - 1} more such)" if len(found) > 1 else ""
+    return f" (warning: {shown}{more} may be one class; write its name in one way)"

@@ -16,7 +16,7 @@ from pathlib import Path
 from vtcli.data.annotations import FOLDER_FORMATS, LIST_FORMATS, check_format, read_annotation
 from vtcli.data.annotations.base import Annotation, annotation_error, share_texts
 from vtcli.data.annotations.detect import detect_file_format
-from vtcli.data.annotations.folders import detect_folder_format
+from vtcli.data.annotations.folders import detect_folder_format, split_in
 from vtcli.data.build import build_dataset, splits_of
 from vtcli.data.catalog import (
     CatalogEntry,
@@ -27,6 +27,7 @@ from vtcli.data.catalog import (
 )
 from vtcli.data.samples import Dataset
 from vtcli.errors import DataError, InputError, UsageError
+from vtcli.runtime.collection import without_collection
 from vtcli.video.extensions import has_video_suffix
 
 ANNOTATION_FOLDERS = (
@@ -39,7 +40,7 @@ ANNOTATION_FOLDERS = (
     "HACS_v1.1.1",
     "Moments_in_Time_Raw",
 )
-_EXTENSIONS = (".csv", ".txt", ".json", ".jsonl", ".tsv", ".xml", ".parquet", ".tar")
+_EXTENSIONS = (".csv", ".txt", ".json", ".jsonl", ".ndjson", ".tsv", ".xml", ".parquet", ".tar")
 _SHARD = re.compile(r"(.*?)[-_]?\d+(-of-\d+)?(-[0-9a-f]+)?\.(parquet|tar)")
 _MANIFEST_NAMES = ("manifest.csv", "manifest.jsonl")
 _STANDARD_SPLITS = ("train", "validation", "test")
@@ -90,6 +91,10 @@ class DatasetReader:
 
     def open(self, split: str | None = None) -> Dataset:
         """The samples of one split; see `open_dataset` for the default."""
+        with without_collection():
+            return self._open(split)
+
+    def _open(self, split: str | None) -> Dataset:
         source = self._source
         wanted = canonical_split(split) if split else source.default_split
         path = source.files.get(wanted) or source.files.get("")
@@ -108,7 +113,7 @@ class DatasetReader:
     def _annotation(self, path: Path) -> Annotation:
         if path not in self._annotations:
             official = self._source.entry.format if self._source.entry else ""
-            with share_texts(self._texts):
+            with share_texts(self._texts), without_collection():
                 format = self._format or _format_of(path, official)
                 self._annotations[path] = read_annotation(path, format)
             self._texts.pop(path, None)
@@ -282,6 +287,9 @@ def _annotations_in(folder: Path) -> dict[str, Path]:
     places = (*places, folder / "data")
     files = _one_per_shards(next(filter(None, map(_possible_annotations, places)), []))
     by_split = {canonical_split(_stem(p)): p for p in files}
+    worded = {split_in(_stem(p)): p for p in files}
+    if len(worded) == len(files) and "" not in worded:
+        by_split = worded  # train_list.csv, val_list.csv
     named = {split: by_split[split] for split in _STANDARD_SPLITS if split in by_split}
     if named:
         return named

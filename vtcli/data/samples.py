@@ -10,12 +10,29 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vtcli.errors import DataError
+from vtcli.video.remote import is_url
 
 if TYPE_CHECKING:
     from vtcli.data.annotations.base import RowProblem, Skipped
+
+
+class _TextAsPath:
+    """A field that is kept as text in `filename`: of a million samples, making the `Path` objects
+    takes as long as reading the list, and most are used one at a time.
+    """
+
+    def __get__(self, sample: Sample | None, owner: type | None = None) -> Path:
+        if sample is None:
+            raise AttributeError("the field has no default")
+        name = sample.filename
+        # A Path would take away one of a URL's slashes.
+        return cast(Path, name) if is_url(name) else Path(name)
+
+    def __set__(self, sample: Sample, path: str | Path) -> None:
+        object.__setattr__(sample, "filename", str(path))
 
 
 @dataclass(frozen=True)
@@ -23,23 +40,27 @@ class Sample:
     """One labeled video, or a segment of one.
 
     `id` is unique in its dataset and the same on every machine (a relative path or the annotation's
-    own id, never an absolute path). `path` is a video file or a folder with one image per frame.
+    own id, never an absolute path). `path` is a video file or a folder with one image per frame;
+    `filename` is the same as text.
     `labels` are class indices: one per head of the dataset, in the order of its heads, or any
     number of them if there is one head; empty if the annotation gives none (a test split).
     `start` and `end` are in seconds, `first_frame` and `last_frame` are frame numbers from 0, both
-    inclusive; None: the whole video. `columns` are other columns of its row in the annotation, by
-    name in lower case.
+    inclusive; None: the whole video. `frames` is how many frames the annotation states, which is
+    compared with the images in a folder of frames. `columns` are other columns of its row in the
+    annotation, by name in lower case.
     """
 
     id: str
-    path: Path
+    path: _TextAsPath = _TextAsPath()
     labels: tuple[int, ...] = ()
     start: float | None = None
     end: float | None = None
     first_frame: int | None = None
     last_frame: int | None = None
+    frames: int | None = None
     split: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    filename: str = field(init=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -71,6 +92,13 @@ class Dataset:
         return tuple(self.classes)
 
 
+def used_names(dataset: Dataset) -> list[str]:
+    """The class names of the first head that the samples have, in index order."""
+    names = next(iter(dataset.classes.values()))
+    indices = {index for sample in dataset.samples for index in sample.labels}
+    return [names[index] for index in sorted(indices)] if names else []
+
+
 def labels_by_head(sample: Sample, heads: int) -> tuple[tuple[int, ...], ...]:
     """The class indices for each head: a single head may have several, each of many has one."""
     return (sample.labels,) if heads == 1 else tuple((label,) for label in sample.labels)
@@ -85,9 +113,10 @@ def require_labels(dataset: Dataset, use: str) -> None:
         raise DataError(f"{dataset.name} has no samples to {use}; check its annotation")
     unlabeled = sum(not sample.labels for sample in dataset.samples)
     if unlabeled:
+        name = f"{dataset.name} {dataset.split}".strip()
+        way = f"{use} another split" if dataset.split else "add a column 'label'"
         raise DataError(
-            f"{unlabeled} of the {len(dataset.samples)} samples of {dataset.name} {dataset.split} "
-            f"have no label; {use} another split"
+            f"{unlabeled} of the {len(dataset.samples)} samples of {name} have no label; {way}"
         )
 
 
@@ -96,7 +125,12 @@ def file_stamp(sample: Sample) -> str:
     `missing` if there is no file.
     """
     try:
-        found = os.stat(sample.path)
+        found = os.stat(sample.filename)
     except OSError:
         return "missing"
     return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def sample_of(path: str) -> Sample:
+    """A video without labels, by its path or URL."""
+    return Sample(path, path)

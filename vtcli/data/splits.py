@@ -6,20 +6,22 @@ validation split, some videos of every class are held out.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from vtcli.data.annotations.folders import split_in
 from vtcli.data.catalog import known_entry
-from vtcli.data.grouping import group_videos
+from vtcli.data.grouping import copies_between, group_videos
 from vtcli.data.open import DatasetReader
 from vtcli.data.samples import Dataset, Sample, labels_by_head, require_labels
 from vtcli.data.sides import direction_sensitive
 from vtcli.errors import DataError
-from vtcli.runtime.words import first_of
+from vtcli.runtime.words import first_of, plural
 
 NAMES_SHOWN = 3
 
@@ -28,12 +30,18 @@ NAMES_SHOWN = 3
 class TrainValSplit:
     """The training and the validation split; `summary` says in sentences where they come from.
 
-    Both have the same class names in every head, and every class has training samples.
+    Both have the same class names in every head, and every class has training samples. `groups` is
+    the group of each video where the validation split was held out (`group_videos`).
     """
 
     train: Dataset
     validation: Dataset
     summary: tuple[str, ...]
+    groups: Mapping[Path, str] = field(default_factory=dict)
+
+    def group_of(self, sample: Sample) -> str:
+        """What must not be divided when videos are held out: its group, or else its video."""
+        return self.groups.get(sample.path, str(sample.path))
 
     @property
     def flip_sensitive(self) -> bool:
@@ -71,17 +79,31 @@ def split_train_val(
     names = reader.list_splits()
     first = split or next((name for name in ("train", "train1") if name in names), None)
     second = val_split or (None if split else _validation_of(first, names))
+    if first is None and len(names) > 1:
+        raise DataError(
+            f"{dataset} has the splits {', '.join(names)}, and none is 'train'; name the one to "
+            f"train on, such as --split {names[0]} --val-split {names[1]}"
+        )
     train = _checked(reader.open(first))
     _refuse_empty_folders(train)
     if second is None:
-        return _hold_out(train, val_fraction, seed, group_by)
+        held = _hold_out(train, val_fraction, seed, group_by)
+        unused = [] if split else [name for name in names if name != first]
+        hint = [
+            f"warning: split '{n}' is not used; validate on it with --val-split {n}" for n in unused
+        ]
+        return replace(held, summary=(*held.summary, *hint))
     validation = _with_classes(reader.open(second), train.classes)
     shared = {s.path for s in train.samples} & {s.path for s in validation.samples}
     if first == second:
         raise DataError(f"training and validation are both '{first}'; name another --val-split")
     notes = [train.summary, validation.summary]
     if shared:
-        notes.append(f"warning: {len(shared)} videos are in both splits, such as {min(shared)}")
+        found = plural(len(shared), "video is", "videos are")
+        notes.append(f"warning: {found} in both splits, such as {min(shared)}")
+    elif copied := copies_between(train, validation):
+        found = plural(len(copied), "validation video has", "validation videos have")
+        notes.append(f"warning: {found} the content of training videos, such as {copied[0]}")
     return TrainValSplit(train, validation, tuple(notes))
 
 
@@ -118,7 +140,7 @@ def _check_head(dataset: Dataset, position: int, head: str, names: Sequence[str]
     if len(names) < 2:
         raise DataError(
             f"{dataset.name} has only one class ({', '.join(names)}); training needs at least two, "
-            "add another"
+            + (_inner_classes(dataset) or "add another")
         )
     used = labels_of(dataset, position)
     if outside := sorted(label for label in used if not 0 <= label < len(names)):
@@ -133,6 +155,17 @@ def _check_head(dataset: Dataset, position: int, head: str, names: Sequence[str]
             f"videos ({listed}{', ...' if len(missing) > NAMES_SHOWN else ''}); add some, or leave "
             "the classes out of the annotation"
         )
+
+
+def _inner_classes(dataset: Dataset) -> str:
+    """What to do where the only class folder holds folders, which may be the classes."""
+    folders = [Path(sample.id).parent for sample in dataset.samples]
+    shared = Path(os.path.commonpath(folders)) if len({*folders}) > 1 else Path()
+    if split_in(shared.name):
+        shared = shared.parent
+    if shared == Path():
+        return ""
+    return f"and if the folders in it are the classes, give --dataset {dataset.root / shared}"
 
 
 def _refuse_empty_folders(dataset: Dataset) -> None:
@@ -156,6 +189,12 @@ def _with_classes(dataset: Dataset, classes: Mapping[str, tuple[str, ...]]) -> D
             f"{' and '.join(dataset.classes)}, the training split with {' and '.join(classes)}; "
             "name another --val-split"
         )
+    for head, names in classes.items():
+        if not dataset.classes[head] and names != _numbered_names(set(range(len(names)))):
+            raise DataError(
+                f"the validation split of {dataset.name} is labeled with numbers, the training "
+                "split with names; write class names in both"
+            )
     heads = list(classes)
     new_index = {
         head: [names.index(n) if n in names else -1 for n in dataset.classes[head]]
@@ -215,7 +254,7 @@ def _hold_out(
     if alone := _not_held_out(dataset, held_out):
         warnings.append(f"warning: no video is held out of {first_of(alone)}, which has one source")
     notes = (dataset.summary, note, *warnings)
-    return TrainValSplit(train, replace(train, samples=held_out), notes)
+    return TrainValSplit(train, replace(train, samples=held_out), notes, groups.of)
 
 
 def _not_held_out(dataset: Dataset, held_out: Sequence[Sample]) -> list[str]:

@@ -10,6 +10,7 @@ Shape legend: N frames of a video, H height, W width, T frames of a clip, S crop
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,7 +19,9 @@ from numpy.random import Generator as RandomGenerator
 
 from vtcli.data.augment import (
     Augmentation,
+    Box,
     Frames,
+    Operation,
     auto_augment,
     random_erase,
     sample_crop,
@@ -31,7 +34,7 @@ from vtcli.data.samples import Sample
 from vtcli.data.train_sampling import TRAINING_SAMPLERS, Indices
 from vtcli.errors import InputError, VideoDecodeError
 from vtcli.runtime.prefetch import prefetch
-from vtcli.video.decode import Backend
+from vtcli.video.decode import Backend, FrameParts
 from vtcli.video.frame_source import FrameSource, Opener, open_frame_source
 from vtcli.video.pipeline import Pipeline
 
@@ -100,8 +103,9 @@ class TrainClipReader:
         except InputError as error:
             raise VideoDecodeError(sample.path, "unsupported", str(error)) from error
         unique, rows_T = np.unique(indices, return_inverse=True)
-        frames_NHWC = source.read(unique.tolist())
-        return TrainClip(self._pixels(frames_NHWC, rows_T, rng), len(unique) < p.frames)
+        with closing(source.parts(unique.tolist())) as parts:
+            pixels = self._pixels(parts, rows_T, rng)
+        return TrainClip(pixels, len(unique) < p.frames)
 
     def _open(self, sample: Sample) -> FrameSource:
         cached = self.cache.get(sample) if self.cache else None
@@ -112,38 +116,73 @@ class TrainClipReader:
             raise VideoDecodeError(sample.path, "corrupt", "has no frames; use a complete file")
         return self.cache.add(sample, source) if self.cache else source
 
-    def _pixels(self, frames_NHWC: Frames, rows_T: Indices, rng: RandomGenerator) -> Tensor:
+    def _pixels(self, parts: FrameParts, rows_T: Indices, rng: RandomGenerator) -> Tensor:
         """Crop, augment, resize, normalize, flip and erase: float32 [3, T, S, S]."""
         import torch
 
         how = self.augmentation
-        _, height, width, _ = frames_NHWC.shape
-        top, left, height, width = sample_crop(height, width, how, rng)
-        frames_NHWC = frames_NHWC[:, top : top + height, left : left + width]
-        if self.policy is not None:
-            frames_NHWC = self._augmented(frames_NHWC, rng)
-        clip_CNSS = to_clip(frames_NHWC, self.pipeline)
-        clip_CTSS = clip_CNSS.index_select(1, torch.from_numpy(rows_T))
+        box: Box | None = None
+        operations: list[Operation] = []
+        place_of: dict[int, int] = {}
+        clips: list[Tensor] = []
+        for rows, frames_NHWC in parts:
+            if box is None:
+                _, height, width, _ = frames_NHWC.shape
+                box = sample_crop(height, width, how, rng)
+                operations = self._sample_operations(rng)
+            done = sum(clip.shape[1] for clip in clips)
+            place_of |= {row: done + n for n, row in enumerate(rows)}
+            top, left, height, width = box
+            cut_NHWC = frames_NHWC[:, top : top + height, left : left + width]
+            clips.append(to_clip(_augmented(cut_NHWC, operations), self.pipeline))
+        places_T = torch.tensor([place_of[row] for row in rows_T.tolist()])
+        clip_CTSS = torch.cat(clips, 1).index_select(1, places_T)
         if rng.random() < how.hflip:
             clip_CTSS = clip_CTSS.flip(-1)
         if how.reprob > 0:
             random_erase(clip_CTSS, how.reprob, int(rng.integers(2**32)))
         return clip_CTSS.contiguous()
 
-    def _augmented(self, frames_NHWC: Frames, rng: RandomGenerator) -> Frames:
-        from PIL import Image
-
+    def _sample_operations(self, rng: RandomGenerator) -> list[Operation]:
+        if self.policy is None:
+            return []
         with seeded_globals(int(rng.integers(2**32))):
-            operations = self.policy([])
-        images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames_NHWC]
-        for operation in operations:
-            images = [operation(image) for image in images]
-        return np.stack([np.asarray(image) for image in images])
+            return self.policy([])
+
+
+def _augmented(frames_NHWC: Frames, operations: Sequence[Operation]) -> Frames:
+    from PIL import Image
+
+    if not operations:
+        return frames_NHWC
+    images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames_NHWC]
+    for operation in operations:
+        images = [operation(image) for image in images]
+    return np.stack([np.asarray(image) for image in images])
 
 
 def epoch_order(samples: int, epoch: int, seed: int) -> list[int]:
     """The numbers of all samples, shuffled for an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(samples).tolist()
+
+
+def balanced_order(
+    rows: Sequence[tuple[float, tuple[int, ...]]], epoch: int, seed: int
+) -> list[int]:
+    """The numbers of as many samples as there are, drawn for an epoch and shuffled.
+
+    `rows` has the relative frequency of every sample, and its class. Samples are drawn
+    systematically (Madow, 1949), class by class: each is drawn as often as its frequency says,
+    rounded up or down at random, and so is each class.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    shuffled = rng.permutation(len(rows))
+    by_class = sorted(shuffled.tolist(), key=lambda number: rows[number][1])
+    frequency = np.array([rows[number][0] for number in by_class])
+    ends = np.cumsum(frequency) * (len(rows) / frequency.sum())
+    drawn = np.searchsorted(ends, rng.random() + np.arange(len(rows)), side="right")
+    chosen = np.array(by_class)[np.minimum(drawn, len(rows) - 1)]
+    return rng.permutation(chosen).tolist()
 
 
 def prefetch_batches(

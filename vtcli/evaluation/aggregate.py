@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vtcli.errors import DataError
+from vtcli.errors import DataError, UsageError
 from vtcli.evaluation.calibration import confidence_metrics
+from vtcli.evaluation.chance import chance_warnings
 from vtcli.evaluation.class_order import detect_class_permutation, warning_message
 from vtcli.evaluation.comparison import compare
 from vtcli.evaluation.metrics import (
@@ -22,6 +23,7 @@ from vtcli.evaluation.metrics import (
     is_correct,
     worst_misclassifications,
 )
+from vtcli.evaluation.multi_label import multi_label_metrics
 from vtcli.evaluation.protocol import Protocol, Subset, describe_fusion
 from vtcli.evaluation.results import (
     Accuracy,
@@ -33,7 +35,8 @@ from vtcli.evaluation.results import (
 )
 from vtcli.evaluation.run_directory import RunDirectory, RunSample
 from vtcli.evaluation.scores import SampleFailure, Scores
-from vtcli.video.pipeline import Pipeline, ViewFusion
+from vtcli.runtime.progress import ProgressCallback, no_progress
+from vtcli.video.pipeline import MULTI_LABEL, Pipeline, ViewFusion
 
 ACTION_HEADS = ("verb", "noun")
 """EPIC-Kitchens actions are pairs of these."""
@@ -47,6 +50,8 @@ class RunScores:
 
     scores [N,K]: what classes are ranked by; probabilities [N,K] in 0..1, in the same order.
     `read` are the samples of the rows, `failed` the other samples with their failures.
+    threshold: the probability from which a class is predicted, where they do not exclude each
+    other.
     """
 
     labels: Mapping[str, tuple[str, ...]]
@@ -54,6 +59,7 @@ class RunScores:
     failed: Sequence[tuple[RunSample, SampleFailure]]
     scores: HeadScores
     probabilities: HeadScores
+    threshold: float | None = None
 
     @property
     def expected(self) -> int:
@@ -87,12 +93,15 @@ def stored_protocol(info: Mapping[str, Any]) -> Protocol:
 
 
 def load_run_scores(
-    run: RunDirectory, rule: ViewFusion | None = None, numbers: Sequence[int] = ()
+    run: RunDirectory,
+    rule: ViewFusion | None = None,
+    numbers: Sequence[int] = (),
+    on_video: ProgressCallback = no_progress,
 ) -> RunScores:
     """Fuse the views of every sample.
 
-    rule: None for the one of the protocol. numbers: the views to use, by default all. Raises
-    `DataError` if the run is not finished.
+    rule: None for the one of the protocol. numbers: the views to use, by default all. on_video:
+    called with the videos whose scores are read. Raises `DataError` if the run is not finished.
     """
     info, samples, scores = run.info, run.samples(), run.scores()
     protocol = stored_protocol(info)
@@ -105,7 +114,9 @@ def load_run_scores(
     _require_finished(run, len(samples), read, scores, set(numbers))
     labels = {head["name"]: tuple(head["labels"]) for head in info["heads"]}
     rule = rule or protocol.pipeline.view_fusion
-    return RunScores(labels, read, failed, *_fuse(read, scores, labels, rule, numbers))
+    threshold = info["heads"][0].get("threshold", 0.5) if rule == MULTI_LABEL else None
+    fused = _fuse(read, scores, labels, rule, numbers, on_video)
+    return RunScores(labels, read, failed, *fused, threshold)
 
 
 def _require_finished(
@@ -125,6 +136,7 @@ def _fuse(
     labels: Mapping[str, Sequence[str]],
     rule: ViewFusion,
     numbers: Sequence[int],
+    on_video: ProgressCallback,
 ) -> tuple[HeadScores, HeadScores]:
     """Scores and probabilities [N,K] per head."""
     import torch
@@ -138,6 +150,7 @@ def _fuse(
             tensor_VK = torch.from_numpy(logits_VK.copy())
             fused[head][row] = fuse_views(tensor_VK, rule).numpy()
             probs[head][row] = probabilities(tensor_VK, rule).numpy()
+        on_video("reading the scores", row + 1, len(read))
     return fused, probs
 
 
@@ -154,12 +167,16 @@ def head_results(run: RunScores) -> tuple[tuple[HeadResult, ...], Accuracy | Non
 def _head_result(run: RunScores, head: str) -> HeadResult:
     target = run.target(head)
     result = head_metrics(head, run.labels[head], run.scores[head], target, run.expected)
+    if run.threshold is not None:
+        scores = (run.labels[head], run.probabilities[head], target, run.threshold)
+        return replace(result, multi_label=multi_label_metrics(*scores))
     return replace(result, confidence=confidence_metrics(run.probabilities[head], target))
 
 
 def class_order_warnings(results: Sequence[HeadResult]) -> list[str]:
     """A warning for each head whose predictions look as if its classes were permuted."""
-    found = [(result, detect_class_permutation(result.confusion)) for result in results]
+    exclusive = [result for result in results if result.multi_label is None]
+    found = [(result, detect_class_permutation(result.confusion)) for result in exclusive]
     return [warning_message(warning, result.classes) for result, warning in found if warning]
 
 
@@ -191,7 +208,12 @@ def misclassifications(run: RunScores, count: int) -> list[Misclassification]:
     return rows
 
 
-def rescore_run(run: RunDirectory, subset: Subset, average: str | None) -> EvaluationReport:
+def rescore_run(
+    run: RunDirectory,
+    subset: Subset,
+    average: str | None,
+    on_video: ProgressCallback = no_progress,
+) -> EvaluationReport:
     """The metrics of a finished run over some of its stored views.
 
     average: what is averaged over the views, `prob` or `logit`; None for the run's own fusion.
@@ -201,8 +223,10 @@ def rescore_run(run: RunDirectory, subset: Subset, average: str | None) -> Evalu
     protocol = stored_protocol(info)
     rule: ViewFusion = protocol.pipeline.view_fusion
     if average is not None:
+        if rule == MULTI_LABEL:
+            raise UsageError("--average is for classes that exclude each other; leave it out")
         rule = "mean_prob" if average == "prob" else "mean_logit"
-    scores = load_run_scores(run, rule, subset.numbers)
+    scores = load_run_scores(run, rule, subset.numbers, on_video)
     results, action = head_results(scores)
     return EvaluationReport(
         title=f"{info['model']} on {info['dataset']}",
@@ -219,12 +243,14 @@ def rescore_run(run: RunDirectory, subset: Subset, average: str | None) -> Evalu
         failed=len(scores.failed),
         heads=results,
         action=action,
-        warnings=tuple(class_order_warnings(results)),
+        warnings=tuple(class_order_warnings(results) or chance_warnings(results)),
         failures=failure_rows(scores),
     )
 
 
-def compare_runs(run_a: RunDirectory, run_b: RunDirectory) -> Comparison:
+def compare_runs(
+    run_a: RunDirectory, run_b: RunDirectory, on_video: ProgressCallback = no_progress
+) -> Comparison:
     """A paired test of two runs over the samples that both have read.
 
     Raises `DataError` for runs on different datasets; see also `load_run_scores`.
@@ -235,7 +261,7 @@ def compare_runs(run_a: RunDirectory, run_b: RunDirectory) -> Comparison:
             f"{run_a.folder} is a run on {_dataset_name(info_a)} and {run_b.folder} one on "
             f"{_dataset_name(info_b)}; compare runs on the same samples"
         )
-    a, b = load_run_scores(run_a), load_run_scores(run_b)
+    a, b = (load_run_scores(run, on_video=on_video) for run in (run_a, run_b))
     names = {
         sample.id: a.labels[a.heads[0]][target[0]]
         for sample, target in zip(a.read, a.target(a.heads[0]), strict=True)

@@ -7,9 +7,9 @@ failures.csv     a line per sample that was not
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from vtcli.evaluation.aggregate import (
     load_run_scores,
     misclassifications,
 )
+from vtcli.evaluation.chance import chance_warnings
 from vtcli.evaluation.metrics import is_correct
 from vtcli.evaluation.plan import EvalPlan
 from vtcli.evaluation.results import EvaluationReport, Misclassification, ReportedMetrics, as_json
 from vtcli.evaluation.run_directory import RunDirectory
-from vtcli.evaluation.thumbnails import frame_strip
+from vtcli.evaluation.thumbnails import frame_strips
+from vtcli.runtime.csv_cells import write_csv
 from vtcli.runtime.files import atomic_write
 
 MISCLASSIFICATIONS_SHOWN = 24
@@ -39,6 +41,7 @@ def conclude(plan: EvalPlan, run: RunDirectory, seconds: float = 0.0) -> Evaluat
     """
     scores = load_run_scores(run)
     results, action = head_results(scores)
+    found = class_order_warnings(results) or chance_warnings(results)
     report = EvaluationReport(
         title=f"{plan.name} on {plan.dataset.name}",
         model=plan.name,
@@ -52,7 +55,7 @@ def conclude(plan: EvalPlan, run: RunDirectory, seconds: float = 0.0) -> Evaluat
         failed=len(scores.failed),
         heads=results,
         action=action,
-        warnings=(*plan.warnings, *class_order_warnings(results)),
+        warnings=(*plan.warnings, *found),
         failures=failure_rows(scores),
         misclassifications=tuple(_with_frames(plan, scores)),
         seconds=seconds,
@@ -75,10 +78,12 @@ def _reported_metrics(plan: EvalPlan) -> ReportedMetrics | None:
 
 
 def _with_frames(plan: EvalPlan, scores: RunScores) -> Iterator[Misclassification]:
-    samples = {sample.id: sample for sample in plan.dataset.samples}
-    for sample in misclassifications(scores, MISCLASSIFICATIONS_SHOWN):
-        strip = frame_strip(plan.reader, samples[sample.id])
-        yield replace(sample, frames=strip.frames, times=strip.times)
+    shown = misclassifications(scores, MISCLASSIFICATIONS_SHOWN)
+    by_id = {sample.id: sample for sample in plan.dataset.samples}
+    strips = frame_strips(plan.reader, {mistake.id: by_id[mistake.id] for mistake in shown})
+    for mistake in shown:
+        strip = strips[mistake.id]
+        yield replace(mistake, frames=strip.frames, times=strip.times)
 
 
 def _settings(plan: EvalPlan, run: RunDirectory) -> dict[str, str]:
@@ -124,6 +129,4 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
         atomic_write(path) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+        write_csv(file, chain([columns], rows))

@@ -6,25 +6,28 @@ One process does it alone, or several share the work (torchrun); the results are
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from vtcli.data.samples import Sample, labels_by_head
 from vtcli.errors import DataError
+from vtcli.evaluation.aggregate import stored_protocol
 from vtcli.evaluation.class_mapping import ClassMapping, match_heads
 from vtcli.evaluation.conclude import conclude
 from vtcli.evaluation.plan import EvalPlan, model_heads
 from vtcli.evaluation.results import EvaluationReport
-from vtcli.evaluation.run_directory import RunDirectory, RunSample, sample_key
+from vtcli.evaluation.run_directory import HeadTargets, RunDirectory, RunSample, sample_key
 from vtcli.evaluation.scorer import EvalProgress, MissingViews, ProgressHook, Scorer
+from vtcli.inference.compiled import compiled
 from vtcli.models.protocol import VideoModel
 from vtcli.runtime.distributed import Group
 from vtcli.runtime.files import file_sha256
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.checkpoint import HeadSpec
-from vtcli.weights.load import load_resolved
+from vtcli.weights.load import load_resolved, resolved_precision
 from vtcli.weights.resolve import resolve
 
 
@@ -47,6 +50,7 @@ class Evaluator:
         self.group, self.run_dir = group or Group(), RunDirectory(folder)
         self.checkpoint = resolve(plan.model, on_download)
         digest = file_sha256(self.checkpoint.path)
+        plan = plan.with_precision(self._precision(plan))
         _require_same_inputs(self.group, digest, plan)
         heads = model_heads(self.checkpoint.card, plan.protocol.label_set)
         self.plan = replace(plan, mappings=match_heads(plan.dataset, heads))
@@ -54,6 +58,7 @@ class Evaluator:
         self.samples = self.group.broadcast(
             self._samples(heads) if self.group.is_main_process else None
         )
+        thresholds = self.checkpoint.card.thresholds
         self.fingerprint = {
             "model_sha256": digest,
             "dataset": plan.dataset.name,
@@ -62,29 +67,51 @@ class Evaluator:
             # One decoder may read what the other refuses, so failures belong to a decoder.
             "decoder": "decord" if plan.settings.decoder == "decord" else "pyav",
             **({"strict": True} if plan.settings.strict else {}),
-            "heads": [{"name": head.name, "labels": list(head.labels)} for head in heads],
+            **({"compile": True} if plan.settings.compile else {}),
+            "heads": [
+                {"name": head.name, "labels": list(head.labels), **_threshold(thresholds, head)}
+                for head in heads
+            ],
         }
         self.metadata = {"model": plan.name, "model_dataset": plan.checkpoint.dataset}
         self.progress = EvalProgress()
         self.done = 0
         self.seconds = 0.0
 
+    def _precision(self, plan: EvalPlan) -> str:
+        """What `auto` stands for: the precision of the run that is resumed, else this machine's."""
+        asked = plan.protocol.precision
+        if asked != "auto":
+            return asked
+        stored: str | None = None
+        if self.group.is_main_process:
+            with suppress(DataError):  # there is no run yet
+                stored = stored_protocol(self.run_dir.info).precision
+            device = self.group.device(plan.settings.device)
+            stored = stored or resolved_precision(self.checkpoint.card, device, asked)
+        return self.group.broadcast(stored)
+
     def _samples(self, heads: Sequence[HeadSpec]) -> list[RunSample]:
         """Each sample with its targets, in the model's numbering, for each head."""
         names = [head.name for head in heads]
         positions = [names.index(mapping.head) for mapping in self.plan.mappings]
-        samples = []
-        for sample in self.plan.dataset.samples:
+
+        def target_of(sample: Sample) -> HeadTargets:
             target: list[tuple[int, ...]] = [()] * len(heads)
+            by_head = labels_by_head(sample, len(positions))
             for position, labels, mapping in zip(
-                positions,
-                labels_by_head(sample, len(positions)),
-                self.plan.mappings,
-                strict=True,
+                positions, by_head, self.plan.mappings, strict=True
             ):
                 target[position] = tuple(_model_class(sample, label, mapping) for label in labels)
-            path = str(sample.path)
-            samples.append(RunSample(sample.id, path, sample_key(sample), tuple(target)))
+            return tuple(target)
+
+        targets: dict[tuple[int, ...], HeadTargets] = {}
+        samples = []
+        for sample in self.plan.dataset.samples:
+            if sample.labels not in targets:
+                targets[sample.labels] = target_of(sample)
+            target = targets[sample.labels]
+            samples.append(RunSample(sample.id, sample.filename, sample_key(sample), target))
         return samples
 
     def run(self, on_progress: ProgressHook = lambda progress: None) -> None:
@@ -108,9 +135,14 @@ class Evaluator:
         if missing:
             protocol = self.plan.protocol
             device = self.group.device(self.plan.settings.device)
-            model = load_resolved(self.checkpoint, device, protocol.precision, protocol.label_set)
+            model = cast(
+                VideoModel,
+                load_resolved(self.checkpoint, device, protocol.precision, protocol.label_set),
+            )
+            if self.plan.settings.compile:
+                model = compiled(model)
             writer = self.run_dir.writer(self.group.rank)
-            scorer = Scorer(cast(VideoModel, model), self.plan, self.samples, self.group, writer)
+            scorer = Scorer(model, self.plan, self.samples, self.group, writer)
             scorer.run(missing, on_progress)
             self.progress = scorer.progress
         self.done = sum(self.group.all_gather(self.progress.done))
@@ -120,6 +152,8 @@ class Evaluator:
         """What is to be scored, decided by rank 0: processes may see the files differently."""
         views, retry = self.plan.protocol.views, self.plan.settings.retry_failures
         scores = self.run_dir.scores()
+        if not (scores.views or scores.failures):
+            return dict.fromkeys(range(len(self.samples)), tuple(range(views)))
         missing = {n: scores.missing(s.key, views, retry) for n, s in enumerate(self.samples)}
         return {number: wanted for number, wanted in missing.items() if wanted}
 
@@ -155,3 +189,8 @@ def _require_same_inputs(group: Group, model_digest: str, plan: EvalPlan) -> Non
             f"the processes of this run do not see the same model and the same {plan.dataset.name};"
             " give each of them the same files, and do not change them while they start"
         )
+
+
+def _threshold(thresholds: Mapping[str, float], head: HeadSpec) -> dict[str, float]:
+    """The threshold of a head whose classes do not exclude each other."""
+    return {"threshold": thresholds[head.name]} if head.name in thresholds else {}

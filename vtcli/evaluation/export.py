@@ -19,6 +19,7 @@ from vtcli.evaluation.aggregate import load_run_scores, stored_protocol
 from vtcli.evaluation.run_directory import RunDirectory, RunSample
 from vtcli.runtime.extras import missing_package
 from vtcli.runtime.files import atomic_write
+from vtcli.runtime.progress import ProgressCallback, no_progress
 from vtcli.runtime.words import valid_text
 
 EXPORT_FORMAT = 1
@@ -41,14 +42,18 @@ class ExportedScores:
         return next(iter(self.logits.values())).shape[1]
 
 
-def export_scores(run: RunDirectory, path: Path) -> ExportedScores:
+def export_scores(
+    run: RunDirectory, path: Path, on_video: ProgressCallback = no_progress
+) -> ExportedScores:
     """Write all per-view scores of a finished run; the extension of `path` says how.
 
-    Raises `UsageError` for another extension or without pyarrow, `DataError` for a run that is not
-    finished or a file that cannot be written.
+    on_video: called with the videos whose scores are read. Raises `UsageError` for another
+    extension or without pyarrow, `DataError` for a run that is not finished or a file that cannot
+    be written.
     """
     write = _writer(path)
-    exported = _collect(run)
+    exported = collect_scores(run, on_video)
+    on_video(f"writing {path.name}", 0, None)
     with atomic_write(path) as part:
         write(exported, part)
     return exported
@@ -68,8 +73,13 @@ def _writer(path: Path) -> Callable[[ExportedScores, Path], None]:
     return _write_parquet
 
 
-def _collect(run: RunDirectory) -> ExportedScores:
-    info, found, scores = run.info, load_run_scores(run), run.scores()
+def collect_scores(run: RunDirectory, on_video: ProgressCallback = no_progress) -> ExportedScores:
+    """All per-view scores of a finished run; raises `DataError` for one that is not finished.
+
+    on_video: called with the videos whose scores are read.
+    """
+    info, scores = run.info, run.scores()
+    found = load_run_scores(run, on_video=on_video)
     protocol = stored_protocol(info)
     views = range(protocol.views)
     logits = {
@@ -79,6 +89,7 @@ def _collect(run: RunDirectory) -> ExportedScores:
     for row, sample in enumerate(found.read):
         for head, logits_VK in scores.logits(sample.key, views, list(found.labels)).items():
             logits[head][row] = logits_VK
+        on_video("collecting the views", row + 1, len(found.read))
     settings = {
         "format": EXPORT_FORMAT,
         "model": info["model"],

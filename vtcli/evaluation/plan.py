@@ -28,9 +28,9 @@ class EvalSettings:
     views: CLIPSxCROPS, or "paper" for the published protocol. pipeline: another checkpoint's
     preprocessing. label_set: k400, k600 or k700 for a Kinetics-710 model. workers: decoding
     processes. timeout: seconds that decoding one file may take. strict: a video that shows signs of
-    damage is a failure. resume: continue the run
-    that the run directory holds. retry_failures: decode every failed sample of that run again, not
-    only those whose failure may have been temporary.
+    damage is a failure. resume: continue the run that the run directory holds. retry_failures:
+    decode every failed sample of that run again, not only those whose failure may have been
+    temporary. compile: compile the network with `torch.compile`.
     """
 
     views: str | None = "paper"
@@ -45,6 +45,7 @@ class EvalSettings:
     decoder: Backend = "auto"
     resume: bool = True
     retry_failures: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ class EvalPlan:
     settings: EvalSettings
     mappings: tuple[ClassMapping, ...]
     differs: str
+
+    def with_precision(self, precision: str) -> EvalPlan:
+        """The same at another precision."""
+        protocol = replace(self.protocol, precision=precision)
+        differs = _differences(self.dataset, self.checkpoint, protocol)
+        return replace(self, protocol=protocol, differs=differs)
 
     @property
     def name(self) -> str:
@@ -101,11 +108,15 @@ def plan_evaluation(
     pipeline = named_pipeline(settings.pipeline, checkpoint.pipeline)
     clips, crops = parse_views(settings.views, pipeline)
     protocol = Protocol(pipeline, clips, crops, settings.precision, label_set)
-    entry = known_entry(dataset.name)
-    default_split = entry.default_split if entry else dataset.split
-    differs = protocol.differences(checkpoint, dataset.name, dataset.split, default_split)
+    differs = _differences(dataset, checkpoint, protocol)
     mappings = match_heads(dataset, model_heads(checkpoint, label_set))
     return EvalPlan(dataset, model, checkpoint, protocol, settings, mappings, differs)
+
+
+def _differences(dataset: Dataset, checkpoint: ModelCard | Checkpoint, protocol: Protocol) -> str:
+    entry = known_entry(dataset.name)
+    default_split = entry.default_split if entry else dataset.split
+    return protocol.differences(checkpoint, dataset.name, dataset.split, default_split)
 
 
 def model_heads(checkpoint: ModelCard | Checkpoint, label_set: str | None) -> list[HeadSpec]:

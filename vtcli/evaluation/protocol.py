@@ -14,7 +14,7 @@ from vtcli.video.pipeline import Pipeline, ViewFusion
 from vtcli.weights.checkpoint import ModelCard
 from vtcli.weights.registry import Checkpoint
 
-FUSED = {"prob": "probabilities", "logit": "logits"}
+FUSED = {"prob": "probabilities", "logit": "logits", "sigmoid": "probabilities of each class alone"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from vtcli.evaluation.multi_label import MultiLabelResult
 from vtcli.runtime.words import valid_text
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class HeadResult(Accuracy):
     """All metrics of one classifier.
 
     `macro_f1` averages over the classes with samples or predictions, `mean_class` over the classes
-    that have samples. `confusion` is an integer array [K, K] of counts, rows are targets and
+    that have samples. `multi_label` is there in place of `confidence` where the classes do not
+    exclude each other. `confusion` is an integer array [K, K] of counts, rows are targets and
     columns predictions.
     """
 
@@ -123,6 +125,7 @@ class HeadResult(Accuracy):
     confusion: np.ndarray = field(compare=False, repr=False)
     macro_f1: float | None = None
     confidence: Confidence | None = None
+    multi_label: MultiLabelResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the confusion matrix as [target, prediction, count] of its nonzero cells."""
@@ -135,6 +138,7 @@ class HeadResult(Accuracy):
             "mean_class": self.mean_class and asdict(self.mean_class),
             "macro_f1": self.macro_f1,
             "confidence": self.confidence and asdict(self.confidence),
+            **({"multi_label": self.multi_label.to_dict()} if self.multi_label else {}),
             "per_class": [{**asdict(row), "accuracy": row.accuracy} for row in self.per_class],
             "confusion": [[int(value) for value in cell] for cell in cells],
         }

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from vtcli.data.clip_loader import Loader, Request, workers_of
 from vtcli.errors import DataError, OutOfMemoryError
@@ -26,15 +26,13 @@ from vtcli.evaluation.scores import (
     view_record,
 )
 from vtcli.inference.batching import make_units, slots_per_batch
+from vtcli.inference.device_batches import batches_for
 from vtcli.inference.scoring import default_batch_size
 from vtcli.inference.stream import Event, Failed, Opened, Scored, ViewStream
 from vtcli.models.build import clip_shape
 from vtcli.models.protocol import VideoModel
 from vtcli.runtime.distributed import Group
 from vtcli.video.decode_pool import DecodePool
-
-if TYPE_CHECKING:
-    pass
 
 MissingViews: TypeAlias = Mapping[int, tuple[int, ...]]
 """Number of a sample -> the numbers of its views to score; samples without any are left out."""
@@ -101,20 +99,21 @@ class Scorer:
             if any(sample in missing for sample in unit.samples)
         ][self.group.rank :: self.group.size]
         self.progress = EvalProgress(
-            total=sum(s in missing for unit in units for s in unit.samples)
+            total=sum(sample in missing for unit in units for sample in unit.samples)
         )
         on_progress(self.progress)
         workers = workers_of(settings.workers, self.group.local_size)
-        requests = [
-            Request(self.plan.dataset.samples[n], missing[n])
+        requests = (
+            [Request(self.plan.dataset.samples[n], missing[n])]
             for unit in units
             for n in unit.samples
             if n in missing
-        ]
+        )
         with closing(self.writer), DecodePool(workers, settings.timeout) as decoders:
-            loader = Loader(self.plan.reader, ([r] for r in requests), workers + 1, decoders.open)
+            loader = Loader(self.plan.reader, requests, workers + 1, decoders.open)
             loader.ahead = batch_size // views + 2 * loader.workers
-            stream = ViewStream(self.model, loader, slots)
+            batches = batches_for(self.model, self.plan.protocol.pipeline)
+            stream = ViewStream(batches, loader, slots)
             with closing(stream.run(units, missing)) as events:
                 self._record(events, missing, stream, on_progress)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from vtcli.data.clip_loader import ClipReader
 from vtcli.data.samples import Sample
 from vtcli.errors import VideoDecodeError
+from vtcli.runtime.progress import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+Key = TypeVar("Key", bound=Hashable)
 
 HEIGHT = 112  # pixels
 MAX_FRAMES = 8
@@ -24,6 +27,17 @@ class FrameStrip(NamedTuple):
 
     frames: tuple[bytes, ...] = ()
     times: tuple[str, ...] = ()
+
+
+def frame_strips(
+    reader: ClipReader, samples: Mapping[Key, Sample], on_video: ProgressCallback = no_progress
+) -> dict[Key, FrameStrip]:
+    """The strips of many samples, by the same keys."""
+    strips = {}
+    for number, (key, sample) in enumerate(samples.items(), 1):
+        strips[key] = frame_strip(reader, sample)
+        on_video("reading the frames to show", number, len(samples))
+    return strips
 
 
 def frame_strip(reader: ClipReader, sample: Sample) -> FrameStrip:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,95 @@ from vtcli.video.decode import VideoInfo
 from vtcli.video.pipeline import Pipeline, View, plan_views
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from vtcli.inference.adaptive import StopRule
+    from vtcli.inference.decision import Decision
+    from vtcli.inference.settings import PredictSettings
+    from vtcli.models.protocol import VideoModel
+    from vtcli.runtime.progress import ProgressCallback
+    from vtcli.video.decode_pool import DecodePool
 
 MEMORY_NAME = "<memory>"
 """Stands for the path of a video that is not a file."""
+
+
+def checked_paths(paths: object) -> list[str]:
+    """A list of paths as texts; raises `TypeError` for anything else."""
+    if isinstance(paths, str | Path):
+        raise TypeError(f"predict takes a list of paths: predict([{str(paths)!r}])")
+    if isinstance(paths, np.ndarray) and paths.dtype == np.uint8:
+        raise TypeError("predict takes a list of paths; frames are for predict_frames(frames, fps)")
+    if not isinstance(paths, Iterable):
+        raise TypeError(f"predict takes a list of paths, not {type(paths).__name__}")
+    names = list(paths)
+    for name in names:
+        if isinstance(name, bytes | bytearray | memoryview):
+            raise TypeError("predict takes paths; the bytes of a video are for predict_bytes(data)")
+        if not isinstance(name, str | os.PathLike):
+            raise TypeError(f"a video is given by its path, not by {type(name).__name__}")
+    return [os.fspath(name) for name in names]
+
+
+def loaded_network(model: object) -> VideoModel | None:
+    """A network of `load_model`, ready to predict; None for a name or a path.
+
+    Raises `TypeError` for anything else, and for a network without a model card.
+    """
+    if isinstance(model, str | os.PathLike):
+        return None
+    if not callable(model) or not hasattr(model, "state_dict"):
+        raise TypeError(
+            "a model is a name, a path or a network of vtcli.load_model, not "
+            f"{type(model).__name__}"
+        )
+    if getattr(model, "card", None) is None:
+        raise TypeError(
+            f"this {type(model).__name__} has no model card, which says how a video becomes a "
+            "clip; load it with vtcli.load_model"
+        )
+    network: Any = model
+    network.eval()
+    return cast("VideoModel", network)
+
+
+def refuse_loading_options(settings: Any) -> None:
+    """Raise `UsageError` for settings that only apply while a network is loaded."""
+    usual = {"device": "auto", "precision": "auto", "label_set": None}
+    given = [name for name, value in usual.items() if getattr(settings, name) != value]
+    if given:
+        raise UsageError(
+            f"a loaded network keeps its {' and '.join(given)}; give that to vtcli.load_model"
+        )
 
 
 class PathPredictor(Protocol):
     """What predicts files, several at once."""
 
     def predict(self, paths: Sequence[str | Path]) -> Iterator[VideoPrediction | Failure]: ...
+
+
+class WindowModel(Protocol):
+    """What windows and the settings of runs need of a `Predictor`, which itself has `windows`."""
+
+    model: str | Path | nn.Module
+    on_download: ProgressCallback | None
+    settings: PredictSettings
+    pipeline: Pipeline
+    clips: int
+    crops: int
+    header: Mapping[str, Any]
+    stop_rule: StopRule | None
+
+    @property
+    def net(self) -> VideoModel: ...
+
+    @property
+    def decoders(self) -> DecodePool: ...
+
+    def prepare(self, paths: Iterable[str]) -> None: ...
+
+    def decide(self, logits: Mapping[str, Tensor]) -> Decision | None: ...
 
 
 def checked_frames(frames_THWC: object, fps: object) -> tuple[NDArray[np.uint8], VideoInfo]:
@@ -84,6 +163,31 @@ def views_of_frames(
         raise VideoDecodeError(MEMORY_NAME, "unsupported", str(error)) from error
 
 
+def preprocess(
+    frames_THWC: NDArray[np.uint8], model: str | Path | nn.Module, fps: float | None = None
+) -> Tensor:
+    """The center view of a video in memory as the model takes it: float32 [3,T,S,S].
+
+    `frames_THWC` are all its frames, RGB uint8; `model` is a name, a path, an exported graph or a
+    network of `load_model`; no weights are loaded. `fps` is needed where the model's sampling
+    depends on it, or `UsageError` is raised. Raises `TypeError` for other arrays,
+    `VideoDecodeError` for frames that the model cannot take, and what `resolve` raises.
+
+    >>> frames = np.zeros((40, 120, 160, 3), np.uint8)
+    >>> vtcli.preprocess(frames, "uniformerv2-nano").shape
+    torch.Size([3, 8, 32, 32])
+    """
+    from vtcli.weights.resolve import lookup
+
+    frames, _ = checked_frames(frames_THWC, 1.0 if fps is None else fps)
+    network = loaded_network(model)
+    known = lookup(cast("str | Path", model), graphs=True) if network is None else network.card
+    if fps is None and known.pipeline.sampling == "resampled_windows_looped":
+        raise UsageError("this model samples by time; give the frame rate as fps")
+    _, (clip,) = views_of_frames(frames, fps or 0.0, known.pipeline, 1, 1)
+    return clip
+
+
 @contextmanager
 def stored(data: bytes, folder: Path) -> Iterator[Path]:
     """The bytes of a video as a temporary file in a folder."""
@@ -111,10 +215,13 @@ def predict_bytes(predictor: PathPredictor, data: bytes, name: str) -> VideoPred
 def renamed(outcome: VideoPrediction | Failure, name: str) -> VideoPrediction | Failure:
     """The same outcome under another name."""
     if isinstance(outcome, Failure):
-        old = outcome.error
-        said = VideoDecodeError(name, old.reason, old.message, old.backend_messages)
-        return Failure(name, said)
+        return Failure(name, renamed_error(outcome.error, name))
     return replace(outcome, path=name)
+
+
+def renamed_error(error: VideoDecodeError, name: str) -> VideoDecodeError:
+    """The same error for a file of another name."""
+    return VideoDecodeError(name, error.reason, error.message, error.backend_messages)
 
 
 def predict_columns(predictor: PathPredictor, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,3 +275,20 @@ def _columns(outcomes: Sequence[VideoPrediction | Failure]) -> dict[str, NDArray
         "reason": np.array(reasons, object),
         "error": np.array(errors, object),
     }
+
+
+def succeeded(outcome: VideoPrediction | Failure) -> VideoPrediction:
+    """The prediction; raises the error of a failure."""
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    return outcome
+
+
+def without_numbers(
+    outcomes: Generator[tuple[int, VideoPrediction | Failure], None, None],
+) -> Generator[VideoPrediction | Failure | None, None, None]:
+    """The outcomes alone, after None (see `vtcli.runtime.prefetch.begun`)."""
+    with closing(outcomes):
+        yield None
+        for _, outcome in outcomes:
+            yield outcome

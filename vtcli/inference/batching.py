@@ -6,7 +6,6 @@ is the same whichever process computes it and however often the run was interrup
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -17,15 +16,20 @@ class ViewIndex(NamedTuple):
     view: int
 
 
-@dataclass(frozen=True)
-class WorkUnit:
-    """Samples that share batches and are therefore scored together.
-
-    `batches` lists the views of each batch; the position of a view is its slot in the batch.
+class WorkUnit(NamedTuple):
+    """Samples of `views` views each that share batches of `slots` slots and are therefore scored
+    together.
     """
 
     samples: range
-    batches: tuple[tuple[ViewIndex, ...], ...]
+    views: int
+    slots: int
+
+    @property
+    def batches(self) -> list[tuple[ViewIndex, ...]]:
+        """The views of each batch; the position of a view is its slot in the batch."""
+        views = [ViewIndex(sample, view) for sample in self.samples for view in range(self.views)]
+        return [tuple(views[i : i + self.slots]) for i in range(0, len(views), self.slots)]
 
 
 def make_units(samples: int, views: int, batch_size: int) -> list[WorkUnit]:
@@ -36,13 +40,10 @@ def make_units(samples: int, views: int, batch_size: int) -> list[WorkUnit]:
     """
     per_batch = max(1, batch_size // views)
     size = slots_per_batch(views, batch_size)
-    units = []
-    for first in range(0, samples, per_batch):
-        inside = range(first, min(first + per_batch, samples))
-        slots = [ViewIndex(sample, view) for sample in inside for view in range(views)]
-        batches = [tuple(slots[i : i + size]) for i in range(0, len(slots), size)]
-        units.append(WorkUnit(inside, tuple(batches)))
-    return units
+    return [
+        WorkUnit(range(first, min(first + per_batch, samples)), views, size)
+        for first in range(0, samples, per_batch)
+    ]
 
 
 def slots_per_batch(views: int, batch_size: int) -> int:

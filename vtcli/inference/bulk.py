@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from vtcli.inference.run_store import WHOLE, Input, RunStore, Shard
+from vtcli.errors import OutOfMemoryError
+from vtcli.inference.run_store import Input, RunStore
+from vtcli.inference.selection import WHOLE, Selection
 from vtcli.runtime.rows import Row, read_rows
 
 POLL_SECONDS = 1.0
@@ -24,7 +28,7 @@ POLL_SECONDS = 1.0
 
 
 class PartPredictor(Protocol):
-    """Whatever turns the inputs of a part into rows."""
+    """Whatever turns the inputs of a part into rows; a list `windows` in one stands for several."""
 
     def rows(self, inputs: Sequence[Input], missing: Set[int]) -> Iterator[tuple[int, Row]]:
         """The rows of the `missing` inputs, by their places in the part, as they come."""
@@ -87,16 +91,16 @@ def run_parts(
     store: RunStore,
     predictor: PartPredictor,
     write: Callable[[Sequence[Row], Path], None],
-    shard: Shard = WHOLE,
+    selection: Selection = WHOLE,
     on_progress: Callable[[BulkProgress], None] = lambda progress: None,
 ) -> BulkProgress:
-    """Work on the parts of a run until those of this shard are done.
+    """Work on the parts of a run until the selected ones are done.
 
     Parts that others work on are waited for, and taken over when their process is gone. Raises
     `DataError` for a folder that cannot be written.
     """
     store.clear_leftovers()
-    parts = [part for part in store.part_numbers() if shard.has(part)]
+    parts = [part for part in store.part_numbers() if selection.has(part)]
     sizes = {part: len(store.inputs(part)) for part in parts}
     progress = BulkProgress(total=sum(sizes.values()))
     left = parts
@@ -138,7 +142,7 @@ def _run_part(
     }
     progress.done += len(rows)
     missing = set(range(len(inputs))) - rows.keys()
-    with store.kept_alive(part), store.journal(part) as add:
+    with store.kept_alive(part), store.journal(part) as add, _batch_size_kept():
         for place, row in predictor.rows(inputs, missing):
             add(row)
             rows[place] = row
@@ -148,11 +152,22 @@ def _run_part(
         store.finish(part, [rows[place] for place in range(len(inputs))], write)
 
 
+@contextmanager
+def _batch_size_kept() -> Iterator[None]:
+    """Where a batch does not fit into memory, a smaller one needs a run of its own."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{error}, and name another folder with -o: a run keeps its batch size"
+        ) from error
+
+
 def retry_failures(
     store: RunStore,
     predictor: PartPredictor,
     write: Callable[[Sequence[Row], Path], None],
-    shard: Shard = WHOLE,
+    selection: Selection = WHOLE,
 ) -> int:
     """Try every failed video of the finished parts again; how many have an answer now.
 
@@ -160,21 +175,32 @@ def retry_failures(
     """
     recovered = 0
     for part in store.part_numbers():
-        if not (shard.has(part) and store.is_done(part) and store.claim(part)):
+        if not (selection.has(part) and store.is_done(part) and store.claim(part)):
             continue
         try:
-            rows: dict[int, Row] = dict(enumerate(read_rows(store.rows_file(part))))
-            failed = {place for place, row in rows.items() if row.get("reason")}
+            videos = _split_by_video(read_rows(store.rows_file(part)))
+            failed = {place for place, rows in enumerate(videos) if rows[0].get("reason")}
             if not failed:
                 continue
-            with store.kept_alive(part):
+            with store.kept_alive(part), _batch_size_kept():
                 for place, row in predictor.rows(store.inputs(part), failed):
-                    rows[place] = row
+                    videos[place] = [row]
                     recovered += not row.get("reason")
-            store.finish(part, [rows[place] for place in range(len(rows))], write, replace=True)
+            store.finish(part, list(chain.from_iterable(videos)), write, replace=True)
         finally:
             store.release(part)
     return recovered
+
+
+def _split_by_video(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows of a part, video by video: the first window of each starts at 0."""
+    videos: list[list[Row]] = []
+    for row in rows:
+        if videos and row.get("start") and row["path"] == videos[-1][0]["path"]:
+            videos[-1].append(row)
+        else:
+            videos.append([row])
+    return videos
 
 
 def read_status(store: RunStore) -> BulkStatus:
@@ -190,11 +216,12 @@ def read_status(store: RunStore) -> BulkStatus:
         if file.exists():
             parts_done += 1
             rows: list[Row] = list(read_rows(file))
+            done += inputs
             times.append(file.stat().st_mtime)
         else:
             rows = list(store.journaled(part).values())
             working += bool(rows)
-        done += len(rows)
+            done += len(rows)
         failed.update(row["reason"] for row in rows if row.get("reason"))
     began = (store.parts_folder / "run.json").stat().st_mtime
     until = max(times) if times and parts_done == len(numbers) else time.time()

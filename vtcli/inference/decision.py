@@ -27,21 +27,24 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 UNKNOWN = "unknown"
+DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class Decision:
-    """answer: the label, or "unknown" where the model abstains. classes: the labels of the
-    conformal set, most probable first; None where no coverage was asked for.
+    """answer: the label, or "unknown" where the model abstains; None for a model whose classes do
+    not exclude each other. classes: the labels of the conformal set, or those that such a model
+    predicts, most probable first; None where no coverage was asked for.
     """
 
-    answer: str
+    answer: str | None
     classes: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a prediction's JSON form."""
+        answer = {} if self.answer is None else {"answer": self.answer}
         classes = {} if self.classes is None else {"classes": list(self.classes)}
-        return {"answer": self.answer, **classes}
+        return answer | classes
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,22 @@ class DecisionRule:
             return Decision(answer)
         is_member_K = conformal_sets(p_K[None], self.quantile)[0]
         return Decision(answer, tuple(self.labels[k] for k in order if is_member_K[k]))
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """Predicts every class whose probability is at least `threshold`."""
+
+    labels: tuple[str, ...]
+    threshold: float
+
+    def decide(self, logits_VK: Tensor, rule: ViewFusion) -> Decision:
+        """The decision for one video."""
+        from vtcli.video.views import probabilities
+
+        p_K = probabilities(logits_VK, rule).numpy()
+        order = np.argsort(-p_K, kind="stable")
+        return Decision(None, tuple(self.labels[k] for k in order if p_K[k] >= self.threshold))
 
 
 def apply_temperature(probabilities_NK: Floats, temperature: float) -> Floats:
@@ -93,14 +112,25 @@ def log_of(probabilities: Floats) -> Floats:
 
 def decision_rule(
     card: ModelCard, abstain: float | None, coverage: float | None
-) -> DecisionRule | None:
-    """The rule for an error rate among the answers and a coverage of the sets; None without either.
+) -> DecisionRule | ThresholdRule | None:
+    """The rule for an error rate among the answers and a coverage of the sets; None without either,
+    except for a model whose classes do not exclude each other: that one has thresholds.
 
     A level between two that are stored takes the stricter one. Raises `UsageError` for a model
     that is not calibrated, for one with several classifiers, and for a level that its calibration
     cannot promise.
     """
-    if abstain is None and coverage is None:
+    asked = abstain is not None or coverage is not None
+    if card.pipeline.multi_label:
+        if asked:
+            raise UsageError(
+                "--abstain and --coverage need a model whose classes exclude each other; leave "
+                "them out"
+            )
+        head = card.heads[0]
+        threshold = card.thresholds.get(head.name, DEFAULT_THRESHOLD)
+        return ThresholdRule(tuple(head.labels), threshold)
+    if not asked:
         return None
     if len(card.heads) != 1:
         raise UsageError("--abstain and --coverage need a model with one classifier")
@@ -111,9 +141,9 @@ def decision_rule(
             "the model is not calibrated; evaluate it on validation videos and run "
             "vt eval calibrate RUN -o calibrated.safetensors"
         )
-    threshold = None if abstain is None else _threshold(entry["abstain"], abstain)
+    confidence = None if abstain is None else _threshold(entry["abstain"], abstain)
     quantile = None if coverage is None else _quantile(entry["coverage"], coverage)
-    return DecisionRule(tuple(head.labels), threshold, quantile)
+    return DecisionRule(tuple(head.labels), confidence, quantile)
 
 
 def _threshold(stored: Mapping[str, float | None], alpha: float) -> float:

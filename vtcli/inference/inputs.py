@@ -8,25 +8,48 @@ from __future__ import annotations
 import csv
 import glob
 import itertools
+import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
+from vtcli.data.annotations.base import delimiter_of
 from vtcli.errors import DataError, UsageError, VideoDecodeError
 from vtcli.inference.run_store import Input
+from vtcli.runtime.text_files import encoding_of
 from vtcli.video.extensions import has_video_suffix
 from vtcli.video.remote import expand_url, is_url, stat_url
 
 _REQUESTS = 16
+_SLOW_SECONDS = 2e-4
+"""A file whose size and time take longer to read is on another machine."""
+_REMEASURED = 256
+"""Of so many batches of slow files one is measured again: the machine may only have been busy."""
 STDIN = "-"
+_NOT_LISTS = (".json", ".xlsx", ".xls", ".gz", ".zip")
 LIST_COLUMNS = ("path", "video", "video_path", "file", "filename", "url")
 """Columns of a list that are taken for the path, in this order of preference."""
 
 
-def find_videos(sources: Iterable[str | Path]) -> list[str]:
-    """`iter_videos` as a list."""
-    return list(iter_videos(sources))
+def iter_inputs(
+    sources: Iterable[str | Path], listed: Path | None, column: str | None
+) -> Iterator[str]:
+    """`iter_videos`, and then the paths of a list; one that cannot be read is refused at once."""
+    paths = iter(()) if listed is None else iter_list(listed, column)
+    first = list(itertools.islice(paths, 1))
+    if listed is not None and not first:
+        raise DataError(f"the list {listed} names no video; write one path per line")
+    return itertools.chain(iter_videos(sources), first, paths)
+
+
+def find_videos(
+    sources: Iterable[str | Path], listed: Path | None = None, column: str | None = None
+) -> list[str]:
+    """`iter_inputs` as a list."""
+    return list(iter_inputs(sources, listed, column))
 
 
 def iter_videos(sources: Iterable[str | Path]) -> Iterator[str]:
@@ -38,7 +61,7 @@ def iter_videos(sources: Iterable[str | Path]) -> Iterator[str]:
     """
     for source in map(str, sources):
         if source == STDIN:
-            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+            yield from _lines("on standard input", sys.stdin)
         elif is_url(source):
             yield from expand_url(source)
         elif os.path.isdir(source):
@@ -52,38 +75,86 @@ def iter_videos(sources: Iterable[str | Path]) -> Iterator[str]:
 
 
 def iter_list(path: Path, column: str | None = None) -> Iterator[str]:
-    """The paths in a list: .txt with one per line, .csv or .parquet with a column of them.
+    """The paths in a list: .txt with one per line (`-`: standard input), .csv, .jsonl or .parquet
+    with a column of them.
 
     `column` names the column; by default it is the first of `LIST_COLUMNS` that is there. Raises
     `DataError` for a list that cannot be read, `UsageError` for a column it does not have.
     """
+    kind = path.suffix.lower()
+    if str(path) == STDIN:
+        yield from iter_videos([STDIN])
+        return
+    if kind in _NOT_LISTS:
+        raise DataError(f"the list {path} is a {kind} file; save it as .txt, .csv or .jsonl")
     try:
-        if path.suffix.lower() == ".parquet":
+        if kind == ".parquet":
             yield from _parquet_column(path, column)
-        elif path.suffix.lower() in (".csv", ".tsv"):
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-            with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                rows = csv.DictReader(file, delimiter=delimiter)
-                name = _column(path, column, rows.fieldnames or ())
-                yield from (row[name] for row in rows if row[name])
-        else:
-            with path.open(encoding="utf-8", errors="surrogateescape") as lines:
-                yield from (line.rstrip("\r\n") for line in lines if line.strip())
+            return
+        with path.open("rb") as file:
+            encoding = encoding_of(file.read(2))
+        errors = "strict" if encoding == "utf-16" else "surrogateescape"
+        with path.open(encoding=encoding, errors=errors, newline="") as file:
+            yield from _rows(path, file, column)
     except OSError as error:
         raise DataError(f"the list {path} cannot be read: {error.strerror or error}") from error
+    except UnicodeError as error:
+        raise DataError(f"the list {path} is damaged UTF-16 text; save it as UTF-8") from error
+
+
+def _rows(path: Path, file: TextIO, column: str | None) -> Iterator[str]:
+    """The paths in a text file."""
+    kind = path.suffix.lower()
+    if kind in (".csv", ".tsv"):
+        header = file.readline()
+        file.seek(0)
+        rows = csv.reader(file, delimiter=delimiter_of(header))
+        names = next(rows, [])
+        if not column and any(map(has_video_suffix, names)):
+            raise UsageError(f"{path} has no header; begin it with a line such as path,label")
+        place = names.index(_column(path, column, names))
+        yield from (row[place] for row in rows if len(row) > place and row[place])
+    elif kind in (".jsonl", ".ndjson"):
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                name = _column(path, column, record)
+                yield str(record[name])
+            except (json.JSONDecodeError, TypeError) as error:
+                text = f"the list {path}, line {number}, is not a JSON object"
+                raise DataError(f"{text}; write one per line") from error
+    else:
+        yield from _lines(str(path), file)
+
+
+def _lines(name: str, file: Iterable[str]) -> Iterator[str]:
+    """The lines of a file that are not blank."""
+    for line in file:
+        if "\0" in line:
+            raise DataError(f"the list {name} has null bytes; write one path per line as UTF-8")
+        if line.strip():
+            yield line.rstrip("\r\n")
 
 
 def describe_all(paths: Iterable[str]) -> Iterator[Input]:
-    """`describe` of each, in order; URLs are asked for several at a time."""
+    """`describe` of each, in order; several at a time for URLs and in slow folders."""
     from concurrent.futures import ThreadPoolExecutor
 
-    coming = iter(paths)
+    coming, slow = iter(paths), False
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        while batch := list(itertools.islice(coming, 4 * _REQUESTS)):
-            if any(map(is_url, batch)):
+        for number in itertools.count():
+            batch = list(itertools.islice(coming, 4 * _REQUESTS))
+            if not batch:
+                return
+            if any(map(is_url, batch)) or (slow and number % _REMEASURED):
                 yield from pool.map(describe, batch)
-            else:
-                yield from map(describe, batch)
+                continue
+            start = time.perf_counter()
+            described = list(map(describe, batch))
+            slow = time.perf_counter() - start > _SLOW_SECONDS * len(batch)
+            yield from described
 
 
 def describe(path: str) -> Input:
@@ -99,6 +170,15 @@ def describe(path: str) -> Input:
     except (OSError, ValueError):
         return Input(path)
     return Input(path, status.st_size, status.st_mtime_ns)
+
+
+def refuse_longer(path: str, seconds: float, limit: float) -> None:
+    """Raise `VideoDecodeError` (reason `limit`) for a video of more seconds than are allowed."""
+    if seconds > limit:
+        raise VideoDecodeError(
+            *(path, "limit"),
+            f"lasts {seconds:.0f} s, and at most {limit:g} s are allowed; cut it first",
+        )
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -13,156 +13,107 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vtcli.data.clip_loader import ClipReader, Loader, Request, workers_of
-from vtcli.data.samples import Sample
-from vtcli.errors import UsageError, VideoDecodeError
+from vtcli.data.samples import sample_of
+from vtcli.errors import VideoDecodeError
 from vtcli.inference import arrays
+from vtcli.inference.adaptive import AdaptiveStream, refuse_auto_views, score_until, stop_rule
+from vtcli.inference.arrays import loaded_network
 from vtcli.inference.batching import make_units, slots_per_batch
-from vtcli.inference.decision import DecisionRule, decision_rule
+from vtcli.inference.decision import Decision, DecisionRule, ThresholdRule, decision_rule
+from vtcli.inference.device_batches import batches_for
 from vtcli.inference.gather import Gather, VideoScores
-from vtcli.inference.inputs import find_videos
-from vtcli.inference.results import SCHEMA, Failure, PredictionResult, VideoPrediction
+from vtcli.inference.loading import load_network
+from vtcli.inference.results import (
+    SCHEMA,
+    Failure,
+    VideoPrediction,
+)
 from vtcli.inference.scoring import (
+    EMBEDDING,
+    FeatureNetwork,
     default_batch_size,
-    features,
     require_finite,
     score_clips,
     topk_per_head,
 )
+from vtcli.inference.settings import PredictSettings
 from vtcli.inference.stream import ViewStream
 from vtcli.runtime.prefetch import begun
 from vtcli.runtime.progress import ProgressCallback
-from vtcli.video import TIMEOUT_SECONDS
 from vtcli.video.container import checked_path
 from vtcli.video.decode_pool import DecodePool
 from vtcli.video.frame_source import FrameSource
 from vtcli.video.pipeline import parse_views
 from vtcli.video.remote import is_url
-from vtcli.weights.load import check_settings, load_resolved
 from vtcli.weights.registry import named_pipeline
-from vtcli.weights.resolve import lookup, resolve
+from vtcli.weights.resolve import lookup
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from vtcli.inference.windows import Timeline
     from vtcli.models.protocol import VideoModel
-    from vtcli.video.decode import Backend
-
-
-def predict(
-    source: str | Path | Sequence[str | Path],
-    model: str | Path = "uniformerv2-b",
-    topk: int = 5,
-    views: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int | None = None,
-) -> PredictionResult:
-    """Predict the action in one or several videos (files, folders or shell patterns).
-
-    The parameters are those of `PredictSettings`. A single file that cannot be read raises
-    `VideoDecodeError`; of several, each such file becomes a `Failure`. Raises what `Predictor`
-    raises.
-    """
-    sources = [source] if isinstance(source, str | Path) else list(source)
-    predictor = Predictor(
-        model, PredictSettings(topk, views, device, precision, batch_size=batch_size)
-    )
-    paths = find_videos(sources)
-    with predictor:
-        outcomes = list(predictor.predict(paths))
-    result = PredictionResult(
-        predictor.header,
-        [o for o in outcomes if isinstance(o, VideoPrediction)],
-        [o for o in outcomes if isinstance(o, Failure)],
-    )
-    if paths == [str(source)] and result.failures:
-        raise result.failures[0].error
-    return result
-
-
-@dataclass(frozen=True)
-class PredictSettings:
-    """The settings of a `Predictor`; raises `UsageError` for values that cannot be.
-
-    topk: classes per head. views: CLIPSxCROPS, `paper` for the published protocol, None for one
-    center view. device: `auto`, `cpu`, `cuda`, ... precision: `auto`, `fp32`, `bf16` or `fp16`.
-    batch_size: views per forward pass, by default as many as suit the device. workers: decoding
-    processes, by default one per core; 0 decodes in this process. timeout: seconds that decoding
-    one file may take. decoder: `auto`, `pyav` or `decord`. label_set: the Kinetics subset that a
-    Kinetics-710 head is restricted to. pipeline: a pipeline of the registry instead of the
-    checkpoint's own. strict: a video that shows signs of damage is a failure. abstain, coverage:
-    error rate among the answers and coverage of the sets of classes that a calibrated model
-    promises (`vtcli.inference.decision`).
-    """
-
-    topk: int = 5
-    views: str | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    decoder: Backend = "auto"
-    label_set: str | None = None
-    pipeline: str | None = None
-    timeout: float = TIMEOUT_SECONDS
-    strict: bool = False
-    abstain: float | None = None
-    coverage: float | None = None
-
-    def __post_init__(self) -> None:
-        check_settings(self.precision, self.label_set)
-        for name, least in (("topk", 1), ("batch_size", 1), ("workers", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"{name} must be at least {least}, not {value}")
 
 
 class Predictor:
     """A model that predicts the action in any number of files; its weights are loaded once.
 
-    >>> predictor = Predictor("uniformerv2-b", topk=1)
-    >>> for outcome in predictor.predict(["a.mp4", "b.mp4"]): print(outcome.to_dict())
+    >>> with vtcli.Predictor("uniformerv2-nano", topk=1) as predictor:
+    ...     for outcome in predictor.predict(["clip.mp4", "missing.mp4"]):
+    ...         print(outcome.path, outcome.failed)
+    clip.mp4 False
+    missing.mp4 True
 
-    `options` are fields of `PredictSettings` and replace those of `settings`. `on_download` is
-    called while weights are downloaded. Construction loads nothing: the weights are loaded by the
-    first `predict`, while the first files are decoded, or by `net`. Raises `UnknownModelError` and
-    `UsageError`.
+    `model` is what `load_model` takes, or a network that it returned, which keeps its device, its
+    precision and its classes. `options` are fields of `PredictSettings` and replace those of
+    `settings`. `on_download` is called while weights are downloaded, `on_view` with the file in
+    work, the views scored of all files, and their number. Construction loads nothing: the weights
+    are loaded by the first `predict`, while the first files are decoded, or by `net`. Raises
+    `UnknownModelError`, `UsageError`, and `TypeError` for what is not a model.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | nn.Module,
         settings: PredictSettings | None = None,
         *,
         on_download: ProgressCallback | None = None,
+        on_view: ProgressCallback | None = None,
         **options: Any,
     ) -> None:
-        self.model, self.on_download = model, on_download
+        self.model, self.on_download, self.on_view = model, on_download, on_view
         self.settings = replace(settings or PredictSettings(), **options)
-        known = lookup(model, on_download)
+        network = loaded_network(model)
+        if network is None:
+            known = lookup(cast("str | Path", model), on_download, graphs=True)
+        else:
+            arrays.refuse_loading_options(self.settings)
+            known = network.card
         self.pipeline = named_pipeline(self.settings.pipeline, known.pipeline)
-        self.clips, self.crops = parse_views(self.settings.views, self.pipeline)
+        self.stop_rule = stop_rule(known, self.settings)
+        most = self.settings.views if self.stop_rule is None else self.stop_rule.views
+        self.clips, self.crops = parse_views(most, self.pipeline)
         self.header: Mapping[str, Any] = {
             "schema": SCHEMA,
-            "model": known.id or str(model),
+            "model": known.id or (str(model) if network is None else type(model).__name__),
             "dataset": known.dataset,
-            "views": f"{self.clips}x{self.crops}",
+            "views": "auto, at most " * bool(self.stop_rule) + f"{self.clips}x{self.crops}",
             "view_fusion": self.pipeline.view_fusion,
             "precision": self.settings.precision,
             "device": self.settings.device,
         }
         self._net: VideoModel | None = None
-        self._rule: DecisionRule | None = None
+        self._rule: DecisionRule | ThresholdRule | None = None
         self._decoders: DecodePool | None = None
         self._lock = threading.RLock()
 
@@ -203,18 +154,18 @@ class Predictor:
         self.close()
 
     def predict(
-        self, paths: Sequence[str | Path]
+        self, paths: Sequence[str | Path], ordered: bool = True
     ) -> Generator[VideoPrediction | Failure, None, None]:
         """One outcome per file, in order, as they are computed.
 
-        Files share batches: the scores of several are computed with one batch size, those of one
-        alone are not padded to it. Raises what `net` raises, before the first outcome; where none
-        of the files exists, the weights are not even downloaded.
+        Without `ordered`, they come as soon as they are: a file that takes long to decode does not
+        hold up the others. Files share batches: the scores of several are computed with one batch
+        size, those of one alone are not padded to it. Raises what `net` raises, before the first
+        outcome; where none of the files exists, the weights are not even downloaded.
         """
-        if isinstance(paths, str | Path):
-            raise TypeError(f"predict takes a list of paths: predict([{str(paths)!r}])")
-        names = [str(path) for path in paths]
-        return begun(_without_numbers(self.predict_part(names, range(len(names)))))
+        names = arrays.checked_paths(paths)
+        outcomes = self.predict_part(names, range(len(names)), ordered=ordered)
+        return begun(arrays.without_numbers(outcomes))
 
     def predict_bytes(self, data: bytes, name: str = arrays.MEMORY_NAME) -> VideoPrediction:
         """The prediction for the bytes of one video file; `name` stands for its path.
@@ -222,7 +173,7 @@ class Predictor:
         Raises `TypeError` for anything but bytes, `VideoDecodeError` for bytes that are not a
         video.
         """
-        return _succeeded(arrays.predict_bytes(self, data, name))
+        return arrays.succeeded(arrays.predict_bytes(self, data, name))
 
     def predict_frames(self, frames_THWC: NDArray[np.uint8], fps: float) -> VideoPrediction:
         """The prediction for a video in memory: RGB frames uint8 [T,H,W,3], `fps` a second.
@@ -234,25 +185,47 @@ class Predictor:
             frames, info.fps, self.pipeline, self.clips, self.crops
         )
         start = time.perf_counter()
-        logits = score_clips(self.net, clips, self.settings.batch_size)
+        if self.stop_rule is None:
+            logits = score_clips(self.net, clips, self.settings.batch_size)
+        else:
+            logits = score_until(self.net, clips, self.stop_rule)
+            views = views[: len(next(iter(logits.values())))]
         seconds = time.perf_counter() - start
         scored = VideoScores(info, tuple(views), logits, seconds, ())
-        return _succeeded(self._outcome(arrays.MEMORY_NAME, scored))
+        return arrays.succeeded(self.outcome(arrays.MEMORY_NAME, scored))
+
+    def windows(
+        self, paths: Sequence[str | Path], window: float, stride: float | None = None
+    ) -> Iterator[Timeline | Failure]:
+        """The timeline of each file, in order: windows of `window` seconds, one every `stride`
+        (None: `window`), and the segments that they make. Raises as `predict` does, and
+        `UsageError` for settings that windows do not have.
+
+        >>> with vtcli.Predictor("uniformerv2-nano") as predictor:
+        ...     (timeline,) = predictor.windows(["clip.mp4"], window=0.5)
+        ...     timeline.windows[0].best.label, timeline.windows[0].window.end
+        ('clockwise', 0.5)
+        """
+        from vtcli.inference.timeline import TimelinePredictor
+        from vtcli.inference.windows import check_windows
+
+        check_windows(window, stride)
+        return TimelinePredictor(self, window, stride).predict(arrays.checked_paths(paths))
 
     def embed(self, source: str | Path) -> Tensor:
         """The features [V,D] of the views of a video, before the classifier; fp32 on the CPU.
 
         Raises `VideoDecodeError`, and `UsageError` for a model without such features.
         """
-        import torch
-
+        refuse_auto_views(self.settings.views, "an embedding")
         if not isinstance(source, str | Path):
             raise TypeError(f"a video is given by its path, not by {type(source).__name__}")
-        with closing(self._load_views([str(source)], [0])) as loader:
-            ((_, (loaded,)),) = loader
-            if isinstance(loaded, VideoDecodeError):
-                raise loaded
-            return torch.cat([features(self.net, clip[None]) for clip in loaded.clips])
+        with closing(self.score_part([str(source)], [0], network=FeatureNetwork)) as scored:
+            ((_, outcome),) = scored
+        if isinstance(outcome, VideoDecodeError):
+            raise outcome
+        require_finite(outcome.logits.values(), str(source))
+        return outcome.logits[EMBEDDING]
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Predict a batch of a table, as `ray.data.Dataset.map_batches` gives it.
@@ -268,27 +241,43 @@ class Predictor:
         return partial(type(self), settings=self.settings), (self.model,)
 
     def predict_part(
-        self, paths: Sequence[str], wanted: Collection[int], batch_size: int | None = None
+        self,
+        paths: Sequence[str],
+        wanted: Collection[int],
+        batch_size: int | None = None,
+        ordered: bool = True,
     ) -> Generator[tuple[int, VideoPrediction | Failure], None, None]:
-        """The outcomes of the `wanted` files of a list, with their numbers, in order.
+        """The outcomes of the `wanted` files of a list, with their numbers; `ordered` as in
+        `predict`.
 
         With a `batch_size`, the batch and the slot of every file follow from the list alone, so
         that a score is the same whichever files are wanted. Raises as `predict` does.
         """
-        numbers = sorted(wanted)
-        loader = self._load_views(paths, numbers)
-        return begun(self._outcomes(paths, numbers, loader, batch_size))
+        scored = self.score_part(paths, wanted, batch_size, ordered=ordered)
+        return begun(self._outcomes(paths, scored))
 
-    def _load_views(self, paths: Sequence[str], numbers: Sequence[int]) -> Loader:
-        # A URL stays as it is: a Path would take one of its slashes away.
-        samples = [Sample(p, cast(Path, p) if is_url(p) else Path(p)) for p in paths]
-        s = self.settings
-        reader = ClipReader(
-            self.pipeline, self.clips, self.crops, decoder=s.decoder, strict=s.strict
-        )
+    def score_part(
+        self,
+        paths: Sequence[str],
+        wanted: Collection[int],
+        batch_size: int | None = None,
+        network: Callable[[VideoModel], VideoModel] = lambda net: net,
+        ordered: bool = True,
+    ) -> Generator[tuple[int, VideoDecodeError | VideoScores], None, None]:
+        """What `predict_part` makes predictions of: the logits of all views of the `wanted` files.
+
+        `network` gives the network whose results are wanted from the one that is loaded.
+        """
+        numbers = sorted(wanted)
+        loader = self._load_views(paths, numbers, ordered or self.stop_rule is not None)
+        return begun(self._loaded_and_scored(paths, numbers, loader, batch_size, network))
+
+    def _load_views(
+        self, paths: Sequence[str], numbers: Sequence[int], ordered: bool = True
+    ) -> Loader:
         threads = min(self.decoders.workers, len(numbers)) + 1
-        requests = ([Request(samples[number])] for number in numbers)
-        loader = Loader(reader, requests, threads, self._open)
+        requests = ([Request(sample_of(paths[n]), number=n)] for n in numbers)
+        loader = Loader(self.reader(), requests, threads, self.open_source, ordered)
         loader.start()
         return loader
 
@@ -297,9 +286,15 @@ class Predictor:
         if any(is_url(path) or os.path.exists(path) for path in paths):
             _ = self.net
 
-    def _open(self, path: Path, *arguments: Any) -> FrameSource:
-        # A URL is opened by the process that decodes it.
-        return self.decoders.open(path if is_url(path) else checked_path(path), *arguments)
+    def reader(self) -> ClipReader:
+        """What makes the clips of a video's views."""
+        s = self.settings
+        return ClipReader(self.pipeline, self.clips, self.crops, decoder=s.decoder, strict=s.strict)
+
+    def open_source(self, path: Path, *arguments: Any, **choose: Any) -> FrameSource:
+        """Open a file or URL in a decoding process; a URL is opened by that process itself."""
+        checked = path if is_url(path) else checked_path(path)
+        return self.decoders.open(checked, *arguments, **choose)
 
     def auto_batch_size(self) -> int:
         """Views per forward pass: as the settings say, else as suits the model and the device."""
@@ -310,85 +305,94 @@ class Predictor:
     def _outcomes(
         self,
         paths: Sequence[str],
-        numbers: Sequence[int],
-        loader: Loader,
-        batch_size: int | None,
+        scored: Generator[tuple[int, VideoDecodeError | VideoScores], None, None],
     ) -> Generator[tuple[int, VideoPrediction | Failure] | None, None, None]:
-        with closing(loader):
-            self.prepare([paths[number] for number in numbers])
+        with closing(scored):
             yield None
-            yield from self._scored(paths, numbers, loader, batch_size)
+            for number, scores in scored:
+                yield number, self.outcome(paths[number], scores)
 
-    def _scored(
+    def _loaded_and_scored(
         self,
         paths: Sequence[str],
         numbers: Sequence[int],
         loader: Loader,
         batch_size: int | None,
-    ) -> Generator[tuple[int, VideoPrediction | Failure], None, None]:
-        if self._net is None:  # no file exists: nothing is scored
-            for number, (_, (loaded,)) in zip(numbers, loader, strict=True):
-                assert isinstance(loaded, VideoDecodeError)
-                yield number, Failure(paths[number], loaded)
-            return
+        network: Callable[[VideoModel], VideoModel],
+    ) -> Generator[tuple[int, VideoDecodeError | VideoScores] | None, None, None]:
+        with closing(loader):
+            self.prepare([paths[number] for number in numbers])
+            net = None if self._net is None else network(self._net)
+            yield None
+            if net is None:  # no file exists: nothing is scored
+                for requests, results in loader:
+                    for request, loaded in zip(requests, results, strict=True):
+                        assert isinstance(loaded, VideoDecodeError)
+                        yield request.number, loaded
+                return
+            yield from self._scored(net, paths, numbers, loader, batch_size)
+
+    def _scored(
+        self,
+        net: VideoModel,
+        paths: Sequence[str],
+        numbers: Sequence[int],
+        loader: Loader,
+        batch_size: int | None,
+    ) -> Iterator[tuple[int, VideoDecodeError | VideoScores]]:
         views = self.clips * self.crops
-        size = batch_size or min(self.auto_batch_size(), views * len(paths))
-        units = make_units(len(paths), views, size)
+        at_once = 1 if self.stop_rule else views
+        size = batch_size or min(self.auto_batch_size(), at_once * len(paths))
         alone = len(paths) == 1 and batch_size is None
-        slots = None if alone else slots_per_batch(views, size)
+        slots = None if alone else slots_per_batch(at_once, size)
         loader.ahead = size // views + 2 * loader.workers
         may_shrink = batch_size is None and self.settings.batch_size is None
-        stream = ViewStream(self.net, loader, slots, may_shrink)
-        every_view = range(views)
-        gather = Gather(numbers, views)
-        with closing(stream.run(units, {number: every_view for number in numbers})) as events:
+        batches = batches_for(net, self.pipeline)
+        if self.stop_rule:
+            adaptive = AdaptiveStream(batches, loader, slots, may_shrink)
+            running = adaptive.run_until(numbers, self.stop_rule)
+        else:
+            stream = ViewStream(batches, loader, slots, may_shrink)
+            running = stream.run_all(make_units(len(paths), views, size), numbers, views)
+        gather = Gather(numbers, views, loader.ordered)
+        with closing(running) as events:
             for event in events:
-                for number, scored in gather.add(event):
-                    yield number, self._outcome(paths[number], scored)
+                finished = list(gather.add(event))
+                if self.on_view:
+                    self.on_view(paths[gather.latest], gather.done, views * len(numbers))
+                yield from finished
 
-    def _outcome(
-        self, path: str, scored: VideoDecodeError | VideoScores
+    def outcome(
+        self, path: str, scored: VideoDecodeError | VideoScores, topk: int | None = None
     ) -> VideoPrediction | Failure:
+        """What a file is predicted to show, from the logits of its views; `topk` classes per head
+        in place of the settings'. Raises `DataError` where a logit is NaN or infinite.
+        """
         if isinstance(scored, VideoDecodeError):
             return Failure(path, scored)
         require_finite(scored.logits.values(), path)
-        rule, topk = self.pipeline.view_fusion, self.settings.topk
-        heads = topk_per_head(scored.logits, self.net.card, rule, topk)
-        first_VK = next(iter(scored.logits.values()))
-        decision = None if self._rule is None else self._rule.decide(first_VK, rule)
-        s = scored
+        rule = self.pipeline.view_fusion
+        heads = topk_per_head(scored.logits, self.net.card, rule, topk or self.settings.topk)
+        s, decision = scored, self.decide(scored.logits)
         return VideoPrediction(
             path, s.info, s.views, heads, s.logits, s.seconds, s.warnings, decision
         )
 
-    def _load(self) -> VideoModel:
-        from vtcli.runtime.device import precision_name, resolve_device
+    def decide(self, logits: Mapping[str, Tensor]) -> Decision | None:
+        """What follows from logits [V,K] of the first head; None where nothing was asked for."""
+        if self._rule is None:
+            return None
+        return self._rule.decide(next(iter(logits.values())), self.pipeline.view_fusion)
 
-        device, precision = self.settings.device, self.settings.precision
-        resolve_device(device)
-        found = resolve(self.model, self.on_download)
-        loaded = load_resolved(found, device, precision, self.settings.label_set)
-        net = cast("VideoModel", loaded)
+    def _load(self) -> VideoModel:
+        from vtcli.runtime.device import precision_name
+
+        net = load_network(self.model, self.settings, self.on_download)
         self._rule = decision_rule(net.card, self.settings.abstain, self.settings.coverage)
         self.header = {
             **self.header,
-            "precision": precision_name(net.dtype),
+            "precision": getattr(net, "precision", None) or precision_name(net.dtype),
             "device": str(next(net.parameters()).device),
             "dataset": net.card.dataset,
         }
         return net
-
-
-def _succeeded(outcome: VideoPrediction | Failure) -> VideoPrediction:
-    if isinstance(outcome, Failure):
-        raise outcome.error
-    return outcome
-
-
-def _without_numbers(
-    outcomes: Generator[tuple[int, VideoPrediction | Failure], None, None],
-) -> Generator[VideoPrediction | Failure | None, None, None]:
-    with closing(outcomes):
-        yield None
-        for _, outcome in outcomes:
-            yield outcome

@@ -5,7 +5,7 @@ Shape legend: V views, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,6 +78,24 @@ class VideoPrediction:
     def error(self) -> None:
         """Always None; see `Failure`."""
 
+    @property
+    def label(self) -> str:
+        """The name of the best class."""
+        return self.predictions[0].label
+
+    @property
+    def score(self) -> float:
+        """The probability of the best class."""
+        return self.predictions[0].score
+
+    def __str__(self) -> str:
+        """The path, and a line per class."""
+        lines = (f"  {p.score:6.1%}  {p.label}" for p in self.predictions)
+        return "\n".join([self.path, *lines])
+
+    def __repr__(self) -> str:
+        return f"VideoPrediction({self.path!r}, {self.label!r}, {self.score:.3f})"
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `heads` is present only where there are several."""
         return {
@@ -94,7 +112,7 @@ class VideoPrediction:
 
     def _repr_html_(self) -> str:
         """The ranking as a table, in a notebook."""
-        return _html_table((self.path, p.label, f"{p.score:.1%}") for p in self.predictions)
+        return html_table((self.path, p.label, f"{p.score:.1%}") for p in self.predictions)
 
 
 @dataclass(frozen=True)
@@ -105,16 +123,20 @@ class Failure:
     error: VideoDecodeError
     failed: ClassVar[bool] = True
 
+    def __str__(self) -> str:
+        """The path and the reason."""
+        return str(self.error)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {"path": self.path, "reason": self.error.reason, "error": str(self.error)}
 
     def _repr_html_(self) -> str:
         """The reason as a table, in a notebook."""
-        return _html_table([(self.path, self.error.reason, self.error)])
+        return html_table([(self.path, self.error.reason, self.error)])
 
 
-def _html_table(rows: Iterable[Sequence[object]]) -> str:
+def html_table(rows: Iterable[Sequence[object]]) -> str:
     """Rows of cells as an HTML table, escaped."""
     from html import escape
 
@@ -122,13 +144,54 @@ def _html_table(rows: Iterable[Sequence[object]]) -> str:
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-@dataclass
+@dataclass(repr=False)
 class PredictionResult:
-    """All predictions of one call; `header` describes the model and the settings."""
+    """All predictions of one call; `header` describes the model and the settings.
+
+    Iterating, indexing and `len` are over all videos in their order, those that failed included.
+
+    >>> result = vtcli.predict(["clip.mp4", "missing.mp4"], model="uniformerv2-nano")
+    >>> [outcome.failed for outcome in result]
+    [False, True]
+    >>> result[0].label, len(result)
+    ('clockwise', 2)
+    """
 
     header: Mapping[str, Any]
     results: list[VideoPrediction] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    outcomes: list[VideoPrediction | Failure] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.outcomes = self.outcomes or [*self.results, *self.failures]
+
+    @classmethod
+    def of(
+        cls, header: Mapping[str, Any], outcomes: Sequence[VideoPrediction | Failure]
+    ) -> PredictionResult:
+        """The result with these outcomes, in their order."""
+        return cls(
+            header,
+            [o for o in outcomes if isinstance(o, VideoPrediction)],
+            [o for o in outcomes if isinstance(o, Failure)],
+            list(outcomes),
+        )
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+    def __iter__(self) -> Iterator[VideoPrediction | Failure]:
+        return iter(self.outcomes)
+
+    def __getitem__(self, number: int) -> VideoPrediction | Failure:
+        return self.outcomes[number]
+
+    def __str__(self) -> str:
+        """Every video with its classes, or the reason why it could not be read."""
+        return "\n".join(map(str, self.outcomes))
+
+    def __repr__(self) -> str:
+        return f"PredictionResult({self.header['model']!r}, {self.outcomes!r})"
 
     @property
     def predictions(self) -> tuple[ClassPrediction, ...]:
@@ -170,8 +233,9 @@ class PredictionResult:
 
     def _repr_html_(self) -> str:
         """The best class of every file as a table, in a notebook."""
-        best = [
-            (v.path, v.predictions[0].label, f"{v.predictions[0].score:.1%}") for v in self.results
-        ]
-        failed = [(f.path, f.error.reason, f.error) for f in self.failures]
-        return _html_table([*best, *failed])
+        return html_table(
+            (o.path, o.error.reason, o.error)
+            if isinstance(o, Failure)
+            else (o.path, o.label, f"{o.score:.1%}")
+            for o in self.outcomes
+        )

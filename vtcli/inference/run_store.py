@@ -6,7 +6,7 @@
     _vt/000000.claim      who works on the part; touched while that process lives
     _vt/000000.*.journal  its rows as they come
 
-Readers of Parquet folders pass over names that begin with `_`, so RUN/ itself can be opened.
+Readers of Parquet folders skip names that begin with `_`, so RUN/ itself can be opened.
 
 Many processes and machines may share the folder: files appear under their names only when they are
 complete, never over another one, and a claim whose process is gone expires. A kill loses the rows
@@ -18,18 +18,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from vtcli.errors import DataError
+from vtcli.inference.same_run import refuse_other_run
 from vtcli.runtime.files import is_complete, link_without_overwrite, write_error
 
 FORMAT = 1
@@ -43,8 +44,7 @@ _HEARTBEAT_SECONDS = 15.0
 _FSYNC_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(NamedTuple):
     """One thing to predict: `size` in bytes and `mtime` in nanoseconds tell whether it changed.
 
     Both are -1 where it cannot be looked at (a name that does not exist); `etag` stands for the
@@ -59,23 +59,8 @@ class Input:
     @property
     def key(self) -> bytes:
         """Equal for the same content under the same name."""
-        said = "\0".join(map(str, astuple(self))).encode(errors="surrogateescape")
+        said = "\0".join(map(str, self)).encode(errors="surrogateescape")
         return hashlib.blake2b(said, digest_size=16).digest()
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Every `count`-th part from `index` on."""
-
-    index: int = 0
-    count: int = 1
-
-    def has(self, part: int) -> bool:
-        """Whether this shard works on a part."""
-        return part % self.count == self.index
-
-
-WHOLE = Shard()
 
 
 class RunStore:
@@ -87,7 +72,7 @@ class RunStore:
     def __init__(self, folder: Path, extension: str) -> None:
         self.folder, self.extension = folder, extension
         self.parts_folder = folder / "_vt"
-        self.token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.token = _new_token()
 
     # --- what the rows are made with --------------------------------------------------------------
 
@@ -95,11 +80,11 @@ class RunStore:
         """Whether a run was begun in the folder."""
         return (self.parts_folder / "run.json").exists()
 
-    def open(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, settings: Mapping[str, Any], automatic: Sequence[str] = ()) -> dict[str, Any]:
         """Begin a run, or join one: the settings it was begun with.
 
-        Raises `DataError` naming the first setting in which an earlier run differs; the keys of
-        `settings` that are None are taken from it.
+        Raises `DataError` naming the first setting in which an earlier run differs; the `automatic`
+        ones, and those of `AUTOMATIC` that are None here, are taken from it.
         """
         try:
             self.parts_folder.mkdir(parents=True, exist_ok=True)
@@ -107,16 +92,8 @@ class RunStore:
             publish(self.parts_folder / "run.json", text.encode("utf-8", "surrogateescape"))
         except OSError as error:
             raise write_error(self.folder, error) from error
-        return self._join(settings)
-
-    def _join(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         old = self.read_settings()
-        for name, value in json.loads(json.dumps(settings)).items():
-            if value is not None and old.get(name) != value:
-                raise DataError(
-                    f"{self.folder} holds a run with {name} {old.get(name)!r}, not {value!r}; "
-                    "give the same options, or name another folder with -o"
-                )
+        refuse_other_run(self.folder, old, json.loads(json.dumps(settings)), automatic)
         return old
 
     def read_settings(self) -> dict[str, Any]:
@@ -137,26 +114,42 @@ class RunStore:
 
     # --- parts ------------------------------------------------------------------------------------
 
-    def add_inputs(self, inputs: Iterable[Input], part_size: int = PART_SIZE) -> int:
+    def add_inputs(
+        self, inputs: Iterable[Input], part_size: int = PART_SIZE, listing: str = ""
+    ) -> int:
         """Cut the inputs that the run does not know yet into further parts; how many are new.
 
-        One process at a time lists; others wait for it. Inputs are taken one by one.
+        One process at a time lists; others wait for it, and those that name the same `listing`
+        need not list again. Inputs are taken one by one.
         """
         from filelock import FileLock
 
-        added = 0
+        digest = hashlib.blake2b(listing.encode(errors="surrogateescape"), digest_size=8)
+        mark = self.parts_folder / f".listed-{digest.hexdigest()}"
+        since = self._now()
         with FileLock(self.parts_folder / ".listing.lock"):
-            numbers = self.part_numbers()
-            known = {one.key for number in numbers for one in self.inputs(number)}
-            number = numbers[-1] + 1 if numbers else 0
-            fresh = _unknown(inputs, known)
-            while batch := list(islice(fresh, part_size)):
-                lines = "".join(json.dumps(list(astuple(one))) + "\n" for one in batch)
-                try:
-                    publish(self._file(number, "list"), lines.encode("ascii"))
-                except OSError as error:
-                    raise write_error(self.folder, error) from error
-                number, added = number + 1, added + len(batch)
+            if listing and mark.exists() and mark.stat().st_mtime > since:
+                return 0
+            added = self._add(iter(inputs), part_size)
+            if listing:
+                mark.touch()
+        return added
+
+    def _add(self, inputs: Iterator[Input], part_size: int) -> int:
+        first = list(islice(inputs, 1))
+        if not first:
+            return 0
+        numbers = self.part_numbers()
+        known = {one.key for number in numbers for one in self.inputs(number)}
+        number, added = numbers[-1] + 1 if numbers else 0, 0
+        fresh = _unknown(chain(first, inputs), known)
+        while batch := list(islice(fresh, part_size)):
+            lines = "".join(json.dumps(one) + "\n" for one in batch)
+            try:
+                publish(self._file(number, "list"), lines.encode("ascii"))
+            except OSError as error:
+                raise write_error(self.folder, error) from error
+            number, added = number + 1, added + len(batch)
         return added
 
     def part_numbers(self) -> list[int]:
@@ -192,19 +185,26 @@ class RunStore:
             if not self._expired(path):
                 return False
             # Only one of several that saw it expire can move it away.
+            moved = self._file(part, f"expired-{self.token}")
             with suppress(FileNotFoundError):
-                os.rename(path, self._file(part, f"expired-{self.token}"))
-            self._file(part, f"expired-{self.token}").unlink(missing_ok=True)
+                os.rename(path, moved)
+                if not self._expired(moved):  # it is that of another one, which was quicker
+                    link_without_overwrite(moved, path)
+            moved.unlink(missing_ok=True)
         return False
 
     def release(self, part: int) -> None:
         """Let others have a part again; nothing happens where another process has it."""
-        if self._owns(part):
+        self.release_of(part, self.token)
+
+    def release_of(self, part: int, token: str) -> None:
+        """Let others have the part of a process that is known to be dead, at once."""
+        if self._owns(part, token):
             self._file(part, "claim").unlink(missing_ok=True)
 
-    def _owns(self, part: int) -> bool:
+    def _owns(self, part: int, token: str) -> bool:
         try:
-            return bool(json.loads(self._file(part, "claim").read_bytes())["token"] == self.token)
+            return bool(json.loads(self._file(part, "claim").read_bytes())["token"] == token)
         except (OSError, ValueError, KeyError):
             return False
 
@@ -239,7 +239,7 @@ class RunStore:
 
         def touch() -> None:
             while not stop.wait(_HEARTBEAT_SECONDS):
-                if self._owns(part):
+                if self._owns(part, self.token):
                     with suppress(OSError):
                         os.utime(self._file(part, "claim"))
 
@@ -253,10 +253,14 @@ class RunStore:
 
     # --- rows -------------------------------------------------------------------------------------
 
+    def journals(self, part: int) -> list[Path]:
+        """What processes have stored of a part, a row a line."""
+        return sorted(self.parts_folder.glob(f"{part:06d}.*.journal"))
+
     def journaled(self, part: int) -> dict[str, dict[str, Any]]:
         """Rows that earlier processes have left of a part, by path; cut-off lines are left out."""
         rows: dict[str, dict[str, Any]] = {}
-        for path in sorted(self.parts_folder.glob(f"{part:06d}.*.journal")):
+        for path in self.journals(part):
             with suppress(FileNotFoundError):  # another process has just finished the part
                 for line in path.read_bytes().split(b"\n"):
                     with suppress(ValueError):
@@ -305,7 +309,7 @@ class RunStore:
 
     def forget(self, part: int) -> None:
         """Remove what a kill may have left of a finished part: journals, and an expired claim."""
-        for path in self.parts_folder.glob(f"{part:06d}.*.journal"):
+        for path in self.journals(part):
             path.unlink(missing_ok=True)
         claim = self._file(part, "claim")
         if claim.exists() and self._expired(claim):
@@ -313,17 +317,20 @@ class RunStore:
 
     def clear_leftovers(self) -> None:
         """Remove what killed processes of this machine left half written."""
-        for path in self.parts_folder.glob(".*.tmp"):
-            host, _, rest = path.name.split(".", 2)[2].rpartition("-")[0].rpartition("-")
-            if host == socket.gethostname() and rest.isdigit() and not _is_running(int(rest)):
-                path.unlink(missing_ok=True)
+        own = re.compile(rf"{re.escape(socket.gethostname())}-(\d+)-[0-9a-f]{{8}}(?:\.tmp)?")
+        for pattern in (".*.tmp", ".time-*", "*.expired-*"):
+            for path in self.parts_folder.glob(pattern):
+                found = own.search(path.name)
+                if found and not _is_running(int(found[1])):
+                    path.unlink(missing_ok=True)
 
 
 def _unknown(inputs: Iterable[Input], known: set[bytes]) -> Iterator[Input]:
     """Those that are not known; each becomes known."""
     for one in inputs:
-        if one.key not in known:
-            known.add(one.key)
+        key = one.key
+        if key not in known:
+            known.add(key)
             yield one
 
 
@@ -346,7 +353,7 @@ def publish(path: Path, content: bytes, fail_if_exists: bool = False) -> None:
 
     Raises `FileExistsError` where there is one, if asked to; otherwise that one stays.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    part = path.with_name(f".{path.name}.{_new_token()}.tmp")
     try:
         part.write_bytes(content)
         _flush(part)
@@ -355,6 +362,11 @@ def publish(path: Path, content: bytes, fail_if_exists: bool = False) -> None:
         part.unlink(missing_ok=True)
     if fail_if_exists and not first:
         raise FileExistsError(path)
+
+
+def _new_token() -> str:
+    """A name of this process, in files of its own: `RunStore.clear_leftovers` reads it."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _flush(path: Path) -> None:

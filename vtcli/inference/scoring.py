@@ -50,18 +50,30 @@ def score_slots(
     The batch has `slots` slots, of which the others are zero; with None it holds the clips alone.
     Raises `OutOfMemoryError`.
     """
+    on_gpu = next(net.parameters()).device.type == "cuda"
+    with memory_errors(slots or len(clips)):
+        batch, row_of = fill_batch(clips, slots, pinned=on_gpu)
+        rows = by_head(net, forward(net, batch))
+    return {slot: {h: v[row] for h, v in rows.items()} for slot, row in row_of.items()}
+
+
+def fill_batch(
+    clips: Mapping[int, Tensor], slots: int | None, pinned: bool
+) -> tuple[Tensor, dict[int, int]]:
+    """The batch [B,3,T,S,S] of `score_slots`, and the row of each slot in it."""
     import torch
 
     order = sorted(clips)
     row_of = {slot: slot if slots else row for row, slot in enumerate(order)}
     first = clips[order[0]]
-    on_gpu = next(net.parameters()).device.type == "cuda"
-    batch = torch.zeros(slots or len(order), *first.shape, dtype=first.dtype, pin_memory=on_gpu)
+    size = slots or len(order)
+    if size == 1 and not pinned:
+        return first[None], row_of
+    new = torch.empty if size == len(order) else torch.zeros
+    batch = new(size, *first.shape, dtype=first.dtype, pin_memory=pinned)
     for slot in order:
         batch[row_of[slot]] = clips[slot]
-    with memory_errors(len(batch)):
-        rows = by_head(net, forward(net, batch))
-    return {slot: {h: v[row_of[slot]] for h, v in rows.items()} for slot in order}
+    return batch, row_of
 
 
 @contextmanager
@@ -82,8 +94,12 @@ def memory_errors(size: int) -> Iterator[None]:
 
 def by_head(net: VideoModel, logits: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What a network returned for B clips as logits [B,K] per head, fp32 on the CPU."""
-    heads = logits if isinstance(logits, Mapping) else {net.card.heads[0].name: logits}
-    return {head: values.float().cpu() for head, values in heads.items()}
+    return {head: values.float().cpu() for head, values in heads_of(net, logits).items()}
+
+
+def heads_of(net: VideoModel, logits: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What a network returned, per head."""
+    return logits if isinstance(logits, Mapping) else {net.card.heads[0].name: logits}
 
 
 def score_clips(
@@ -91,10 +107,12 @@ def score_clips(
     clips: Iterable[Tensor],
     batch_size: int | None,
     score: Callable[[Sequence[Tensor]], Sequence[Mapping[str, Tensor]]] | None = None,
+    on_scored: Callable[[Sequence[Mapping[str, Tensor]]], None] | None = None,
 ) -> dict[str, Tensor]:
     """Logits [V,K] per head of clips [3,T,S,S], in batches of bounded size; fp32 on the CPU.
 
-    `score` gives the logits [K] per head of each clip of a batch, by default those of the network.
+    `score` gives the logits [K] per head of each clip of a batch, by default those of the network;
+    `on_scored` is called with them, batch by batch.
     A batch that does not fit into memory is halved and tried again. Raises `OutOfMemoryError` where
     a single clip does not fit, `DataError` where a logit is NaN or infinite.
     """
@@ -104,7 +122,6 @@ def score_clips(
         return list(score_slots(net, dict(enumerate(batch)), None).values())
 
     score = score or score_alone
-    names = [head.name for head in net.card.heads]
     rows: list[Mapping[str, Tensor]] = []
     pending: list[Tensor] = []
     size = batch_size
@@ -114,13 +131,16 @@ def score_clips(
         while pending:
             part = pending[:size]
             try:
-                rows.extend(score(part))
+                scored = score(part)
             except OutOfMemoryError:
                 if len(part) == 1:
                     raise
                 size = len(part) // 2
                 continue
             pending = pending[len(part) :]
+            rows.extend(scored)
+            if on_scored is not None:
+                on_scored(scored)
 
     for clip in clips:
         size = size or default_batch_size(net, tuple(clip.shape))
@@ -128,7 +148,7 @@ def score_clips(
         if len(pending) >= size:
             flush()
     flush()
-    logits = {name: torch.stack([row[name] for row in rows]) for name in names}
+    logits = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     require_finite(logits.values(), "this video")
     return logits
 
@@ -144,26 +164,31 @@ def require_finite(logits: Iterable[Tensor], subject: str) -> None:
 
 def forward(net: VideoModel, clips: Tensor) -> Tensor | Mapping[str, Tensor]:
     """Logits of clips [B,3,T,S,S], which are moved to the network's device and data type."""
-    return _computed(net, net, clips)
-
-
-def features(net: VideoModel, clips: Tensor) -> Tensor:
-    """What the classifier of a network sees of clips [B,3,T,S,S]: [B,D], fp32 on the CPU.
-
-    Raises `UsageError` for a network without such a method.
-    """
-    compute = getattr(net, "features", None)
-    if compute is None:
-        raise UsageError("this model has no features; use one of those of vt models list")
-    values: Tensor = _computed(net, compute, clips)
-    return values.float().cpu()
-
-
-def _computed(net: VideoModel, compute: Callable[[Tensor], Any], clips: Tensor) -> Any:
     import torch
 
     with torch.inference_mode():
-        return compute(on_device(net, clips))
+        return net(on_device(net, clips))
+
+
+EMBEDDING = "embedding"
+
+
+class FeatureNetwork:
+    """A network as the stream runs it, that gives what its classifier sees in place of logits.
+
+    Called with clips [B,3,T,S,S], it returns {"embedding": [B,D]}. Raises `UsageError` for a
+    network without such features.
+    """
+
+    def __init__(self, net: VideoModel) -> None:
+        if not hasattr(net, "features"):
+            raise UsageError("this model has no features; use one of those of vt models list")
+        self._compute: Callable[[Tensor], Tensor] = net.features
+        self.config, self.card, self.labels = net.config, net.card, net.labels
+        self.dtype, self.parameters = net.dtype, net.parameters
+
+    def __call__(self, clips_B3THW: Tensor) -> Mapping[str, Tensor]:
+        return {EMBEDDING: self._compute(clips_B3THW)}
 
 
 def on_device(net: VideoModel, clips: Tensor) -> Tensor:
@@ -197,9 +222,7 @@ def topk_per_head(
 
     The heads `noun` and `verb` are also ranked in pairs, as the first head `action`.
     """
-    import torch
-
-    from vtcli.video.views import fuse_views, probabilities
+    from vtcli.video.views import fuse_views
 
     heads: Sequence[HeadSpec] = card.heads
     rankings: dict[str, tuple[ClassPrediction, ...]] = {}
@@ -207,14 +230,25 @@ def topk_per_head(
         rankings["action"] = _rank_pairs(logits, {h.name: h for h in heads}, rule, topk)
     for head in heads:
         fused_K = fuse_views(logits[head.name], rule)
-        score_K = probabilities(logits[head.name], rule)
-        if calibration := card.calibration.get(head.name):
-            probabilities_K = score_K.double().numpy()
-            score_K = torch.from_numpy(
-                apply_temperature(probabilities_K, calibration["temperature"])
-            )
+        score_K = class_scores(logits, card, head.name, rule)
         rankings[head.name] = _best(fused_K, score_K, head.labels, topk)
     return rankings
+
+
+def class_scores(logits: Mapping[str, Tensor], card: Any, head: str, rule: ViewFusion) -> Tensor:
+    """The probabilities [K] of a head, from the logits [V,K] per head: float64 on the CPU.
+
+    Those of a calibrated head are softmax(log p / temperature).
+    """
+    import torch
+
+    from vtcli.video.views import probabilities
+
+    score_K = probabilities(logits[head], rule)
+    if calibration := card.calibration.get(head):
+        probabilities_K = score_K.double().numpy()
+        score_K = torch.from_numpy(apply_temperature(probabilities_K, calibration["temperature"]))
+    return score_K
 
 
 def _rank_pairs(
@@ -235,5 +269,6 @@ def _rank_pairs(
 def _best(
     fused_K: Tensor, score_K: Tensor, names: Sequence[str], topk: int
 ) -> tuple[ClassPrediction, ...]:
-    order = fused_K.argsort(descending=True, stable=True)[:topk].tolist()
-    return tuple(ClassPrediction(i, names[i], score_K[i].item(), fused_K[i].item()) for i in order)
+    order = fused_K.argsort(descending=True, stable=True)[:topk]
+    best = zip(order.tolist(), score_K[order].tolist(), fused_K[order].tolist(), strict=True)
+    return tuple(ClassPrediction(i, names[i], score, fused) for i, score, fused in best)

@@ -8,7 +8,7 @@ Shape legend: B windows of a batch, T frames of a clip, S crop size, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from vtcli.inference.scoring import by_head, memory_errors, on_device, score_clips
@@ -31,6 +31,13 @@ def frame_step(net: object) -> int | None:
     return net.frame_step if isinstance(net, StepwiseModel) else None
 
 
+def sampling_step(net: object) -> int | None:
+    """The frames of a step by which windows are aligned: also for an exported graph, which does not
+    give the features, so that it sees the same frames as the network.
+    """
+    return getattr(net, "sampling_step", None) or frame_step(net)
+
+
 def _parts(row: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
     return [tuple(row[at : at + size]) for at in range(0, len(row), size)]
 
@@ -38,20 +45,37 @@ def _parts(row: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
 def align_steps(frames_of: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     """The frames [T] of each window, where steps of `size` frames repeat those of earlier windows.
 
+    See `StepAligner`.
+    """
+    aligner = StepAligner(size)
+    return [aligner.align(row) for row in frames_of]
+
+
+class StepAligner:
+    """Aligns the steps of windows that come one by one with those of earlier windows.
+
     A step takes the frames of the nearest earlier one if each of them is at most half the distance
     of two steps away: windows sample the same frames although their starts are rounded to frames.
     """
-    known: dict[int, list[Step]] = {}
-    aligned = []
-    for row in frames_of:
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._known: dict[int, list[Step]] = {}
+
+    def align(self, row: Sequence[int]) -> list[int]:
+        """The frames [T] of the next window, which samples `row`."""
+        size, known = self.size, self._known
         reach = max(1, abs(row[size] - row[0]) // 2) if len(row) > size else 0
         steps = [_nearest(known, step, reach) for step in _parts(row, size)]
         for step in steps:
             same_start = known.setdefault(step[0], [])
             if step not in same_start:
                 same_start.append(step)
-        aligned.append([index for step in steps for index in step])
-    return aligned
+        return [index for step in steps for index in step]
+
+    def forget(self, before: int) -> None:
+        """Forget the steps that begin before this frame."""
+        self._known = {start: steps for start, steps in self._known.items() if start >= before}
 
 
 def _nearest(known: Mapping[int, list[Step]], step: Step, reach: int) -> Step:
@@ -82,12 +106,17 @@ class SharedSteps:
         self.kept: dict[Step, Tensor] = {}
         self.scored = self.computed = 0
 
-    def score(self, clips: Iterable[Tensor], batch_size: int | None) -> dict[str, Tensor]:
+    def score(
+        self,
+        clips: Iterable[Tensor],
+        batch_size: int | None,
+        on_scored: Callable[[Sequence[Mapping[str, Tensor]]], None] | None = None,
+    ) -> dict[str, Tensor]:
         """Logits [V,K] per head of all windows, of which `clips` are the clips [3,T,S,S].
 
-        Raises as `score_clips` does.
+        Called back and raises as `score_clips` does.
         """
-        return score_clips(self.net, clips, batch_size, self._score)
+        return score_clips(self.net, clips, batch_size, self._score, on_scored)
 
     def _score(self, clips: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """The logits [K] per head of the next windows."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import UsageError
-from vtcli.inference.results import VideoPrediction, ranking_table, video_table
+from vtcli.inference.decision import Decision
+from vtcli.inference.results import VideoPrediction, html_table, ranking_table, video_table
 from vtcli.inference.scoring import ClassPrediction
 from vtcli.video import TIME_EPS
 
@@ -41,10 +42,14 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """The prediction for one window: per head, the best classes, best first."""
+    """The prediction for one window: per head, the best classes, best first.
+
+    `decision`: the classes of a model whose classes do not exclude each other.
+    """
 
     window: Window
     heads: Mapping[str, tuple[ClassPrediction, ...]]
+    decision: Decision | None = None
 
     @property
     def best(self) -> ClassPrediction:
@@ -57,6 +62,7 @@ class WindowPrediction:
             "start": round(self.window.start, 3),
             "end": round(self.window.end, 3),
             **ranking_table(self.heads),
+            **(self.decision.to_dict() if self.decision else {}),
         }
 
 
@@ -78,7 +84,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Timeline:
-    """The segments and the windows of one file.
+    """The segments and the windows of one file; iterating and indexing are over the segments.
 
     `seconds`: time of decoding and the forward passes. `notice`: what a user may not expect of the
     windows; may be empty. `warnings`: signs of damage in the file.
@@ -97,6 +103,26 @@ class Timeline:
     def error(self) -> None:
         """Always None; see `Failure`."""
 
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self.segments)
+
+    def __getitem__(self, number: int) -> Segment:
+        return self.segments[number]
+
+    def __str__(self) -> str:
+        """The path, and a line per segment."""
+        lines = (f"  {s.start:8.2f} – {s.end:.2f} s  {s.score:6.1%}  {s.label}" for s in self)
+        return "\n".join([self.path, *lines])
+
+    def _repr_html_(self) -> str:
+        """The segments as a table, in a notebook."""
+        return html_table(
+            (f"{s.start:.2f}", f"{s.end:.2f}", s.label, f"{s.score:.1%}") for s in self
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {
@@ -108,10 +134,26 @@ class Timeline:
         }
 
 
-def parse_duration(text: str, option: str) -> float:
+def parse_windows(window: str, stride: str | None, prefix: str = "--") -> tuple[float, float]:
+    """The length of windows and the time between their starts in seconds; by default, the length.
+
+    Raises `UsageError` as `parse_duration` does, for `prefix` + `window` or `stride`.
+    """
+    length = parse_duration(window, f"{prefix}window")
+    return length, length if stride is None else parse_duration(stride, f"{prefix}stride")
+
+
+def check_windows(window: float, stride: float | None) -> None:
+    """Raise `UsageError` for a window or stride, in seconds, of less than `SHORTEST`."""
+    for name, value in (("window", window), ("stride", stride)):
+        if value is not None and not SHORTEST <= value < math.inf:
+            raise UsageError(f"{name} is a number of seconds of at least {SHORTEST}, not {value}")
+
+
+def parse_duration(text: str, option: str, least: float = SHORTEST) -> float:
     """The seconds of `2s`, `500ms`, `1.5`, `1:30` or `00:01:30`.
 
-    Raises `UsageError` naming the option for anything else and for less than `SHORTEST`.
+    Raises `UsageError` naming the option for anything else and for less than `least`.
     """
     number = r"(\d+(?:\.\d*)?|\.\d+)"
     simple = re.fullmatch(rf"{number}(ms|s)?", text.strip(), re.ASCII)
@@ -122,8 +164,8 @@ def parse_duration(text: str, option: str) -> float:
         seconds = 3600 * int(clock[1] or 0) + 60 * int(clock[2]) + float(clock[3])
     else:
         raise UsageError(f"{option} takes a time such as 2s, 500ms, 1.5 or 00:01:30, not '{text}'")
-    if seconds < SHORTEST:
-        raise UsageError(f"{option} must be at least {1000 * SHORTEST:.0f}ms, not {text}")
+    if seconds < least:
+        raise UsageError(f"{option} must be at least {1000 * least:.0f}ms, not {text}")
     return seconds
 
 

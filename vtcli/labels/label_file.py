@@ -10,16 +10,20 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vtcli.errors import DataError
+from vtcli.runtime.text_files import encoding_of
 
 _NUMBER = re.compile(r"\d+(\.0+)?")
 _FIRST = re.compile(r"(\d+(?:\.0+)?)\s*[:=\s]\s*(\S.*)")
-_LAST = re.compile(r"(.*\S)\s*[:=\s]\s*(\d+(?:\.0+)?)")
+_ITEM = re.compile(r"\[?(\d+)(?:[.)\]-]|\s+[-:=])\s+(\S.*)")
+_LAST = re.compile(r"(.*[^\s:=])\s*[:=\s]\s*(\d+(?:\.0+)?)")
 _NAME_HEADERS = frozenset(
     {
         "name",
@@ -49,7 +53,9 @@ class LabelFile:
 
     def describe(self) -> str:
         """The form, the number of names, the first three and the last."""
-        return f"{len(self.names):,} class names ({self.form}): {first_and_last(self.names)}"
+        text = f"{len(self.names):,} class names ({self.form}): {first_and_last(self.names)}"
+        twice = next((name for name, n in Counter(self.names).items() if n > 1), None)
+        return text + (f" (warning: '{twice}' is there more than once)" if twice else "")
 
 
 def first_and_last(names: Sequence[str]) -> str:
@@ -73,8 +79,11 @@ def read_label_file(path: Path) -> LabelFile:
     text = _text(path)
     if not text.strip():
         raise _error(path, "is empty")
-    if path.suffix.lower() == ".json" or text.lstrip()[0] in "{[":
+    numbered = _ITEM.match(text.lstrip())
+    if path.suffix.lower() == ".json" or (text.lstrip()[0] in "{[" and not numbered):
         return _from_json(path, text)
+    if "\0" in text or text.startswith("PK\x03\x04"):
+        raise _error(path, "is not a text file")
     lines = text.rstrip().splitlines()
     if blank := next((n for n, line in enumerate(lines, 1) if not line.strip()), 0):
         raise _error(path, f"has an empty line {blank} between names, which may be a class")
@@ -85,10 +94,10 @@ def read_label_file(path: Path) -> LabelFile:
 def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
-        utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        return data.decode("utf-16" if utf16 else "utf-8-sig")
+        return data.decode(encoding_of(data))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the labels file {path} cannot be read as text: {error}") from error
+        way = "save it as UTF-8" if isinstance(error, ValueError) else "check the path"
+        raise DataError(f"the labels file {path} cannot be read as text: {error}; {way}") from error
 
 
 def _error(path: Path, what: str) -> DataError:
@@ -100,7 +109,7 @@ def _error(path: Path, what: str) -> DataError:
 
 def _from_json(path: Path, text: str) -> LabelFile:
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=partial(_without_repeats, path))
     except json.JSONDecodeError as error:
         raise _error(path, f"is not valid JSON (line {error.lineno}: {error.msg})") from error
     if isinstance(content, dict):
@@ -130,9 +139,17 @@ def _from_json_list(path: Path, content: list[Any]) -> LabelFile:
         numbers = [number for number, _ in pairs]
         names = _numbered(path, numbers, [name for _, name in pairs])
         return LabelFile(names, _base("JSON list of numbers and names", numbers))
-    if not content or not all(isinstance(entry, str) for entry in content):
+    if not content or not all(isinstance(entry, str) and entry.strip() for entry in content):
         raise _error(path, "is a JSON list that is not one of names")
     return LabelFile(tuple(content), "JSON list in index order")
+
+
+def _without_repeats(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise _error(path, f"has the key '{twice[:40]}' twice")
+    return table
 
 
 def _field(path: Path, record: Mapping[str, Any], names: frozenset[str]) -> str:
@@ -171,6 +188,8 @@ def _from_table(path: Path, lines: Sequence[str]) -> LabelFile | None:
         numbers = [row[numbered[0]] for row in rows[1:]]
         names = _numbered(path, numbers, [row[named[0]] for row in rows[1:]])
         return LabelFile(names, _base(f"csv '{header[numbered[0]]},{header[named[0]]}'", numbers))
+    if len(named) == 1 and not numbered and path.suffix.lower() in (".csv", ".tsv"):
+        raise _error(path, f"has the column '{header[named[0]]}' and none that numbers the classes")
     if {len(row) for row in rows} != {2}:
         return None
     first, last = [row[0] for row in rows], [row[1] for row in rows]
@@ -188,6 +207,11 @@ def _from_table(path: Path, lines: Sequence[str]) -> LabelFile | None:
 def _from_lines(path: Path, lines: Sequence[str]) -> LabelFile:
     if _all_numbers(lines):
         raise _error(path, "has only numbers and no names")
+    items = [found for line in lines if (found := _ITEM.fullmatch(line))]
+    if len(items) == len(lines) and _is_numbering([found[1] for found in items]):
+        numbers = [found[1] for found in items]
+        names = _numbered(path, numbers, [found[2] for found in items])
+        return LabelFile(names, _base("lines 'N. name'", numbers))
     first = [found for line in lines if (found := _FIRST.fullmatch(line))]
     if len(first) == len(lines):
         numbers = [found[1] for found in first]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import UnknownModelError, UsageError
 from vtcli.models.recipe import Recipe
+from vtcli.runtime.fields import wrong_field
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -47,6 +48,8 @@ class Architecture:
     head_tensors: our names of the tensors whose first dimension is the class index.
     init_from_image_model: (tensors of an image model, config) -> the tensors of ours that they
         provide; None if there is no such image model.
+    resize_over_time: (our tensors, their config, a config with another `num_frames`) -> the tensors
+        for that one; None if no tensor depends on the number of frames.
     recipes: training recipes by variant: "default", and "something" for labels that distinguish
         left from right. Without any, training uses the defaults of `Recipe`.
 
@@ -67,6 +70,7 @@ class Architecture:
     require_stated: Callable[[Shapes, Mapping[str, Any]], None] | None = None
     published_macs: Callable[[Any], int] | None = None
     init_from_image_model: Callable[[Mapping[str, Tensor], Any], Mapped] | None = None
+    resize_over_time: Callable[[Mapping[str, Tensor], Any, Any], dict[str, Tensor]] | None = None
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
     @property
@@ -152,8 +156,13 @@ def find_preset(model: str) -> tuple[Architecture, Any]:
 def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
     """`config` with some fields replaced; lists become tuples.
 
-    Raises `UsageError` for a field the architecture does not have.
+    Raises `UsageError` for a field the architecture does not have, and for a value of another type.
     """
+    if wrong := wrong_field(type(config), overrides):
+        raise UsageError(
+            f"{type(config).__name__}: {wrong} is {overrides[wrong]!r:.60}, which is not "
+            f"{type(config).__annotations__[wrong]}"
+        )
     try:
         return replace(config, **{name: _frozen(value) for name, value in overrides.items()})
     except TypeError as error:

@@ -5,11 +5,12 @@ Works for any architecture (`vtcli.models.Architecture`); reads and writes no fi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtcli.errors import LayoutError
+from vtcli.errors import LayoutError, UsageError, VtError
 from vtcli.models.protocol import Card
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vtcli.models import Architecture
+
+
+_NOT_BUILT = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def select_classes(
@@ -42,18 +46,42 @@ def head_sizes(config: Any) -> tuple[tuple[str, int], ...]:
 
 
 def build_on_meta(architecture: Architecture, config: Any) -> nn.Module:
-    """A network on the meta device, which allocates no memory for its weights."""
+    """A network on the meta device, which allocates no memory for its weights.
+
+    Raises `UsageError` for a configuration whose numbers do not go together.
+    """
     import torch
 
-    with torch.device("meta"):
-        model: nn.Module = architecture.build(config)
+    with torch.device("meta"), warnings.catch_warnings():
+        # A network without a classifier has one with no rows.
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        try:
+            model: nn.Module = architecture.build(config)
+        except VtError:
+            raise
+        except _NOT_BUILT as error:
+            raise UsageError(
+                f"no {architecture.title} can be built from this configuration: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
     return model
 
 
-def check_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], src: Path) -> None:
+def allocate_weights(model: nn.Module) -> None:
+    """Give a network on the meta device memory on the CPU; its values are arbitrary.
+
+    `nn.Module.to_empty` does the same, but imports a second of symbolic algebra for it.
+    """
+    import torch
+
+    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+
+
+def check_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], src: str | Path) -> None:
     """Check that the tensors are exactly those of the network.
 
-    Raises `LayoutError` naming the tensors that are missing, unexpected or mis-shaped.
+    Raises `LayoutError` naming the tensors that are missing, unexpected, mis-shaped or not of
+    floating-point numbers where the network's are.
     """
     expected = model.state_dict()
     if missing := expected.keys() - tensors.keys():
@@ -67,6 +95,11 @@ def check_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], src: Path)
             raise LayoutError(
                 f"{src}: '{name}' has the shape {list(tensor.shape)}, this model's is "
                 f"{list(expected[name].shape)}"
+            )
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise LayoutError(
+                f"{src}: '{name}' is of the type {str(tensor.dtype).removeprefix('torch.')}, this "
+                f"model's is {str(expected[name].dtype).removeprefix('torch.')}"
             )
 
 

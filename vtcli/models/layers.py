@@ -6,6 +6,7 @@ dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,8 +17,20 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 gelu_ = torch.ops.aten.gelu_
 QUICK_GELU_SLOPE = 1.702
-# Scores that explicit attention computes at a time: they fit in a CPU's cache (4 MiB in bf16).
-MAX_SCORES = 2 * 1024 * 1024
+# Scores that explicit attention computes at a time: they fit in a CPU's cache (2 MiB in bf16).
+MAX_SCORES = 1024 * 1024
+# Rows, and multiply-accumulates, from which a product takes less time by oneDNN: its call takes
+# longer, and it rearranges the weights first.
+MIN_ROWS = {torch.float32: 32, torch.bfloat16: 1024}
+MIN_MACS = 3_000_000
+MIN_SOFTMAX = 1 << 16
+# Keys from which attention in fp32 is faster head by head.
+MIN_KEYS = 512
+# Tokens whose MLP is computed at a time: the hidden activations fit in a CPU's cache.
+CPU_MLP_TOKENS = 1576  # eight frames of 197 tokens
+# x·Wᵀ + b by oneDNN, which PyTorch's own compiler calls; None where PyTorch is built without it.
+_linear_op = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_ONEDNN_LINEAR = None if _linear_op is None else _linear_op.default
 
 
 class LayerNorm(nn.LayerNorm):
@@ -26,45 +39,90 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x_LC: Tensor) -> Tensor:
         if x_LC.dtype == self.weight.dtype or x_LC.device.type == "cpu":
             # The CPU kernel accepts fp32 parameters with half-precision input and sums in fp32.
-            return super().forward(x_LC)
+            return F.layer_norm(x_LC, self.normalized_shape, self.weight, self.bias, self.eps)
         normed = F.layer_norm(x_LC.float(), self.normalized_shape, self.weight, self.bias, self.eps)
         return normed.to(x_LC.dtype)
 
 
 def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear, computed as a 1x1 convolution on CPUs where that is faster: [L,C] -> [L,K]."""
-    if not _faster_as_convolution(x_LC):
+    """F.linear, computed by oneDNN on CPUs where that is faster: [L,C] -> [L,K]."""
+    if not _faster_by_onednn(x_LC, weight):
         return F.linear(x_LC, weight, bias)
+    return onednn_linear(x_LC, weight, bias)
+
+
+def onednn_linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear by oneDNN: [L,C] -> [L,K]; the weight must be contiguous, or its transpose."""
+    if _ONEDNN_LINEAR is not None:
+        y_LK: Tensor = _ONEDNN_LINEAR(x_LC, weight, bias, "none", [], "")
+        return y_LK
     # Rows are the pixels of a channels-last image that is one pixel wide.
     x_1CM1 = x_LC.reshape(1, -1, 1, x_LC.shape[-1]).permute(0, 3, 1, 2)
-    y_1KM1 = F.conv2d(x_1CM1, weight[:, :, None, None], bias)
+    y_1KM1 = onednn_convolution(x_1CM1, weight[:, :, None, None], bias)
     return y_1KM1.permute(0, 2, 3, 1).reshape(*x_LC.shape[:-1], -1)
 
 
 def scaled_linear(x_LC: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
     """scale·(x·Wᵀ + b) -> [L,K]; a matrix product applies the scale itself."""
-    if _faster_as_convolution(x_LC):
+    if _faster_by_onednn(x_LC, weight):
         return linear(x_LC, weight, bias).mul_(scale)
     x_MC = x_LC.flatten(0, -2)
     y_MK = torch.addmm(bias, x_MC, weight.t(), beta=scale, alpha=scale)
     return y_MK.view(*x_LC.shape[:-1], -1)
 
 
-def _faster_as_convolution(x_LC: Tensor) -> bool:
-    """Whether a matrix product should be computed by oneDNN, as PyTorch does convolutions.
+def _faster_by_onednn(x_LC: Tensor, weight: Tensor) -> bool:
+    """Whether a matrix product should be given to oneDNN by name.
 
     oneDNN uses the full vector width of every processor; MKL, which computes fp32 matrix products,
-    uses half of it on AMD. In bf16 oneDNN computes both, but a convolution adds the bias in the
-    same pass (only with AVX-512). The backward pass of a convolution takes two to six times as long
-    as two matrix products, so training does not use it.
+    uses half of it on AMD. In bf16 oneDNN computes both, but by name it adds the bias in the same
+    pass.
+    """
+    if torch.compiler.is_compiling() or x_LC.numel() * weight.shape[0] < MIN_MACS:
+        return False
+    if not onednn_computes(x_LC):
+        return False
+    return x_LC.numel() >= MIN_ROWS[x_LC.dtype] * x_LC.shape[-1]
+
+
+def onednn_computes(x_LC: Tensor) -> bool:
+    """Whether products and convolutions of a tensor may be given to oneDNN by name.
+
+    Its backward pass takes two to six times as long as that of matrix products, so training does
+    not use it. Its bf16 kernels need AVX-512.
     """
     if torch.compiler.is_compiling() or x_LC.device.type != "cpu":
         return False  # a compiler chooses for itself, and may not trace the queries below
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or x_LC.dtype not in MIN_ROWS:
         return False
-    if x_LC.dtype == torch.bfloat16 and "AVX512" not in torch.backends.cpu.get_cpu_capability():
-        return False
-    return x_LC.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
+    # Without AVX-512 it refuses convolutions and softmax in bf16.
+    can = x_LC.dtype != torch.bfloat16 or _has_avx512()
+    return can and torch.backends.mkldnn.is_available()
+
+
+def attends_by_onednn(q_LD: Tensor) -> bool:
+    """Whether attention in fp32 is faster by oneDNN's products than by PyTorch's fused kernel.
+
+    Only with AVX-512: without it, oneDNN multiplies no faster than MKL, which the kernel calls.
+    """
+    return q_LD.dtype == torch.float32 and onednn_computes(q_LD) and _has_avx512()
+
+
+def _has_avx512() -> bool:
+    return "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+def onednn_convolution(
+    x_BC: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int] = (), groups: int = 1
+) -> Tensor:
+    """A convolution of stride 1 by oneDNN: [B,C,...] -> [B,K,...]; padding: () for none.
+
+    PyTorch's own convolutions take another kernel where they run on one thread in fp32, which needs
+    1.8 times as long for a matrix product and up to 20 times as long for a depth-wise one.
+    """
+    ones = (1,) * (weight.ndim - 2)
+    padding = padding or (0,) * len(ones)
+    return torch.mkldnn_convolution(x_BC, weight, bias, padding, ones, ones, groups)
 
 
 class Linear(nn.Linear):
@@ -106,6 +164,8 @@ class Mlp(nn.Module):
 
 def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     """softmax(q·kᵀ/√D)·v -> [B,H,N,D]; the fastest exact form for the device and precision."""
+    if attends_by_onednn(q_BHND) and k_BHMD.shape[2] >= MIN_KEYS:
+        return _attention_by_rows(q_BHND, k_BHMD, v_BHMD)
     on_cpu_in_half = q_BHND.device.type == "cpu" and q_BHND.dtype != torch.float32
     if not on_cpu_in_half or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q_BHND, k_BHMD, v_BHMD)
@@ -122,11 +182,47 @@ def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     return torch.cat(parts).view(q_BHND.shape)
 
 
+def _attention_by_rows(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
+    """`attention` in fp32, some rows of a head at a time."""
+    rows = max(1, MAX_SCORES // k_BHMD.shape[2])
+    q_XND, k_XMD, v_XMD = (x.flatten(0, 1).contiguous() for x in (q_BHND, k_BHMD, v_BHMD))
+    q_XND = q_XND * q_XND.shape[-1] ** -0.5
+    parts = [
+        onednn_attention(q_RD, k_MD, v_MD)
+        for q_ND, k_MD, v_MD in zip(q_XND, k_XMD, v_XMD, strict=True)
+        for q_RD in q_ND.split(rows)
+    ]
+    return torch.cat(parts).view(q_BHND.shape)
+
+
+def onednn_attention(
+    q_ND: Tensor, k_MD: Tensor, v_MD: Tensor, bias_NM: Tensor | None = None
+) -> Tensor:
+    """softmax(q·kᵀ + bias)·v of one head -> [N,D]; q is scaled, k and v are contiguous.
+
+    oneDNN multiplies fp32 matrices up to twice as fast as PyTorch's fused kernel and its batched
+    product, which call MKL.
+    """
+    scores_NM = onednn_linear(q_ND, k_MD)
+    if bias_NM is not None:
+        scores_NM.add_(bias_NM)
+    return onednn_linear(scores_NM.softmax(-1), v_MD.t())
+
+
+def softmax(scores_XNM: Tensor) -> Tensor:
+    """Softmax over the last dimension; in bf16 on the CPU by oneDNN, in half the time."""
+    if scores_XNM.dtype != torch.bfloat16 or not onednn_computes(scores_XNM):
+        return scores_XNM.softmax(-1)
+    if scores_XNM.numel() < MIN_SOFTMAX:  # two more calls, which only pay for large ones
+        return scores_XNM.softmax(-1)
+    return scores_XNM.to_mkldnn().softmax(-1).to_dense()
+
+
 def _explicit_attention(q_XND: Tensor, k_XMD: Tensor, v_XMD: Tensor) -> Tensor:
     zero = q_XND.new_zeros(1, 1, 1)
     scale = q_XND.shape[-1] ** -0.5
     scores_XNM = torch.baddbmm(zero, q_XND, k_XMD.transpose(1, 2), beta=0, alpha=scale)
-    return torch.bmm(scores_XNM.softmax(-1), v_XMD)
+    return torch.bmm(softmax(scores_XNM), v_XMD)
 
 
 def attend_with_one_query(x_BC: Tensor, y_BMC: Tensor, qkv: nn.Linear, num_heads: int) -> Tensor:
@@ -147,6 +243,25 @@ def attend_with_one_query(x_BC: Tensor, y_BMC: Tensor, qkv: nn.Linear, num_heads
     v_HBD = pooled_BHC.transpose(0, 1) @ w_v.view(H, C // H, C).transpose(1, 2)
     v_BC = v_HBD.transpose(0, 1).flatten(1)
     return v_BC if b_v is None else v_BC + b_v
+
+
+def add_branch(
+    x_BLC: Tensor,
+    branch: Callable[[Tensor], Tensor],
+    drop_path: DropPath,
+    tokens: int = CPU_MLP_TOKENS,
+) -> Tensor:
+    """x + branch(x) -> [B,L,C], for a branch that computes each token by itself.
+
+    On a CPU without gradients it is added in place, some tokens at a time: x must be contiguous and
+    must not be used afterwards.
+    """
+    on_cpu = x_BLC.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not on_cpu or torch.is_grad_enabled() or drop_path.training:
+        return x_BLC + drop_path(branch(x_BLC))
+    for chunk_MC in x_BLC.view(-1, x_BLC.shape[-1]).split(tokens):
+        chunk_MC.add_(branch(chunk_MC))
+    return x_BLC
 
 
 class Attention(nn.Module):
@@ -191,7 +306,11 @@ def depthwise_conv3d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     # Tokens on a grid are PyTorch's channels-last memory format of a volume: no copy is made.
     x_BCTHW = x_BTHWC.permute(0, 4, 1, 2, 3)
     padding = tuple(size // 2 for size in weight.shape[2:])
-    y_BCTHW = F.conv3d(x_BCTHW, weight, bias, padding=padding, groups=weight.shape[0])
+    groups = weight.shape[0]
+    if onednn_computes(x_BCTHW):
+        y_BCTHW = onednn_convolution(x_BCTHW, weight, bias, padding, groups)
+    else:
+        y_BCTHW = F.conv3d(x_BCTHW, weight, bias, padding=padding, groups=groups)
     return y_BCTHW.permute(0, 2, 3, 4, 1)
 
 

@@ -21,6 +21,14 @@ class Card(Protocol):
         """Class names in the order of the logits."""
         ...
 
+    def with_classes(self, count: int, labels: tuple[str, ...], config: Any) -> Card:
+        """The card of the same network with a new classifier."""
+        ...
+
+    def write(self, path: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Write weights and card to a file."""
+        ...
+
 
 class VideoModel(Protocol):
     """A network prepared for inference: a normalized clip in, logits out.

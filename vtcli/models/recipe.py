@@ -15,6 +15,9 @@ from vtcli.errors import UsageError
 CropMode = Literal["rrc", "sides"]
 AmpType = Literal["off", "bf16", "fp16"]
 Scaling = Literal["linear", "sqrt"]
+ClassWeights = Literal["none", "sqrt", "inverse"]
+Sampling = Literal["natural", "balanced"]
+Loss = Literal["auto", "ce", "bce"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,19 @@ class Recipe:
     ] = ()
     clip_grad: Annotated[float, "Clip the gradient norm to this value; 0 turns clipping off."] = 0.0
     smoothing: Annotated[float, "Label smoothing."] = 0.0
+    loss: Annotated[
+        Loss,
+        "Loss: ce takes one class per video, bce decides on each class alone; auto is bce where "
+        "videos have several labels.",
+    ] = "auto"
+    class_weights: Annotated[
+        ClassWeights,
+        "Weight of a class of n videos in the loss: none, sqrt (1/sqrt(n)) or inverse (1/n).",
+    ] = "none"
+    sampling: Annotated[
+        Sampling,
+        "Videos of an epoch: natural takes each once, balanced as many of every class.",
+    ] = "natural"
     mixup: Annotated[float, "Mixup alpha; 0 turns it off."] = 0.0
     cutmix: Annotated[float, "CutMix alpha; 0 turns it off."] = 0.0
     aa: Annotated[
@@ -168,6 +184,9 @@ _CHOICES = {
     "train_crop_mode": get_args(CropMode),
     "amp_dtype": get_args(AmpType),
     "lr_base_scale": get_args(Scaling),
+    "class_weights": get_args(ClassWeights),
+    "sampling": get_args(Sampling),
+    "loss": get_args(Loss),
 }
 
 

@@ -29,6 +29,8 @@ from vtcli.runtime.device import cpu_features, resolve_device, resolve_dtype
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.video.decode import VideoInfo, probe, read_frames
 from vtcli.video.pipeline import Pipeline, plan_views
+from vtcli.weights.checkpoint import open_tensors
+from vtcli.weights.load import network_of
 from vtcli.weights.model_config import model_config
 from vtcli.weights.registry import load_registry
 from vtcli.weights.repository import hub_name
@@ -69,9 +71,9 @@ def find_model(name: str, progress: ProgressCallback | None = None) -> ProfiledM
     """
     registry = load_registry()
     if is_path(name) or hub_name(name) is not None:
-        file = resolve(name, progress)
+        file = resolve(name, progress, needs_classifier=False)
         card = file.card
-        config = get_architecture(card.arch).read_config(card.config)
+        config: Any = network_of(card, open_tensors(file.path), file.path).config
         entry = registry.checkpoints.get(card.id)
         return ProfiledModel(card.id or name, card.arch, config, entry, card.pipeline, file)
     try:

@@ -19,7 +19,7 @@ from vtcli.profiling.benchmark import Timing
 from vtcli.profiling.flops import Cost
 from vtcli.runtime.device import resolve_dtype
 from vtcli.video.pipeline import Pipeline
-from vtcli.weights.load import create_model, load_resolved
+from vtcli.weights.load import create_model, load_resolved, parameter_count
 from vtcli.weights.registry import Checkpoint
 from vtcli.weights.resolve import LocalCheckpoint
 
@@ -53,9 +53,9 @@ class ProfiledModel:
         """The network in evaluation mode."""
         if self.file is not None:
             return cast("VideoModel", load_resolved(self.file, str(device), precision))
-        dtype = resolve_dtype(precision, device)
-        model = prepare_for_inference(create_model(self.id), None, device, dtype)
-        return cast("VideoModel", model)
+        model = create_model(self.id)
+        dtype = resolve_dtype(precision, device, parameter_count(model))
+        return cast("VideoModel", prepare_for_inference(model, None, device, dtype))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from vtcli.runtime.words import percent
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from vtcli.evaluation.stopping import StopFit
+
 PLOT_SIZE = 200
 COLUMNS = ("macro F1", "NLL", "Brier", "ECE", "AUROC", "AURC")
 LEGEND = (
@@ -51,6 +53,14 @@ def calibration_table(rows: Sequence[tuple[str, float, Confidence, Confidence]])
     for head, temperature, before, after in rows:
         values = (temperature, before.ece, after.ece, before.nll, after.nll)
         table.add_row(Text(head), *("–" if v is None else f"{v:.3f}" for v in values))
+    return table
+
+
+def stopping_table(fit: StopFit) -> Table:
+    """What `--views auto` does to the videos that it was learned on."""
+    table = plain_table("--views", "views per video", "of", "same first class")
+    agreement = f"{100 * fit.agreement:.2f} %"
+    table.add_row("auto", f"{fit.mean_views:.2f}", str(fit.total), agreement)
     return table
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vtcli.inference.quantize import QuantizationReport
     from vtcli.weights.convert import ConversionReport
 
 
@@ -29,7 +30,8 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
     )
     for reason, names in _by_reason(report.dropped).items():
         console.print(f"             {len(names)} x {reason}, for example {names[0]}")
-    console.print(f"  classes    {report.labels}" + _order(report.permutation))
+    classes = f"{report.labels}; {_order(report.permutation)}".removeprefix("; ")
+    console.print(f"  classes    {classes}")
     if report.verified:
         console.print(f"  verified   {report.verified} tensors bit-identical after a round trip")
     if report.logits_difference is not None:
@@ -50,6 +52,19 @@ def print_report(report: ConversionReport, list_tensors: bool) -> None:
             console.print(f"  {name} unused: {reason}")
 
 
+def print_quantization(report: QuantizationReport) -> None:
+    """Print what int8 changes on standard output."""
+    fp32, int8 = (report.milliseconds[name] for name in ("fp32", "int8"))
+    print(f"  int8       calibrated on {report.calibration} videos")
+    print(
+        f"  agreement  {report.same_first} of {report.held_out} other videos have the same first "
+        f"class as in fp32; probabilities differ by at most {100 * report.largest_difference:.1f} %"
+    )
+    print(f"  speed      {int8:.1f} ms a clip, {fp32:.1f} in fp32: {fp32 / int8:.2f}x")
+    for failure in report.failures:
+        print(f"  skipped    {failure}")
+
+
 def _by_reason(dropped: list[tuple[str, str]]) -> dict[str, list[str]]:
     reasons: dict[str, list[str]] = {}
     for name, reason in dropped:
@@ -58,4 +73,4 @@ def _by_reason(dropped: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _order(permutation: str) -> str:
-    return f"; reordered by {permutation}" if permutation else "; in the order of the source file"
+    return f"reordered by {permutation}" if permutation else "in the order of the source file"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vtcli.report.tables import plain_table, with_interval
+from vtcli.report.tables import plain_table, print_table, with_interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,7 @@ def print_seen(console: Console, clips: Sequence[Mapping[str, Any]]) -> None:
         column.no_wrap, column.overflow = False, "fold"
     for clip in clips:
         table.add_row(clip["target"], *map(_prediction, clip["predictions"].values()))
-    console.print(table)
+    print_table(table, console)
 
 
 def _prediction(prediction: Mapping[str, Any]) -> Text:
@@ -57,7 +57,7 @@ def print_costs(console: Console, profiles: Sequence[Mapping[str, Any]]) -> None
             f"{macs / 1e6:.1f}",
             f"{times[0]:.1f}" if times else "–",
         )
-    console.print(table)
+    print_table(table, console)
 
 
 def print_accuracies(console: Console, reports: Sequence[EvaluationReport], pages: str) -> None:
@@ -65,6 +65,6 @@ def print_accuracies(console: Console, reports: Sequence[EvaluationReport], page
     table = plain_table("model", "top-1 accuracy in percent (95% interval)")
     for report in reports:
         table.add_row(report.model, with_interval(report.headline.top1_read))
-    console.print(table)
+    print_table(table, console)
     text = f"reports with every class and the most confident misclassifications: {pages}\n"
     console.print(text, soft_wrap=True, markup=False)

@@ -20,7 +20,8 @@ from vtcli.evaluation.results import (
     SplitMean,
 )
 from vtcli.report.confidence import LEGEND, confidence_table
-from vtcli.report.tables import plain_table, points, print_text, with_interval
+from vtcli.report.multi_label import class_table, summary
+from vtcli.report.tables import plain_table, points, print_table, print_text, with_interval
 from vtcli.runtime.words import and_more, percent, plural
 
 if TYPE_CHECKING:
@@ -76,10 +77,14 @@ def print_evaluation(report: EvaluationReport, console: Console) -> None:
     print_text(console, report.protocol, "dim")
     if report.differs:
         print_text(console, report.differs, "yellow")
-    console.print(_headline_table(report))
+    print_table(_headline_table(report), console)
     print_text(console, _legend(report), "dim")
-    if any(head.n_read for head in report.heads):
-        console.print(confidence_table(report.heads))
+    for head in report.heads:
+        if head.multi_label:
+            print_text(console, summary(head.multi_label))
+            print_table(class_table(head.multi_label), console)
+    if any(head.confidence for head in report.heads):
+        print_table(confidence_table(report.heads), console)
         print_text(console, LEGEND, "dim")
     console.print()
     speed = speed_in_words(report)
@@ -142,7 +147,7 @@ def _print_worst_classes(head: HeadResult, console: Console, of_head: str) -> No
         accuracy = percent(row.correct / row.n)
         cells = (row.name, f"{row.correct}/{row.n}", accuracy, f"{other} ({row.confused})")
         table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
+    print_table(table, console)
 
 
 def print_splits(splits: SplitMean, reported: ReportedMetrics | None, console: Console) -> None:
@@ -156,7 +161,7 @@ def print_splits(splits: SplitMean, reported: ReportedMetrics | None, console: C
         table.add_row(Text(f"split {name}"), percent(read), percent(over_all))
     means = (_format_mean(splits.read), _format_mean(splits.over_all))
     table.add_row(Text("mean", style="bold"), *(Text(cell, style="bold") for cell in means))
-    console.print(table)
+    print_table(table, console)
     if reported and reported.top1 is not None:
         difference = points(100 * splits.read.mean - reported.top1)
         source = f" ({reported.source})" if reported.source else ""
@@ -178,7 +183,7 @@ def print_comparison(found: Comparison, name_a: str, name_b: str, console: Conso
     table = plain_table(f"of {plural(found.n, 'sample')}", "B correct", "B wrong")
     table.add_row("A correct", f"{found.correct_both:,}", f"{found.correct_only_a:,}")
     table.add_row("A wrong", f"{found.correct_only_b:,}", f"{found.correct_neither:,}")
-    console.print(table)
+    print_table(table, console)
     print_text(console, _verdict(found), "bold")
     for missing, run, other in (
         (found.missing_in_a, "B", "A"),
@@ -213,4 +218,4 @@ def _print_changes(title: str, changes: Sequence[ClassChange], console: Console)
         table.add_row(Text(change.name), *(str(count) for count in counts))
     if more := and_more(len(changes) - CLASSES_SHOWN):
         table.add_row(Text(more, style="dim"))
-    console.print(table)
+    print_table(table, console)

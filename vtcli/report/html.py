@@ -1,20 +1,16 @@
 """An evaluation as one self-contained HTML file: no network, no fonts, no server.
 
-This file prepares what the Jinja templates in `templates/` show. Numbers and tables are readable
-without scripts; `page.js` adds sorting, the filter and the large confusion matrices. Everything is
-escaped, and the page's Content-Security-Policy allows no script but that one.
+This file prepares what the Jinja templates in `templates/` show (see `pages.py`). Numbers and
+tables are readable without scripts; `page.js` adds sorting, the filter and the large confusion
+matrices.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vtcli.evaluation.results import (
     EvaluationReport,
@@ -32,12 +28,10 @@ from vtcli.report.evaluation import (
     speed_in_words,
     worst_first,
 )
+from vtcli.report.multi_label import multi_label_section
+from vtcli.report.pages import render_page, strip_frames, write_page
 from vtcli.report.tables import points
-from vtcli.runtime.files import atomic_write
 from vtcli.runtime.words import and_more, percent, plural
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 MAX_LABELED_CLASSES = 24
 """Up to this many classes a confusion matrix is a table with names and counts."""
@@ -48,8 +42,6 @@ OPEN_UP_TO = 5
 HISTOGRAM_BINS = 10
 HISTOGRAM_BIN_WIDTH, HISTOGRAM_HEIGHT = 46, 56
 AXIS_WIDTH = 200
-CONTROL_CHARACTERS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127), "\ufffd")
-"""HTML has no form for these; a replacement character is shown instead."""
 
 
 def write_html(report: EvaluationReport, path: Path) -> None:
@@ -57,55 +49,20 @@ def write_html(report: EvaluationReport, path: Path) -> None:
 
     Raises `DataError` where it cannot be written.
     """
-    # HTML has no form for the bytes of a path that is not UTF-8: a question mark replaces them.
-    page = render_html(report).encode("utf-8", "replace")
-    with atomic_write(path, len(page)) as part:
-        part.write_bytes(page)
+    write_page(render_html(report), path)
 
 
 def render_html(report: EvaluationReport) -> str:
     """The page as text."""
-    from markupsafe import Markup
-
-    script = _template_file("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = (
-        _templates()
-        .get_template("report.html.j2")
-        .render(
-            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-            f"script-src 'sha256-{digest}'",
-            style=Markup(_template_file("page.css")),
-            script=Markup(script),
-            title=report.title,
-            protocol=report.protocol,
-            differs=report.differs,
-            warnings=report.warnings,
-            sections=list(_sections(report)),
-        )
+    return render_page(
+        "report.html.j2",
+        script="page.js",
+        title=report.title,
+        protocol=report.protocol,
+        differs=report.differs,
+        warnings=report.warnings,
+        sections=list(_sections(report)),
     )
-    return page.translate(CONTROL_CHARACTERS)
-
-
-@cache
-def _templates() -> Environment:
-    """The page's templates; jinja2 is imported only when a page is written."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    templates = Environment(
-        loader=PackageLoader("vtcli.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    templates.filters["percent"] = percent
-    return templates
-
-
-def _template_file(name: str) -> str:
-    return (resources.files("vtcli.report") / "templates" / name).read_text("utf-8")
 
 
 def _sections(report: EvaluationReport) -> Iterator[dict[str, Any]]:
@@ -115,6 +72,10 @@ def _sections(report: EvaluationReport) -> Iterator[dict[str, Any]]:
     for number, head in enumerate(report.heads):
         if head.n_read:
             of_head = f" of {head.name}" if len(report.heads) > 1 else ""
+            if head.multi_label:
+                found = multi_label_section(head.multi_label)
+                yield _section("multi_label", f"Classes by themselves{of_head}", found, number)
+                continue
             if head.confidence:
                 data = confidence_section(head, head.confidence)
                 yield _section("confidence", f"Confidence{of_head}", data, number)
@@ -243,12 +204,14 @@ def _confusion(head: HeadResult) -> dict[str, Any]:
             {
                 "target": head.classes[target],
                 "prediction": head.classes[prediction],
+                "cell": f"{target} {prediction}",
                 "count": count,
                 "n": head.per_class[target].n,
             }
             for target, prediction, count in pairs
         ],
         "rows": [_matrix_row(row, head) for row in head.per_class] if few else [],
+        "classes": () if few else head.classes,
         "matrix": None if few else _matrix_data(head, pairs[0][:2] if pairs else (0, 0)),
     }
 
@@ -343,21 +306,14 @@ def _histogram(rows: Sequence[PerClassResult]) -> dict[str, Any]:
 
 
 def _misclassification(mistake: Misclassification) -> dict[str, Any]:
-    times = mistake.times or ("",) * len(mistake.frames)
-    frames = zip(mistake.frames, times, strict=True)
     return {
         "target": mistake.target,
         "target_score": mistake.target_score,
         "prediction": mistake.predicted,
         "score": mistake.score,
         "path": mistake.path,
-        "frames": [{"uri": _data_uri(image), "time": time} for image, time in frames],
+        "frames": strip_frames(mistake.frames, mistake.times),
     }
-
-
-def _data_uri(image: bytes) -> str:
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def _settings(report: EvaluationReport) -> list[tuple[str, str]]:

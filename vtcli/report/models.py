@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtcli.report.tables import full_width, plain_table, print_whole
+from vtcli.report.tables import full_width, plain_table, print_text, print_whole
 from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.runtime.words import plural
 from vtcli.weights.registry import Checkpoint, Registry, Source
@@ -43,6 +43,15 @@ STATE_STYLES = {
     "dead": "red",
     "unread": "red",
 }
+
+STATES = {
+    "alive": "a link was checked",
+    "likely": "a link is on a site that serves such files",
+    "unknown": "no link was checked",
+    "dead": "all links are gone",
+    "unread": "the tensor names of its files are not known",
+}
+"""What the states of an entry's best link mean."""
 
 
 def best_state(row: Checkpoint) -> str:
@@ -84,7 +93,10 @@ def _print_table(lines: Sequence[dict[str, Any]], defaults: set[str]) -> None:
     else:
         note += " GMACs are per view, as published."
     print_whole(table)
-    console.print(note, style="dim", soft_wrap=True)
+    print_text(console, note, "dim")
+    states = {line["state"] for line in lines}
+    legend = "; ".join(f"{name}: {text}" for name, text in STATES.items() if name in states)
+    print_text(console, legend, "dim")
 
 
 def _table(columns: Sequence[str], lines: Sequence[dict[str, Any]], defaults: set[str]) -> Table:

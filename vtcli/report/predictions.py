@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -52,7 +52,7 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     with (
-        atomic_write(path, make_folder=False) as part,
+        atomic_write(path) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         yield file
@@ -65,7 +65,7 @@ def make_writer(format: str, stream: TextIO, header: Mapping[str, Any]) -> Write
     if format == "jsonl":
         return JsonLinesWriter(stream, header)
     if format == "csv":
-        return CsvWriter(stream, header)
+        return CsvWriter(stream, header, CLASS_COLUMNS, class_rows)
     return TableWriter(stream, header)
 
 
@@ -98,16 +98,22 @@ class JsonLinesWriter:
     def close(self) -> None: ...
 
 
-class CsvRows:
+class CsvWriter:
     """CSV with any number of rows per file; a failed file has one row with its error. The warnings
     of a file are in each of its rows.
+
+    `rows_of` gives the rows of the table of an outcome, without its path and model.
     """
 
-    COLUMNS: tuple[str, ...]
-
-    def __init__(self, stream: TextIO, header: Mapping[str, Any]) -> None:
-        self.rows = SafeDictWriter(stream, self.COLUMNS, restval="")
-        self.model = header["model"]
+    def __init__(
+        self,
+        stream: TextIO,
+        header: Mapping[str, Any],
+        columns: Sequence[str],
+        rows_of: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any]]],
+    ) -> None:
+        self.rows = SafeDictWriter(stream, columns, restval="")
+        self.model, self.rows_of = header["model"], rows_of
         self.rows.writeheader()
 
     def add(self, outcome: Outcome) -> None:
@@ -119,36 +125,31 @@ class CsvRows:
         shared["warnings"] = "; ".join(table.get("warnings", ()))
         self.rows.writerows({**shared, **row} for row in self.rows_of(table))
 
-    def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """The rows of a prediction, without its path and model."""
-        raise NotImplementedError
-
     def close(self) -> None: ...
 
 
-class CsvWriter(CsvRows):
-    """One row per class and file."""
+CLASS_COLUMNS = (
+    "path",
+    "model",
+    "head",
+    "rank",
+    "index",
+    "label",
+    "score",
+    "upstream_score",
+    "error",
+    "warnings",
+    "answer",
+    "classes",
+)
 
-    COLUMNS = (
-        "path",
-        "model",
-        "head",
-        "rank",
-        "index",
-        "label",
-        "score",
-        "upstream_score",
-        "error",
-        "warnings",
-        "answer",
-        "classes",
-    )
 
-    def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        decided = {"answer": table.get("answer"), "classes": "; ".join(table.get("classes", ()))}
-        for head, ranking in table.get("heads", {"": table["predictions"]}).items():
-            for rank, prediction in enumerate(ranking, 1):
-                yield {"head": head, "rank": rank, **prediction, **decided}
+def class_rows(table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The CSV rows of a prediction: one per class."""
+    decided = {"answer": table.get("answer"), "classes": "; ".join(table.get("classes", ()))}
+    for head, ranking in table.get("heads", {"": table["predictions"]}).items():
+        for rank, prediction in enumerate(ranking, 1):
+            yield {"head": head, "rank": rank, **prediction, **decided}
 
 
 class TableWriter:
@@ -158,20 +159,22 @@ class TableWriter:
         from rich.console import Console
 
         self.console = Console(file=stream, highlight=False, soft_wrap=True)
-        self.header, self.has_results = header, False
+        self.header, self.results, self.views = header, 0, 0
 
     def add(self, outcome: Outcome) -> None:
         if outcome.failed:
             return
         from rich.text import Text
 
-        self.has_results = True
         table = outcome.to_dict()
+        self.results += 1
+        self.views += len(table.get("views", ()))
         self.console.print(Text(outcome.path, style="bold"))
         if "answer" in table:
             self.console.print(Text(f"  answer: {table['answer']}"))
         if "classes" in table:
-            self.console.print(Text(f"  one of: {', '.join(table['classes'])}"))
+            word = "one of" if "answer" in table else "classes"
+            self.console.print(Text(f"  {word}: {', '.join(table['classes']) or 'none'}"))
         for head, ranking in table.get("heads", {"": table["predictions"]}).items():
             if head:
                 self.console.print(Text(f"  {head}", style="dim"))
@@ -182,10 +185,11 @@ class TableWriter:
     def close(self) -> None:
         from rich.text import Text
 
-        if not self.has_results:
+        if not self.results:
             return
         h = self.header
-        text = f"{h['model']} · {_views_text(h['views'])} · {h['precision']} on {h['device']}"
+        views = _views_text(h["views"], self.views / self.results)
+        text = f"{h['model']} · {views} · {h['precision']} on {h['device']}"
         self.console.print(Text(text, style="dim"))
 
 
@@ -199,8 +203,12 @@ def _class_line(prediction: Mapping[str, Any]) -> Any:
     return line
 
 
-def _views_text(views: str) -> str:
-    clips, _, crops = views.partition("x")
+def _views_text(views: str, used: float) -> str:
+    """`views` of a header as words; `used` is the mean number of a video."""
+    rule, _, most = views.rpartition(" ")
+    clips, _, crops = most.partition("x")
+    if rule:
+        return f"{used:.1f} of {int(clips) * int(crops)} views per video"
     if views == "1x1":
         return "1 view"
     return f"{clips} clip{'s' * (clips != '1')} x {crops} crop{'s' * (crops != '1')}"

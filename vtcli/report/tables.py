@@ -72,6 +72,16 @@ def full_width(table: Table) -> int:
     return Console(width=MEASURE_WIDTH).measure(table).maximum
 
 
+def _least_width(table: Table) -> int:
+    """Characters that the table needs where columns that may wrap break between words."""
+    saved = 0
+    for column, cells in zip(table.columns, _cells(table), strict=True):
+        if not column.no_wrap:
+            words = (len(word) for cell in cells for word in cell.plain.split())
+            saved += max(cell.cell_len for cell in cells) - max(words, default=0)
+    return full_width(table) - saved
+
+
 def print_whole(table: Table, console: Console | None = None) -> None:
     """Print every cell whole, by default on standard output.
 
@@ -92,6 +102,14 @@ def print_whole(table: Table, console: Console | None = None) -> None:
     else:
         for record in _records(table, console.width):
             console.print(record)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table whose names may break over lines; `print_whole` where that is not enough."""
+    if _least_width(table) <= console.width:
+        console.print(table)
+    else:
+        print_whole(table, console)
 
 
 def print_rows(

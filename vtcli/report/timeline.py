@@ -1,5 +1,6 @@
 """Writes timelines (temporal localization) as a table, JSON, JSON lines, CSV, SubRip or WebVTT
-subtitles, or the JSON that ActivityNet's evaluation reads.
+subtitles, the JSON that ActivityNet's evaluation reads, a page that plays them, or as annotation
+tools read them.
 
 Writers take outcomes like those of `predictions`. The table of a timeline has `segments`, each with
 start and end in seconds, index, label, score and the number of its windows.
@@ -9,37 +10,72 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from vtcli.report.predictions import CsvRows, JsonLinesWriter, JsonWriter, Outcome, Writer
+from vtcli.report.event_formats import event_file_writers
+from vtcli.report.player import TimelinePage
+from vtcli.report.predictions import CsvWriter, JsonLinesWriter, JsonWriter, Outcome, Writer
 
 
-def make_timeline_writer(format: str, stream: TextIO, header: Mapping[str, Any]) -> Writer:
-    """The writer for `table`, `json`, `jsonl`, `csv`, `srt`, `vtt` or `activitynet`."""
+def make_timeline_writer(
+    format: str, stream: TextIO, header: Mapping[str, Any], folder: Path = Path()
+) -> Writer:
+    """The writer for `table`, `json`, `jsonl`, `csv`, `srt`, `vtt`, `activitynet`, `html`, or a
+    format of `vtcli.report.event_formats`, of a file in `folder`.
+    """
+    if format == "html":
+        return TimelinePage(stream, header, folder)
     makers: Mapping[str, Callable[[TextIO, Mapping[str, Any]], Writer]] = {
         "table": TimelineTable,
         "json": JsonWriter,
         "jsonl": JsonLinesWriter,
-        "csv": TimelineCsv,
+        "csv": partial(CsvWriter, columns=SEGMENT_COLUMNS, rows_of=segment_rows),
         "srt": SubRip,
         "vtt": WebVtt,
         "activitynet": ActivityNet,
+        **event_file_writers(),
     }
     return makers[format](stream, header)
 
 
-class TimelineCsv(CsvRows):
-    """One row per segment."""
+SEGMENT_COLUMNS = (
+    *("path", "model", "start", "end", "index", "label", "score", "windows", "error"),
+    *("warnings", "others"),
+)
 
-    COLUMNS = (
-        *("path", "model", "start", "end", "index", "label", "score", "windows", "error"),
-        "warnings",
-    )
 
-    def rows_of(self, table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        yield from table["segments"]
+def segment_rows(table: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The CSV rows of a timeline: one per segment; `others` are the next classes of the `-k` that
+    were asked for.
+    """
+    for segment in table["segments"]:
+        others = _other_classes(segment, table.get("windows", ()))
+        words = (f"{label} {score:.3f}" for label, score in others)
+        yield {**segment, "others": "; ".join(words)}
+
+
+def _other_classes(
+    segment: Mapping[str, Any], windows: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, float]]:
+    """The classes of a segment's windows besides its own, with their mean probabilities.
+
+    A class that is not among the best of a window counts as 0 there.
+    """
+    sums: Counter[str] = Counter()
+    rankings = [
+        window["predictions"]
+        for window in windows
+        if window["predictions"][0]["index"] == segment["index"]
+        and segment["start"] <= (window["start"] + window["end"]) / 2 <= segment["end"]
+    ]
+    for ranking in rankings:
+        sums.update({prediction["label"]: prediction["score"] for prediction in ranking[1:]})
+    most = max((len(ranking) - 1 for ranking in rankings), default=0)
+    return [(label, total / len(rankings)) for label, total in sums.most_common(most)]
 
 
 class SubRip:
@@ -123,7 +159,8 @@ class TimelineTable:
         for segment in segments:
             self.console.print(_segment_line(segment))
         if not segments:
-            text = f"  no window reaches a score of {self.header['min_score']:g}"
+            least = self.header.get("events", {}).get("on", self.header["min_score"])
+            text = f"  no window reaches a score of {least:g}"
             self.console.print(Text(text, style="dim"))
         self.console.print()
 

@@ -1,18 +1,15 @@
-"""What `vt finetune` prints: the estimate of a dry run, a live progress line, a line per epoch, and
-a summary.
-"""
+"""What `vt finetune` prints: the estimate of a dry run, a line per epoch, and a summary."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vtcli.runtime.words import plural
 from vtcli.training.features import views_per_video
 from vtcli.training.plan import TrainPlan
-from vtcli.training.results import TrainingEstimate, TrainProgress
+from vtcli.training.results import TrainingEstimate
 
 
 def print_estimate(estimate: TrainingEstimate, format: str) -> None:
@@ -49,7 +46,8 @@ def estimate_rows(e: TrainingEstimate) -> list[tuple[str, str]]:
         (
             "time",
             f"{duration(e.total_time)} ({e.step_time:.2f} s per step, {e.data_fraction:.0%} of it "
-            "waiting for data), without validation",
+            f"waiting for data), of which about {duration(e.epochs * e.validation_time)} are "
+            "validation",
         ),
         *([("warning", e.warning)] if e.warning else []),
     ]
@@ -61,15 +59,42 @@ def print_outcome(outcome: Mapping[str, Any], format: str) -> None:
         print(json.dumps(outcome, indent=2))
         return
     best = outcome["best"]
+    by_macro = outcome["best_epoch_by"] == "val_macro"
+    how = ", by macro accuracy: the classes are unbalanced" if by_macro else ""
+    how = ", by mean average precision" if "val_map" in best else how
     _print_rows(
         [
             ("ended", outcome["ended"]),
-            ("best epoch", f"{best['epoch']} of {outcome['epochs']}"),
+            ("best epoch", f"{best['epoch']} of {outcome['epochs']}{how}"),
             ("top-1", f"{best['val_top1']:.1%} of {outcome['val_videos']} videos, one view each"),
+            *macro_row(best, by_macro),
+            *map_row(best),
             ("best", outcome["files"]["best"]),
-            ("last", outcome["files"]["last"]),
+            *_file_rows(outcome, "last", "history", "curve"),
+            *(("warning", warning) for warning in outcome["warnings"]),
         ]
     )
+
+
+def _file_rows(outcome: Mapping[str, Any], *kinds: str) -> list[tuple[str, str]]:
+    files = outcome["files"]
+    return [(kind, files[kind]) for kind in kinds if kind in files]
+
+
+def macro_row(best: Mapping[str, Any], shown: bool) -> list[tuple[str, str]]:
+    """The row of the macro accuracy, where it is `shown` and known."""
+    if not shown or "val_macro" not in best:
+        return []
+    return [("macro accuracy", f"{best['val_macro']:.1%}, the mean over the classes")]
+
+
+def map_row(best: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The row of the mean average precision, where each class is decided alone."""
+    if "val_map" not in best:
+        return []
+    return [
+        ("mAP", f"{best['val_map']:.1%}; classes from a probability of {best['val_threshold']:.3f}")
+    ]
 
 
 def print_head_plan(plan: TrainPlan, format: str) -> None:
@@ -103,37 +128,34 @@ def print_head_fit(outcome: Mapping[str, Any], format: str) -> None:
         print(json.dumps(outcome, indent=2))
         return
     best, penalties = outcome["best"], outcome["l2"].values()
-    curve = [
-        (
-            f"{point['videos']} videos",
-            f"{point['top1']:.1%} (95 % interval {point['low']:.1%} to {point['high']:.1%})",
-        )
-        for point in outcome["learning_curve"]
-    ]
+    curve = [_curve_row(point) for point in outcome["learning_curve"]]
     _print_rows(
         [
             ("ended", f"{outcome['ended']} in {duration(best['epoch_time'])}"),
             ("penalty", f"l2 = {', '.join(f'{l2:g}' for l2 in penalties)}, by cross-validation"),
             ("top-1", f"{best['val_top1']:.1%} of {outcome['val_videos']} videos, one view each"),
+            *macro_row(best, outcome["unbalanced"]),
+            *map_row(best),
             *curve,
+            *_failed_row(best),
             ("best", outcome["files"]["best"]),
+            *(("warning", warning) for warning in outcome["warnings"]),
         ]
     )
 
 
-@contextmanager
-def show_rows(shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a live line on standard error, where that is a terminal: the clips whose features are
-    computed, of all clips.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
+def _failed_row(best: Mapping[str, Any]) -> list[tuple[str, str]]:
+    failed = best["failed_videos"] + best["val_failed_videos"]
+    if not failed:
+        return []
+    where = "; see failed_videos.txt" if best["failed_videos"] else ""
+    return [("failed", f"{plural(failed, 'video')} could not be read{where}")]
 
-    console = Console(stderr=True)
-    visible = shown and sys.stderr.isatty()
-    with Progress(console=console, disable=not visible, transient=True) as bars:
-        task = bars.add_task("features", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+def _curve_row(point: Mapping[str, Any]) -> tuple[str, str]:
+    value, metric = (point["map"], "mAP ") if point["top1"] is None else (point["top1"], "")
+    interval = f"(95 % interval {point['low']:.1%} to {point['high']:.1%})"
+    return f"{point['videos']} videos", f"{metric}{value:.1%} {interval}"
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
@@ -145,55 +167,19 @@ def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
 
 def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
     """A line for a finished epoch, from its history row."""
+    differs = row.get("val_macro", row["val_top1"]) != row["val_top1"]
+    macro = f"macro {row['val_macro']:.1%}, " if differs else ""
+    macro = f"mAP {row['val_map']:.1%}, " if "val_map" in row else macro
     line = (
         f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, training "
-        f"{row['train_top1']:.1%}, validation {row['val_top1']:.1%} (loss {row['val_loss']:.4f}), "
+        f"{row['train_top1']:.1%}, validation {row['val_top1']:.1%} ({macro}loss "
+        f"{row['val_loss']:.4f}), "
         f"lr {row['lr']:.2g}, {duration(row['epoch_time'])}"
     )
     if failed := row["failed_videos"] + row["val_failed_videos"]:
         where = " (see failed_videos.txt)" if row["failed_videos"] else ""
         line += f", {failed} videos could not be read{where}"
     return line
-
-
-@contextmanager
-def show_progress(shown: bool) -> Iterator[Callable[[TrainProgress], None]]:
-    """Show a live line on standard error, where that is a terminal: loss, accuracy, learning rate,
-    seconds per step, the fraction of time spent waiting for data, and the time left.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    description = TextColumn("{task.description}", markup=False)
-    metrics = TextColumn("{task.fields[metrics]}", markup=False)
-    bars = Progress(
-        description,
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        metrics,
-        console=Console(stderr=True),
-        disable=not (shown and sys.stderr.isatty()),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),
-    )
-    with bars:
-        task = bars.add_task("", total=None, metrics="")
-
-        def show(progress: TrainProgress) -> None:
-            text = (
-                f"loss {progress.loss:.4f} · top-1 {progress.top1:.1%} · lr {progress.lr:.2g} · "
-                f"{progress.step_time:.2f} s/step, {progress.data_fraction:.0%} data · "
-                f"{duration(progress.seconds_left)} left"
-            )
-            bars.update(
-                task,
-                description=f"epoch {progress.epoch + 1}/{progress.epochs}",
-                total=progress.steps,
-                completed=progress.step,
-                metrics=text,
-            )
-
-        yield show
 
 
 def duration(seconds: float) -> str:

@@ -7,9 +7,9 @@ apostrophe in front (OWASP, CSV injection); numbers stay as they are.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal, TextIO
 
 CSV_SAFE: ContextVar[bool] = ContextVar("csv_safe", default=False)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -35,3 +35,14 @@ class SafeDictWriter(csv.DictWriter):
     def writerows(self, rowdicts: Iterable[Mapping[str, Any]]) -> None:
         for row in rowdicts:
             self.writerow(row)
+
+
+def write_csv(
+    file: TextIO,
+    rows: Iterable[Sequence[Any]],
+    line_end: str = "\r\n",
+    quoting: Literal[0, 1, 2, 3] = csv.QUOTE_MINIMAL,
+) -> None:
+    """Write rows, the header among them, to a text file; obeys `CSV_SAFE`."""
+    writer = csv.writer(file, lineterminator=line_end, quoting=quoting)
+    writer.writerows([safe_cell(value) for value in row] for row in rows)

@@ -7,6 +7,7 @@ exchanged on the CPU (gloo); on GPUs, NCCL is set up as well for gradients.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ INDEPENDENT_WORK_TIMEOUT = timedelta(days=7)
 """For work that is divided once and exchanged at the end (evaluation): the process that finishes
 first waits for the last, however long its videos take.
 """
+
+_RELEASE_SECONDS = 0.1
+"""A thread of gloo releases the tensors of its last collective after that has ended, and needs the
+interpreter for it: one that exits in that moment is aborted (SIGABRT)."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ def process_group(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Iterator[Group]:
         raise
     finally:
         dist.destroy_process_group()
+        time.sleep(_RELEASE_SECONDS)
 
 
 def _init_process_group(timeout: timedelta, one_machine: bool) -> None:

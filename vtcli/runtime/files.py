@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vtcli.errors import DataError
+from vtcli.runtime.progress import ProgressCallback, no_progress
 
 _RESERVED_SECONDS = 60.0
+_HASHED_AT_ONCE = 1 << 22  # bytes
 
 _PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Raised by `write`, which does not name its file; no read fails with these.
-_WRITE_ONLY = (*_FULL, errno.EFBIG)
+_WRITE_ONLY = (*DISK_FULL, errno.EFBIG)
 
 
 @contextmanager
@@ -94,7 +96,7 @@ def remove_partial_files(folder: Path) -> None:
 
 def write_error(path: Path | str, error: OSError) -> DataError:
     """The error that says why a file cannot be written, and what to do."""
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         return DataError(
             f"cannot write {path}: the disk is full; free some space or choose another place"
         )
@@ -102,10 +104,16 @@ def write_error(path: Path | str, error: OSError) -> DataError:
     return DataError(f"cannot write {path}: {reason}; choose another place with -o")
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, on_bytes: ProgressCallback = no_progress) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
+    sha, done = hashlib.sha256(), 0
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        total = os.fstat(file.fileno()).st_size
+        while block := file.read(_HASHED_AT_ONCE):
+            sha.update(block)
+            done += len(block)
+            on_bytes(f"hashing {path.name}", done, total)
+    return sha.hexdigest()
 
 
 def link_without_overwrite(source: Path, target: Path) -> bool:

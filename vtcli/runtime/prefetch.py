@@ -5,6 +5,7 @@ Decoding and resizing release the interpreter's lock, so threads share the cores
 
 from __future__ import annotations
 
+import queue
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,6 +71,57 @@ def _prefetch(
             results = [future.result() for future in futures]
             futures.clear()  # only the caller decides how long the results stay in memory
             yield group, results
+            submit()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def prefetch_unordered(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    ahead: Callable[[], int],
+    patience: Callable[[], float],
+) -> Generator[tuple[Item, Result] | None, None, None]:
+    """Each item with the result of `function`, as they are computed, and None whenever none was for
+    `patience()` seconds.
+
+    At most `ahead()` items, and at least two, are in progress or ready. Otherwise as `prefetch`.
+    """
+    return begun(_prefetch_unordered(function, items, workers, ahead, patience))
+
+
+def _prefetch_unordered(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    ahead: Callable[[], int],
+    patience: Callable[[], float],
+) -> Generator[tuple[Item, Result] | None, None, None]:
+    coming = iter(items)
+    pending: dict[Future[Result], Item] = {}
+    finished: queue.SimpleQueue[Future[Result]] = queue.SimpleQueue()
+    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="prefetch")
+
+    def submit() -> None:
+        while len(pending) < max(2, ahead()):
+            item = next(coming, None)
+            if item is None:
+                return
+            future = pool.submit(function, item)
+            pending[future] = item
+            future.add_done_callback(finished.put)
+
+    try:
+        submit()
+        yield None
+        while pending:
+            try:
+                future = finished.get(timeout=patience())
+            except queue.Empty:
+                yield None
+                future = finished.get()
+            yield pending.pop(future), future.result()
             submit()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -32,24 +33,29 @@ COLUMNS: Mapping[str, str] = {
     "indices": "list<int32>",
     "labels": "list<string>",
     "scores": "list<float32>",
+    "classes": "list<string>",
     "heads": "string",
     "logits": "list<float16>",
     "embedding": "list<float32>",
     "frames": "int64",
     "bytes_read": "int64",
+    "views": "int32",
     "warnings": "list<string>",
     "reason": "string",
     "error": "string",
     "seconds": "float32",
 }
 """Name and Arrow type. `size` is in bytes, `mtime` in nanoseconds since 1970, `start`, `end` and
-`seconds` in seconds; `etag` and `bytes_read` (over the network) are those of a URL; `heads` is JSON
-where a model has several classifiers."""
+`seconds` in seconds; `etag` and `bytes_read` (over the network) are those of a URL; `views` is how
+many were scored; `heads` is JSON where a model has several classifiers, `classes` the labels above
+the threshold of one whose classes do not exclude each other."""
 
 EXTENSIONS: Mapping[RowFormat, str] = {"parquet": "parquet", "jsonl": "jsonl"}
 
 
-def writer_of(format: RowFormat) -> Callable[[Sequence[Row], Path], None]:
+def writer_of(
+    format: RowFormat, columns: Mapping[str, str] = COLUMNS
+) -> Callable[[Sequence[Row], Path], None]:
     """The function that writes rows to a new file.
 
     Raises `UsageError` naming the extra where a library is missing.
@@ -57,7 +63,7 @@ def writer_of(format: RowFormat) -> Callable[[Sequence[Row], Path], None]:
     if format == "jsonl":
         return write_jsonl
     _pyarrow()
-    return write_parquet
+    return partial(write_parquet, columns=columns)
 
 
 def write_jsonl(rows: Sequence[Row], path: Path) -> None:
@@ -66,16 +72,21 @@ def write_jsonl(rows: Sequence[Row], path: Path) -> None:
         file.writelines(json.dumps(dict(row)) + "\n" for row in rows)
 
 
-def write_parquet(rows: Sequence[Row], path: Path) -> None:
-    """All columns, absent values as nulls."""
+def write_parquet(
+    rows: Sequence[Row],
+    path: Path,
+    columns: Mapping[str, str] = COLUMNS,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """All columns, absent values as nulls; `metadata` becomes that of the schema."""
     pa = _pyarrow()
     import pyarrow.parquet as pq
 
-    fields = [pa.field(name, _arrow_type(pa, kind)) for name, kind in COLUMNS.items()]
-    columns = [
+    fields = [pa.field(name, _arrow_type(pa, kind)) for name, kind in columns.items()]
+    arrays = [
         pa.array([_plain(row.get(f.name), f.type, pa) for row in rows], type=f.type) for f in fields
     ]
-    pq.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)), path)
+    pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata)), path)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

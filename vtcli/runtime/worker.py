@@ -13,14 +13,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Listener, Pipe
 from typing import Any, Literal, TypeAlias
 
-from vtcli.runtime.worker_process import MORE, PARTS_AHEAD, receive, send
+from vtcli.runtime.channel import Channel
+from vtcli.runtime.worker_process import MORE, PARTS_AHEAD
 
 Reason: TypeAlias = Literal["timeout", "crashed", "limit"]
 
@@ -69,22 +70,25 @@ class Worker:
 
     call: Call
 
-    def __init__(self, memory_bytes: int | None) -> None:
+    def __init__(
+        self, memory_bytes: int | None, descriptors: Sequence[int] = (), preload: str = ""
+    ) -> None:
         self.alive, self.started = True, False
         self.deadline = math.inf  # starting takes as long as it takes; no call is to blame
         self.ahead = 0
-        limits = json.dumps({"memory_bytes": memory_bytes})
+        options = json.dumps({"memory_bytes": memory_bytes, "preload": preload})
         with _interrupt_postponed():
             self.connection, self.process = (
-                _inherited(limits) if INHERITS_SOCKETS else _connected(limits)
+                _inherited(options, descriptors) if INHERITS_SOCKETS else _connected(options)
             )
+        self.channel = Channel(self.connection)
 
     def give(self, call: Call) -> None:
         """Let the process begin with a call."""
         self.call, self.ahead = call, 0
         self.deadline = time.monotonic() + call.timeout if self.started else math.inf
         try:
-            send(self.connection, (call.function, call.args, call.parts is not None))
+            self.channel.send((call.function, call.args, call.parts is not None))
         except BrokenPipeError:  # died while it had nothing to do: `hear` will notice
             pass
         except Exception as error:  # arguments that cannot be pickled
@@ -94,7 +98,7 @@ class Worker:
     def hear(self) -> bool:
         """Take what the process has sent; whether it is done with its call."""
         try:
-            kind, value = receive(self.connection)
+            kind, value = self.channel.receive()
         except (EOFError, OSError):
             self._died()
             return True
@@ -164,32 +168,34 @@ class Worker:
             self._finish(RuntimeError(f"a worker process cannot start: {how}"))
 
 
-def _inherited(limits: str) -> tuple[Connection, subprocess.Popen[bytes]]:
+def _inherited(
+    options: str, descriptors: Sequence[int]
+) -> tuple[Connection, subprocess.Popen[bytes]]:
     """A process that has the other end of the connection from its start."""
     connection, theirs = Pipe()
     number = theirs.fileno()
-    process = _start("serve", str(number), limits, pass_fds=[number])
+    process = _start("serve", str(number), options, pass_fds=[number, *descriptors])
     theirs.close()
     return connection, process
 
 
-def _connected(limits: str) -> tuple[Connection, subprocess.Popen[bytes]]:
+def _connected(options: str) -> tuple[Connection, subprocess.Popen[bytes]]:
     """A process that connects to this one, with a key that it reads from its standard input."""
     key = os.urandom(32)
     with Listener(authkey=key) as listener:
-        process = _start("connect_and_serve", str(listener.address), limits)
+        process = _start("connect_and_serve", str(listener.address), options)
         assert process.stdin is not None
         process.stdin.write(key.hex().encode() + b"\n")
         process.stdin.flush()
         return listener.accept(), process
 
 
-def _start(entry: str, address: str, limits: str, **options: Any) -> subprocess.Popen[bytes]:
+def _start(entry: str, address: str, options: str, **how: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", _BOOT.format(entry), json.dumps(sys.path), address, limits],
+        [sys.executable, "-c", _BOOT.format(entry), json.dumps(sys.path), address, options],
         stdin=subprocess.PIPE,  # closes with this process: the other one notices
         stdout=subprocess.DEVNULL,
-        **options,
+        **how,
     )
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
@@ -53,13 +53,20 @@ class WorkerPool:
     `timeout` is how many seconds a call may take without a sign of life (a heartbeat, a part of a
     stream, the result); `memory_bytes` bounds the address space of a process (POSIX only), beyond
     which a call is lost as `limit`. Processes start with the first calls, or at once with
-    `start()`; `close()` kills them, and calls that are under way are cancelled.
+    `start()`; `close()` kills them, and calls that are under way are cancelled. They inherit the
+    file `descriptors` (POSIX only), and import the module `preload` before their first call.
     """
 
     def __init__(
-        self, workers: int, timeout: float = math.inf, memory_bytes: int | None = None
+        self,
+        workers: int,
+        timeout: float = math.inf,
+        memory_bytes: int | None = None,
+        descriptors: Sequence[int] = (),
+        preload: str = "",
     ) -> None:
         self.workers, self.timeout, self.memory_bytes = workers, timeout, memory_bytes
+        self.descriptors, self.preload = tuple(descriptors), preload
         self._calls: deque[Call] = deque()
         self._busy: dict[Connection, Worker] = {}
         self._idle: list[Worker] = []
@@ -149,8 +156,9 @@ class WorkerPool:
 
     def _manage(self) -> None:
         if hasattr(signal, "pthread_sigmask"):
-            # Inherited by the processes: Ctrl-C reaches all of a terminal's, and is the parent's.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            # Inherited by the processes: Ctrl-C reaches all of a terminal's, SIGTERM often all of a
+            # service's, and both are the parent's to obey.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             while self._step():
                 pass
@@ -181,7 +189,7 @@ class WorkerPool:
             return False
         if command == b"start":
             while len(self._busy) + len(self._idle) < self.workers:
-                self._idle.append(Worker(self.memory_bytes))
+                self._idle.append(self._new_worker())
         if number:
             worker = next((w for w in self._busy.values() if id(w.call) == int(number)), None)
             if worker is not None and command == b"more":
@@ -190,6 +198,9 @@ class WorkerPool:
                 worker.kill()
                 del self._busy[worker.connection]
         return True
+
+    def _new_worker(self) -> Worker:
+        return Worker(self.memory_bytes, self.descriptors, self.preload)
 
     def _release(self, connection: Connection, worker: Worker) -> None:
         del self._busy[connection]
@@ -206,7 +217,7 @@ class WorkerPool:
                 return
             if not call.future.set_running_or_notify_cancel():
                 continue
-            worker = self._idle.pop() if self._idle else Worker(self.memory_bytes)
+            worker = self._idle.pop() if self._idle else self._new_worker()
             self._busy[worker.connection] = worker
             worker.give(call)
 

@@ -1,1 +1,1 @@
-"""Synthetic videos: the Motion-8 dataset and the demonstration on it."""
+"""Synthetic videos: the Motion-8 and Motion-8b datasets, and the demonstration on the first."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vtcli.data.clip_loader import workers_of
 from vtcli.errors import DataError
 from vtcli.runtime.files import atomic_write
 from vtcli.synthetic.motion8 import (
@@ -61,7 +62,7 @@ class Demo:
     folder: Path
     seed: int = 0
     device: str = "auto"
-    workers: int = 1
+    workers: int | None = None
 
     @property
     def models(self) -> list[str]:
@@ -112,7 +113,7 @@ class Demo:
             clips={"test": self.clips},
             seed=self.seed,
             frames=FRAMES,
-            workers=self.workers,
+            workers=workers_of(self.workers, 1),
             progress=progress,
         )
 

@@ -9,23 +9,25 @@ from pathlib import Path
 
 from vtcli.errors import DataError
 
-SETTINGS_FILE = ".motion8.json"
-"""In the folder of a dataset: what it was made with."""
+
+def settings_file(name: str) -> str:
+    """The file in the folder of a dataset of this name that says what it was made with."""
+    return f".{name}.json"
 
 
-def is_made(folder: Path, settings: Mapping[str, object]) -> bool:
-    """Whether a folder holds the dataset that `make_motion8` writes with these settings, whole.
+def is_made(folder: Path, name: str, title: str, settings: Mapping[str, object]) -> bool:
+    """Whether a folder holds the dataset that `make_dataset` writes with these settings, whole.
 
     Raises `DataError` if it holds one with other settings, or if clips of it are missing.
     """
     try:
-        made = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        made = json.loads((folder / settings_file(name)).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     if made != settings:
         told = {**made.pop("clips", {}), **made}
-        listed = ", ".join(f"{name} {value}" for name, value in told.items())
-        raise DataError(f"{folder} holds another Motion-8 ({listed}); name a new folder")
+        listed = ", ".join(f"{key} {value}" for key, value in told.items())
+        raise DataError(f"{folder} holds another {title} ({listed}); name a new folder")
     for split in made["clips"]:
         with (folder / f"{split}.csv").open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):

@@ -1,7 +1,7 @@
 """The files that a training writes for people, besides its state.
 
 best.safetensors, last.safetensors   weights with a model card, usable as -m
-history.csv                          a row per epoch (`COLUMNS`)
+history.csv, metrics.jsonl           a row per epoch (`COLUMNS`), the second as JSON lines
 curve.png                            losses and accuracies over the epochs
 failed_videos.txt                    training videos that could not be read, with the reason
 tensorboard/                         the same metrics for TensorBoard
@@ -9,8 +9,8 @@ tensorboard/                         the same metrics for TensorBoard
 
 from __future__ import annotations
 
-import csv
 import io
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli._version import __version__
+from vtcli.runtime.csv_cells import write_csv
 from vtcli.runtime.files import atomic_write
+from vtcli.training.callbacks import Callback, RunInfo
 from vtcli.training.plan import TrainPlan
 from vtcli.weights.checkpoint import CARD_KEY, write_checkpoint
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BEST, LAST = "best.safetensors", "last.safetensors"
+HISTORY, CURVE = "history.csv", "curve.png"
 SECONDS_BETWEEN_PLOTS = 60.0
 COLUMNS = (
     "epoch",
@@ -37,6 +40,9 @@ COLUMNS = (
     "val_loss",
     "val_top1",
     "val_top5",
+    "val_macro",
+    "val_map",
+    "val_threshold",
     "train_clips",
     "failed_videos",
     "val_failed_videos",
@@ -45,10 +51,15 @@ COLUMNS = (
     "data_time",
 )
 """Of history.csv. `step` counts the optimizer steps of all epochs, accuracies are fractions from 0
-to 1, times are seconds without validation; `padded_clips` repeat frames of a video that is too
-short.
+to 1 (`val_macro` is the mean over the classes), times are seconds without validation;
+`padded_clips` repeat frames of a video that is too short. `val_map` and `val_threshold` are there
+where each class is decided alone.
 """
-SCALARS = ("lr", "train_loss", "train_top1", "val_loss", "val_top1")
+BEST_BY = {
+    "val_macro": ", the best by macro accuracy",
+    "val_map": ", the best by mean average precision",
+}
+SCALARS = ("lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_macro", "val_map")
 
 
 def missing_packages() -> list[str]:
@@ -68,7 +79,13 @@ class Artifacts:
     def __init__(self, folder: Path, plan: TrainPlan) -> None:
         self.folder, self.plan = folder, plan
         self.last_plot_time = time.monotonic()
-        self.writer: Any = None
+
+    def files(self) -> dict[str, str]:
+        """The paths of the files, by what they are; the curve only where it was drawn."""
+        names = {"best": BEST, "last": LAST, "history": HISTORY}
+        if (self.folder / CURVE).is_file():
+            names["curve"] = CURVE
+        return {what: str(self.folder / name) for what, name in names.items()}
 
     def write_epoch(
         self,
@@ -83,7 +100,8 @@ class Artifacts:
         """
         for name in (BEST, LAST) if improved else (LAST,):
             self._write_weights(self.folder / name, tensors, history[-1])
-        self._write_text("history.csv", history_csv(history))
+        self._write_text(HISTORY, history_csv(history))
+        self._write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
         if failed_videos:
             self._append_lines("failed_videos.txt", failed_videos.values())
         if time.monotonic() - self.last_plot_time > SECONDS_BETWEEN_PLOTS:
@@ -97,25 +115,20 @@ class Artifacts:
             plan.model_init.card(plan.card_heads, plan.split.validation.name),
             top1=round(100 * row["val_top1"], 2),
             top5=round(100 * row["val_top5"], 2),
-            metric_source=f"validation during training, one view per video, epoch {row['epoch']}",
+            metric_source=f"validation during training, one view per video, epoch {row['epoch']}"
+            + BEST_BY.get(plan.best_epoch_by, ""),
             notes=f"fine-tuned with the recipe '{plan.recipe_name}', seed {plan.seed}",
             created_with=f"vtcli {__version__}",
         )
+        if plan.multi_label:
+            (head,) = plan.heads
+            card = replace(card, thresholds={head: row["val_threshold"]})
         write_checkpoint(path, tensors, {CARD_KEY: card.to_json()})
 
     def write_curve(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write curve.png, where matplotlib is installed."""
-        plot_curve(self.folder / "curve.png", history)
+        plot_curve(self.folder / CURVE, history)
         self.last_plot_time = time.monotonic()
-
-    def add_scalars(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch to tensorboard/, where TensorBoard is installed."""
-        if self.writer is None:
-            self.writer = _summary_writer(self.folder / "tensorboard")
-        if self.writer:
-            for name in SCALARS:
-                self.writer.add_scalar(name, row[name], row["step"])
-            self.writer.flush()
 
     def _append_lines(self, name: str, lines: Iterable[str]) -> None:
         """Add lines to a text file; those of an earlier process of this training are kept."""
@@ -131,9 +144,8 @@ class Artifacts:
 def history_csv(history: Sequence[Mapping[str, Any]]) -> str:
     """The text of history.csv."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: row[name] for name in COLUMNS} for row in history)
+    rows = ([row.get(name, "") for name in COLUMNS] for row in history)
+    write_csv(file, [COLUMNS, *rows], line_end="\n")
     return file.getvalue()
 
 
@@ -154,6 +166,29 @@ def plot_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=120)
+
+
+class TensorBoard(Callback):
+    """Writes every epoch to tensorboard/, where TensorBoard is installed."""
+
+    def __init__(self) -> None:
+        self.writer: Any = None
+
+    def on_run_begin(self, run: RunInfo) -> None:
+        """Open the folder."""
+        self.writer = _summary_writer(run.folder / "tensorboard")
+
+    def on_epoch_end(self, row: Mapping[str, Any]) -> None:
+        """Write the scalars of an epoch."""
+        if self.writer:
+            for name in filter(row.__contains__, SCALARS):
+                self.writer.add_scalar(name, row[name], row["step"])
+            self.writer.flush()
+
+    def on_run_end(self, ended: str, best: Mapping[str, Any] | None) -> None:
+        """Close the folder's file, and end its thread."""
+        if self.writer:
+            self.writer.close()
 
 
 def _summary_writer(folder: Path) -> Any:

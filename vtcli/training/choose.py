@@ -32,7 +32,16 @@ PAPER_STEPS = 10_000
 Kinetics-400 and Something-Something."""
 SMALL_BATCH = 32
 """Clips per forward pass below which batch statistics are too noisy to update BatchNorm's."""
-FEATURE_OPTIONS = ("trainable", "batch_size", "freeze_bn", *AUGMENTATION_FIELDS)
+FEW_VIDEOS = 100
+"""Training videos below which a classifier alone is often as accurate as the whole network."""
+FEATURE_OPTIONS = (
+    "trainable",
+    "loss",
+    "batch_size",
+    "freeze_bn",
+    "class_weights",
+    *AUGMENTATION_FIELDS,
+)
 """Recipe fields that a classifier fitted to cached features can take."""
 HEAD_LR = 1e-3
 NANO_WIDTH = 96
@@ -77,8 +86,14 @@ class RecipeChoice:
     notes: tuple[str, ...] = ()
 
 
-def training_budget(model_init: ModelInit, split: TrainValSplit, processes: int) -> TrainingBudget:
-    """The budget of a training of this network, which is built on the meta device."""
+def training_budget(
+    model_init: ModelInit, split: TrainValSplit, processes: int, frozen: bool = False
+) -> TrainingBudget:
+    """The budget of a training of this network, which is built on the meta device.
+
+    `frozen`: the backbone is not trained, so the layers it states are not needed (timm, which reads
+    them, takes longer to import than a classifier to fit).
+    """
     network = build_on_meta(model_init.architecture, model_init.config)
     return TrainingBudget(
         model_init.architecture.name,
@@ -87,7 +102,7 @@ def training_budget(model_init: ModelInit, split: TrainValSplit, processes: int)
         max(len(names) for names in split.train.classes.values()),
         model_init.init,
         split.flip_sensitive,
-        _states_layers(network),
+        not frozen and _states_layers(network),
         any(name.endswith("running_mean") for name, _ in network.named_buffers()),
         hasattr(network, "features") and len(model_init.architecture.head_tensors) == 2,
         processes,
@@ -134,6 +149,13 @@ def choose_recipe(
         reason = "the backbone is frozen, so its features are computed once and cached"
         notes = tuple(note for note in notes if "BatchNorm" not in note)
         return RecipeChoice("linear probe", recipe, reason, None, True, notes)
+    few = budget.train_videos < FEW_VIDEOS and budget.has_features
+    if kind == SMALL and recipe.trainable == "full" and few:
+        notes = (
+            *notes,
+            f"{budget.train_videos} training videos are few: --trainable head fits the classifier "
+            "alone, in seconds, and may be more accurate; compare the two",
+        )
     return RecipeChoice(kind, recipe, reason, patience, False, notes)
 
 
@@ -219,11 +241,12 @@ def _with_notes(
 ) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe with BatchNorm frozen on small batches, and what the user should know of it."""
     notes = []
-    small_batch = budget.init == CHECKPOINT and recipe.batch_size < SMALL_BATCH
+    together = recipe.batch_size * budget.processes
+    small_batch = budget.init == CHECKPOINT and together < SMALL_BATCH
     if budget.has_batchnorm and small_batch and "freeze_bn" not in given:
         recipe = replace(recipe, freeze_bn=True)
         notes.append(
-            f"the statistics of BatchNorm are frozen: {recipe.batch_size} clips per forward pass "
+            f"the statistics of BatchNorm are frozen: {together} clips per forward pass "
             f"are too few to estimate them; --no-freeze-bn or -b {SMALL_BATCH} updates them"
         )
     if recipe.hflip == 0 and not budget.flip_sensitive and "hflip" not in given:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vtcli.training.checkpoint import RunningTotals, TrainPosition
 from vtcli.training.plan import TrainPlan
-from vtcli.training.results import TrainingEstimate
+from vtcli.training.results import TrainingEstimate, expected_validation_time
 from vtcli.training.signals import StopSignals
 from vtcli.training.train_step import Batch, TrainStep
 
@@ -32,18 +32,21 @@ def estimate_training(
             position.totals = RunningTotals()
         train_step.run(batches, position, StopSignals())
     totals, measured = position.totals, max(1, steps - 1)
+    step_time = totals.step_time / measured
+    data_fraction = totals.data_time / max(totals.step_time, 1e-9)
+    val_videos = len(plan.split.validation.samples)
     model_init, recipe = plan.model_init, plan.recipe
     parameters = list(train_step.model.parameters())
     from_checkpoint = model_init.init == "checkpoint"
     return TrainingEstimate(
-        model=model_init.known.model,
+        model=model_init.known.model or model_init.architecture.title,
         init=str(model_init.model) if from_checkpoint else model_init.init,
         dataset=plan.split.train.name,
         recipe=plan.recipe_name,
         recipe_reason=plan.recipe_reason,
         classes=len(plan.labels),
         train_videos=len(plan.split.train.samples),
-        val_videos=len(plan.split.validation.samples),
+        val_videos=val_videos,
         parameters=sum(p.numel() for p in parameters),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         clips_per_step=plan.clips_per_step,
@@ -59,8 +62,11 @@ def estimate_training(
         least_sum_of_rates=plan.least_sum_of_rates(),
         warning=plan.warning(),
         device=str(train_step.device),
-        step_time=totals.step_time / measured,
-        data_fraction=totals.data_time / max(totals.step_time, 1e-9),
+        step_time=step_time,
+        data_fraction=data_fraction,
+        validation_time=expected_validation_time(
+            val_videos, plan.clips_per_step, step_time, data_fraction
+        ),
         memory_bytes=_peak_memory(train_step.device),
     )
 

@@ -1,18 +1,22 @@
-"""`--few-shot K`: train on K videos of each class, chosen at random."""
+"""Training on a part of the videos of each class: `--few-shot K`, `--learning-curve`."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from vtcli.data.samples import Sample, labels_by_head
+from vtcli.data.samples import Dataset, Sample, labels_by_head
 from vtcli.data.splits import TrainValSplit
 from vtcli.errors import DataError
 
 
 def few_shot(split: TrainValSplit, videos: int, seed: int) -> TrainValSplit:
     """The split with `videos` training videos of each class of its first head, and what was done.
+
+    A video with several labels is one of each of its classes, some of which then have more.
 
     Raises `DataError` naming a class that has fewer.
     """
@@ -22,7 +26,8 @@ def few_shot(split: TrainValSplit, videos: int, seed: int) -> TrainValSplit:
     order = np.random.default_rng([seed, videos]).permutation(len(train.samples)).tolist()
     for number in order:
         sample = train.samples[number]
-        by_class[labels_by_head(sample, len(train.classes))[0][0]].append(sample)
+        for label in labels_by_head(sample, len(train.classes))[0]:
+            by_class[label].append(sample)
     for number, samples in by_class.items():
         if len(samples) < videos:
             raise DataError(
@@ -33,6 +38,31 @@ def few_shot(split: TrainValSplit, videos: int, seed: int) -> TrainValSplit:
     chosen = tuple(sample for sample in train.samples if sample.id in kept)
     note = f"{videos} videos of each class are trained on, {len(chosen)} of {len(train.samples)}"
     return replace(split, train=replace(train, samples=chosen), summary=(*split.summary, note))
+
+
+def first_part(train: Dataset, numbers: Sequence[int], fraction: float) -> set[int]:
+    """Of these videos, in their order, the first `fraction` of each class: at least one.
+
+    A video with several labels is taken where one of its classes has too few yet.
+    """
+    heads = len(train.classes)
+    labels_of = {
+        number: [
+            (head, label)
+            for head, labels in enumerate(labels_by_head(train.samples[number], heads))
+            for label in labels
+        ]
+        for number in numbers
+    }
+    counts = Counter(label for labels in labels_of.values() for label in labels)
+    missing = {label: max(1, round(fraction * count)) for label, count in counts.items()}
+    kept = set()
+    for number, labels in labels_of.items():
+        if any(missing[label] > 0 for label in labels):
+            kept.add(number)
+            for label in labels:
+                missing[label] -= 1
+    return kept
 
 
 def unvalidated_classes(split: TrainValSplit) -> str:

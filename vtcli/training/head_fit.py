@@ -12,21 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vtcli.errors import DataError, UsageError
 from vtcli.evaluation.metrics import wilson_interval
+from vtcli.evaluation.multi_label import mean_ap_interval
 from vtcli.models.build import prepare_for_inference
 from vtcli.models.recipe import Recipe
 from vtcli.runtime.device import resolve_device, resolve_dtype
 from vtcli.runtime.distributed import Group
+from vtcli.runtime.logistic import CROSS_ENTROPY, LinearFit, Loss
 from vtcli.runtime.progress import ProgressCallback
-from vtcli.training.artifacts import BEST, LAST, Artifacts
+from vtcli.training.artifacts import BEST, Artifacts
+from vtcli.training.balance import is_unbalanced
+from vtcli.training.callbacks import Callback, CallbackList, RunInfo, reported_end
 from vtcli.training.features import FeatureCache, Features, views_per_video
+from vtcli.training.few_shot import first_part
 from vtcli.training.init import build_model
-from vtcli.training.linear_probe import LinearFit, fit_classifier
+from vtcli.training.linear_probe import fit_classifier
 from vtcli.training.objective import Objective
 from vtcli.training.plan import TrainPlan
 from vtcli.training.signals import StopSignals
 from vtcli.training.validate import ScoredVideo, ValidationResult, result_of
+from vtcli.training.verdict import training_warnings
 from vtcli.video.decode_pool import DecodePool
 
 if TYPE_CHECKING:
@@ -39,12 +47,13 @@ CURVE_FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 @dataclass(frozen=True)
 class CurvePoint:
     """Accuracy on the validation videos, with its 95 % interval, after fitting to a part of the
-    training videos.
+    training videos; where each class is decided alone, the mean average precision `map` instead.
     """
 
     fraction: float
     videos: int
-    top1: float
+    top1: float | None
+    map: float | None
     low: float
     high: float
 
@@ -62,10 +71,12 @@ class HeadFit:
         folder: Path,
         group: Group,
         on_download: ProgressCallback | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         import torch
 
         self.plan, self.folder, self.group = plan, folder, group
+        self.callbacks = CallbackList([*callbacks] * group.is_main_process)
         torch.manual_seed(plan.seed)
         model = build_model(plan.model_init, plan.labels, on_download)
         self.tensors = dict(model.state_dict())
@@ -76,11 +87,16 @@ class HeadFit:
         workers = plan.workers(group.local_size)
         self.decoders = DecodePool(workers, plan.settings.timeout)
         self.cache = FeatureCache(plan, folder, model, dtype, self.decoders, workers)
-        self.objective = Objective(plan.heads, Recipe())
+        self.objective = Objective(plan.heads, Recipe(), plan.class_weights, plan.multi_label)
         self.artifacts = Artifacts(folder, plan)
         self.row: dict[str, Any] = {}
         self.penalties: dict[str, float] = {}
         self.curve: list[CurvePoint] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether all features are cached and a classifier was fitted to them."""
+        return not self.cache.missing()[0] and (self.folder / BEST).exists()
 
     @property
     def notices(self) -> list[str]:
@@ -106,11 +122,24 @@ class HeadFit:
         import signal
 
         start, stop = time.perf_counter(), StopSignals()
-        with stop.handled(), self.decoders:
-            if stopped := self.cache.compute(self.group, lambda: stop.received, on_row):
-                return "interrupted" if stopped == signal.SIGINT else "terminated"
-        self.group.run_on_main(lambda: self._fit_and_write(start, learning_curve))
+        state: dict[str, Any] = {}
+        self.callbacks.on_run_begin(self._run_info())
+        with reported_end(self.callbacks, state):
+            with stop.handled(), self.decoders:
+                stopped = self.cache.compute(self.group, lambda: stop.received, on_row)
+            if stopped:
+                state["ended"] = "interrupted" if stopped == signal.SIGINT else "terminated"
+                return str(state["ended"])
+            self.group.run_on_main(lambda: self._fit_and_write(start, learning_curve))
+            if self.group.is_main_process:
+                self.callbacks.on_epoch_end(self.row)
+            state.update(ended="all epochs done", best=self.row)
         return "done"
+
+    def _run_info(self) -> RunInfo:
+        plan = self.plan
+        train, validation = plan.split.train.samples, plan.split.validation.samples
+        return RunInfo(self.folder, plan.fingerprint(), len(train), len(validation), 0, 0)
 
     def _fit_and_write(self, start: float, learning_curve: bool) -> None:
         features = self.cache.load()
@@ -132,8 +161,9 @@ class HeadFit:
 
     def _check_classes(self, features: Features, chosen: Sequence[int]) -> None:
         """Raise `DataError` where a class has no video that could be read."""
-        target_NK = self._targets(features, chosen)
-        absent = (target_NK.sum(0) == 0).nonzero()[:, 0].tolist() if chosen else [0]
+        absent = [0]
+        if chosen:
+            absent = (self._targets(features, chosen).sum(0) == 0).nonzero()[:, 0].tolist()
         if absent:
             raise DataError(
                 f"none of the training videos of class '{self.plan.labels[absent[0]]}' can be "
@@ -147,44 +177,64 @@ class HeadFit:
 
     def _fit(self, features: Features, chosen: Sequence[int]) -> dict[str, LinearFit]:
         """A classifier per head, fitted to the chosen rows."""
-        targets = self._targets(features, chosen).split(self.objective.sizes, 1)
-        videos = [features.rows[n].number for n in chosen]
+        target_NK, loss = self._targets(features, chosen), CROSS_ENTROPY
+        if self.plan.multi_label:
+            loss = Loss(alone=True, weights=self.objective.weight_K)
+        else:
+            target_NK = self.objective.weighted(target_NK)
+        targets = target_NK.split(self.objective.sizes, 1)
+        split = self.plan.split
+        groups = [split.group_of(split.train.samples[features.rows[n].number]) for n in chosen]
         features_ND = features.values[list(chosen)]
         return {
-            name: fit_classifier(features_ND, target_NK, videos)
-            for name, target_NK in zip(self.plan.heads, targets, strict=True)
+            name: fit_classifier(features_ND, of_head_NK, groups, loss=loss)
+            for name, of_head_NK in zip(self.plan.heads, targets, strict=True)
         }
 
     def _validate(self, features: Features, fits: Mapping[str, LinearFit]) -> ValidationResult:
+        videos = self._score(features, fits)
+        return result_of(videos, self.plan.split.validation, self.plan.multi_label)
+
+    def _score(self, features: Features, fits: Mapping[str, LinearFit]) -> list[ScoredVideo]:
+        """The validation videos that were read, with their probabilities."""
         from vtcli.data.samples import labels_by_head
 
         dataset = self.plan.split.validation
         chosen = [n for n, row in enumerate(features.rows) if not row.training]
         features_ND = features.values[chosen]
-        scores = [fit.logits(features_ND).softmax(1).numpy() for fit in fits.values()]
+        logits = [fit.logits(features_ND) for fit in fits.values()]
+        alone = self.plan.multi_label
+        scores = [(z.sigmoid() if alone else z.softmax(1)).numpy() for z in logits]
         videos = []
         for place, row in enumerate(features.rows[n] for n in chosen):
             labels = labels_by_head(dataset.samples[row.number], len(fits))
             videos.append(ScoredVideo(labels, tuple(part[place] for part in scores)))
-        return result_of(videos, dataset)
+        return videos
 
     def _learning_curve(self, features: Features, chosen: Sequence[int]) -> list[CurvePoint]:
         """Accuracy after fitting to the first part of each class's videos."""
-        samples = self.plan.split.train.samples
-        by_class: dict[tuple[int, ...], list[int]] = {}
-        for number in dict.fromkeys(features.rows[n].number for n in chosen):
-            by_class.setdefault(samples[number].labels, []).append(number)
+        train = self.plan.split.train
+        numbers = list(dict.fromkeys(features.rows[n].number for n in chosen))
         points = []
         for fraction in CURVE_FRACTIONS:
-            kept = {n for of in by_class.values() for n in of[: max(1, round(fraction * len(of)))]}
+            kept = first_part(train, numbers, fraction)
             rows = [n for n in chosen if features.rows[n].number in kept]
-            validated = self._validate(features, self._fit(features, rows))
-            videos = len(self.plan.split.validation.samples) - validated.failed_videos
-            interval = wilson_interval(validated.top1 * videos, videos)
-            assert interval is not None  # `result_of` refuses a validation without videos
-            point = (fraction, len(kept), validated.top1, interval.low, interval.high)
-            points.append(CurvePoint(*point))
+            scored = self._score(features, self._fit(features, rows))
+            points.append(self._point(fraction, len(kept), scored))
         return points
+
+    def _point(self, fraction: float, videos: int, scored: Sequence[ScoredVideo]) -> CurvePoint:
+        dataset, alone = self.plan.split.validation, self.plan.multi_label
+        validated = result_of(scored, dataset, alone)
+        if alone and validated.mean_ap is not None:
+            low, high = mean_ap_interval(
+                np.stack([video.probabilities[0] for video in scored]),
+                [video.labels[0] for video in scored],
+            )
+            return CurvePoint(fraction, videos, None, validated.mean_ap, low, high)
+        interval = wilson_interval(validated.top1 * len(scored), len(scored))
+        assert interval is not None  # `result_of` refuses a validation without videos
+        return CurvePoint(fraction, videos, validated.top1, None, interval.low, interval.high)
 
     def _history_row(
         self,
@@ -207,9 +257,7 @@ class HeadFit:
             "lr": 0.0,
             "train_loss": float(self.objective.loss(logits_NK, target_NK).mean()),
             "train_top1": float(self.objective.correct(logits_NK, target_NK)) / len(chosen),
-            "val_loss": validated.loss,
-            "val_top1": validated.top1,
-            "val_top5": validated.top5,
+            **validated.to_row(),
             "train_clips": len(chosen),
             "failed_videos": len(train) - len(read),
             "val_failed_videos": validated.failed_videos,
@@ -225,11 +273,13 @@ class HeadFit:
         return {
             "ended": "classifier fitted to cached features",
             "best": self.row,
+            "unbalanced": is_unbalanced(self.plan.split.train),
             "val_videos": len(self.plan.split.validation.samples),
             "views": views_per_video(len(self.plan.split.train.samples)),
             "l2": self.penalties,
             "learning_curve": [asdict(point) for point in self.curve],
-            "files": {"best": str(self.folder / BEST), "last": str(self.folder / LAST)},
+            "files": self.artifacts.files(),
+            "warnings": training_warnings(self.plan, [self.row]),
         }
 
 

@@ -4,14 +4,14 @@ inflated as the architecture's paper describes, or random values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import FetchError, LayoutError, UnknownModelError, UsageError
 from vtcli.models import Architecture, get_architecture, with_overrides
-from vtcli.models.build import format_names
+from vtcli.models.build import allocate_weights, build_on_meta, format_names
 from vtcli.models.recipe import Recipe
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.video.pipeline import Pipeline
@@ -52,6 +52,12 @@ class ModelInit:
     def known_labels(self) -> tuple[str, ...] | None:
         """The class names whose classifier the initial weights have; None for a new classifier."""
         return self.known.labels if self.init == CHECKPOINT else None
+
+    @property
+    def resizes_positions(self) -> bool:
+        """Whether the checkpoint has positions for another number of frames, which are resized."""
+        other = self.pipeline.frames != self.known.pipeline.frames
+        return other and self.init == CHECKPOINT and bool(self.architecture.resize_over_time)
 
     def card(self, heads: tuple[HeadSpec, ...], dataset: str) -> ModelCard:
         """The model card of the trained weights."""
@@ -126,14 +132,11 @@ def build_model(
     """The network with its initial weights, fp32 on the CPU, in training mode.
 
     Random values come from PyTorch's global generator. A checkpoint keeps its classifier only where
-    `labels` equal its own, in the same order. Raises what `resolve` raises, and `LayoutError` where
-    tensors do not fit.
+    `labels` equal its own, in the same order; a new linear one is zero. Raises what `resolve`
+    raises, and `LayoutError` where tensors do not fit.
     """
-    import torch
-
-    with torch.device("meta"):
-        model = model_init.architecture.build(model_init.config)
-    model.to_empty(device="cpu")
+    model = build_on_meta(model_init.architecture, model_init.config)
+    allocate_weights(model)
     model.init_weights()  # type: ignore[operator]
     if model_init.init != SCRATCH:
         if model_init.init == CHECKPOINT:
@@ -141,7 +144,19 @@ def build_model(
         else:
             tensors = _from_image(model_init, on_download)
         _fill(model, tensors, model_init)
+        if model_init.init == CHECKPOINT and model_init.known_labels != labels:
+            _zero_classifier(model, model_init.architecture.head_tensors)
     return model.train()
+
+
+def _zero_classifier(model: nn.Module, head_tensors: Sequence[str]) -> None:
+    """A new linear classifier starts with equal probabilities, as in Big Transfer (arXiv
+    1912.11370) and ViViT: random weights make confident predictions of features with a large norm.
+    """
+    parameters = [model.get_parameter(name) for name in head_tensors]
+    if [parameter.ndim for parameter in parameters] == [2, 1]:
+        for parameter in parameters:
+            parameter.detach().zero_()
 
 
 def _from_checkpoint(
@@ -154,6 +169,10 @@ def _from_checkpoint(
     if found.card.labels != labels:
         for name in model_init.architecture.head_tensors:
             tensors.pop(name, None)
+    resize = model_init.architecture.resize_over_time
+    if model_init.resizes_positions and resize is not None:
+        before = model_init.architecture.read_config(found.card.config)
+        return resize(tensors, before, model_init.config)
     return tensors
 
 

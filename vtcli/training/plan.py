@@ -12,6 +12,7 @@ from vtcli.data.splits import TrainValSplit
 from vtcli.errors import UsageError
 from vtcli.models.build import build_on_meta
 from vtcli.models.recipe import Recipe
+from vtcli.training.balance import class_weights, is_unbalanced
 from vtcli.training.choose import HEAD_LR, SMALL, head_width
 from vtcli.training.init import ModelInit
 from vtcli.training.optim import least_sum_of_rates, sum_of_head_rates
@@ -106,6 +107,23 @@ class TrainPlan:
         return self.recipe.lr_scale(self.clips_per_step)
 
     @property
+    def class_weights(self) -> list[float] | None:
+        """Factors [K] of the classes in the loss; None: 1."""
+        return class_weights(self.split.train, self.recipe.class_weights)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether each class is decided alone (binary cross-entropy)."""
+        return self.model_init.pipeline.multi_label
+
+    @property
+    def best_epoch_by(self) -> str:
+        """The column of history.csv by which the best epoch is chosen."""
+        if self.multi_label:
+            return "val_map"
+        return "val_macro" if is_unbalanced(self.split.train) else "val_top1"
+
+    @property
     def head_lr(self) -> float:
         """The learning rate of the classifier."""
         recipe = self.recipe
@@ -162,6 +180,7 @@ class TrainPlan:
             "seed": self.seed,
             "clips_per_step": self.clips_per_step,
             "fits_features": self.fits_features,
+            "best_epoch_by": self.best_epoch_by,
         }
 
     def workers(self, local_processes: int) -> int:

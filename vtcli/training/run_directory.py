@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vtcli.errors import DataError
+from vtcli.models.recipe import Recipe
 from vtcli.runtime.files import atomic_write
 from vtcli.runtime.run_lock import lock_run_directory
 from vtcli.training.checkpoint import FORMAT, check_format
@@ -49,6 +51,9 @@ def _check_or_create(folder: Path, fingerprint: Mapping[str, Any], resume: bool)
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} cannot be read; name another folder with -o") from error
     check_format(folder, old.get("format", 1))
+    # Earlier versions did not record these; their values were the defaults.
+    old = {"best_epoch_by": fingerprint.get("best_epoch_by"), **old}
+    old["recipe"] = {**json.loads(json.dumps(asdict(Recipe()))), **old.get("recipe", {})}
     if difference := _difference(old, json.loads(json.dumps(fingerprint))):
         raise DataError(
             f"{folder} holds a training with another {difference}; name another folder with -o, or "

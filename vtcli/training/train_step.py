@@ -20,7 +20,7 @@ from vtcli.errors import DataError, OutOfMemoryError, UsageError
 from vtcli.inference.scoring import is_out_of_memory
 from vtcli.runtime.distributed import Group
 from vtcli.training.activation_checkpointing import apply_activation_checkpointing
-from vtcli.training.batchnorm import freeze_bn, preserve_bn_stats
+from vtcli.training.batchnorm import freeze_bn, leave_out_of_bn, synchronize_bn
 from vtcli.training.checkpoint import RunningTotals, TrainPosition, TrainState
 from vtcli.training.freeze import freeze
 from vtcli.training.objective import Objective
@@ -78,11 +78,13 @@ class TrainStep:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp_dtype == "fp16")
         self.state = TrainState(model, self.ema, self.optimizer, self.names, self.scaler)
-        self.objective = Objective(plan.heads, recipe)
+        self.objective = Objective(plan.heads, recipe, plan.class_weights, plan.multi_label)
         self.failed_videos: dict[str, str] = {}  # path -> error, of this process since it started
 
     def _distribute(self, model: nn.Module) -> nn.Module:
         """The network whose gradients are averaged over all processes."""
+        if self.group.size > 1:
+            synchronize_bn(model)
         if self.sharded:
             return apply_fsdp(model, self.device, self.group.size)
         return wrap_ddp(model, self.device) if self.group.size > 1 else model
@@ -172,10 +174,12 @@ class TrainStep:
         clip_B3TSS, target_BK = self.inputs(read, seed)
         torch.manual_seed(seed)
         try:
-            with nullcontext() if read else preserve_bn_stats(self.model):
+            with nullcontext() if read else leave_out_of_bn(self.model):
                 with self.autocast():
                     logits_BK = _concatenate_heads(self.net(clip_B3TSS))
                 loss_B = self.objective.loss(logits_BK.float(), target_BK)
+                if not read and self.objective.multi_label:
+                    loss_B = loss_B * 0.0  # there, a target of zeros has a loss
                 # Divided by the planned number of clips; corrected for missing ones later.
                 planned = self.recipe.batch_size * self.recipe.grad_accum_steps
                 self.scaler.scale(loss_B.sum() / planned).backward()

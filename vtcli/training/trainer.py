@@ -8,20 +8,31 @@ state and `artifacts` everything else.
 from __future__ import annotations
 
 import signal
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vtcli.data.clip_loader import ClipReader
 from vtcli.data.frame_cache import FrameCache
-from vtcli.data.train_loader import ClipRequest, TrainClipReader, epoch_order, prefetch_batches
+from vtcli.data.train_loader import (
+    ClipRequest,
+    TrainClipReader,
+    balanced_order,
+    epoch_order,
+    prefetch_batches,
+)
 from vtcli.errors import DataError
 from vtcli.runtime.device import resolve_device
 from vtcli.runtime.distributed import Group
 from vtcli.runtime.progress import ProgressCallback
-from vtcli.training.artifacts import BEST, LAST, Artifacts, missing_packages
+from vtcli.training.artifacts import Artifacts, TensorBoard, missing_packages
+from vtcli.training.balance import groups_to_balance
+from vtcli.training.callbacks import Callback, CallbackList, RunInfo, reported_end
 from vtcli.training.checkpoint import RunningTotals, TrainPosition, find_state, save_state
 from vtcli.training.estimate import estimate_training
 from vtcli.training.init import SCRATCH, build_model
@@ -31,7 +42,9 @@ from vtcli.training.results import TrainingEstimate, TrainProgress
 from vtcli.training.signals import StopSignals
 from vtcli.training.train_step import Batch, TrainStep
 from vtcli.training.validate import ValidationResult, validate
+from vtcli.training.verdict import training_warnings
 from vtcli.video.decode_pool import DecodePool
+from vtcli.video.frame_source import FrameSource, Opener
 from vtcli.video.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -50,9 +63,10 @@ ENDED_IN_WORDS: dict[Ended, str] = {
 class Trainer:
     """A training in one process, or this process's part of it: builds the network; `fit` trains it.
 
-    `folder` must exist. With `resume` the latest state in it is loaded, where there is one. Raises
-    what `build_model` raises, `UsageError` for options that do not go together, and `ShapeError`
-    for clips that the network cannot take.
+    `folder` must exist. With `resume` the latest state in it is loaded, where there is one.
+    `callbacks` are called in the main process, after TensorBoard's. Raises what `build_model`
+    raises, `UsageError` for options that do not go together, and `ShapeError` for clips that the
+    network cannot take.
     """
 
     def __init__(
@@ -62,9 +76,11 @@ class Trainer:
         group: Group,
         resume: bool = False,
         on_download: ProgressCallback | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         import torch
 
+        self.callbacks = CallbackList([TensorBoard(), *callbacks] * group.is_main_process)
         self.plan, self.recipe, self.folder, self.group = plan, plan.recipe, folder, group
         self.device = _device(plan, group)
         saved = group.run_on_main(lambda: find_state(folder)) if resume else None
@@ -80,6 +96,9 @@ class Trainer:
         self.artifacts = Artifacts(folder, plan)
         self.workers = plan.workers(group.local_size)
         self.decoders = DecodePool(self.workers, plan.settings.timeout)
+        self.on_validated: Callable[[int, int], None] = lambda done, total: None
+        """Called with the validation videos opened, and the number of all of this process's."""
+        self.validation_time: float | None = None
         weakref.finalize(self, self.decoders.close)
         self.reader = TrainClipReader(
             init.pipeline,
@@ -90,6 +109,11 @@ class Trainer:
             _frame_cache(plan, group),
             self.decoders.open,
         )
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.position.epoch >= self.recipe.epochs or self._patience_exhausted()
 
     @property
     def notices(self) -> list[str]:
@@ -109,8 +133,14 @@ class Trainer:
         epoch, in the main process. Raises `DataError` for a loss that is NaN or Inf, an epoch
         without a readable video, a full disk, and where another process of the run is lost.
         """
-        with self.stop.handled(), self.decoders:
-            ended = self._epochs(on_step, on_epoch)
+        state: dict[str, Any] = {}
+        self.callbacks.on_run_begin(self._run_info())
+        with reported_end(self.callbacks, state), self.stop.handled(), self.decoders:
+            try:
+                ended = self._epochs(on_step, on_epoch)
+                state["ended"] = ENDED_IN_WORDS[ended]
+            finally:
+                state["best"] = self._best()
         if self.group.is_main_process and self.position.history:
             self.artifacts.write_curve(self.position.history)
         return ended
@@ -126,7 +156,7 @@ class Trainer:
             row = self._finish_epoch()
             if self.group.is_main_process:
                 on_epoch(row)
-                self.artifacts.add_scalars(row)
+                self.callbacks.on_epoch_end(row)
         return "done"
 
     def _train_epoch(self, on_step: Callable[[TrainProgress], None]) -> int:
@@ -140,7 +170,8 @@ class Trainer:
                 stop = self.train_step.run(batches, position, self.stop)
                 position.step += 1
                 position.steps_done += 1
-                on_step(self._progress())
+                on_step(progress := self._progress())
+                self.callbacks.on_step_end(progress)
                 last = position.step == per_epoch
                 if last and not position.totals.clips:
                     # Before anything is saved: with the videos back, training can be resumed.
@@ -159,17 +190,29 @@ class Trainer:
     def requests(self) -> Iterator[list[ClipRequest]]:
         """The clips that this process reads in each micro-step of the rest of the epoch."""
         samples, recipe, epoch = self.plan.split.train.samples, self.recipe, self.position.epoch
-        order = epoch_order(len(samples), epoch, self.plan.seed)
+        order = self._order()
         together = self.plan.videos_per_micro_step
         micro_steps = self.plan.steps_per_epoch * recipe.grad_accum_steps
         for micro_step in range(self.position.step * recipe.grad_accum_steps, micro_steps):
-            numbers = order[micro_step * together : (micro_step + 1) * together]
-            mine = numbers[self.group.rank :: self.group.size]
+            drawn = order[micro_step * together : (micro_step + 1) * together]
+            mine = drawn[self.group.rank :: self.group.size]
             yield [
-                ClipRequest(samples[number], number, epoch, repeat)
-                for number in mine
+                ClipRequest(samples[number], number, epoch, time * recipe.aug_repeats + repeat)
+                for number, time in mine
                 for repeat in range(recipe.aug_repeats)
             ]
+
+    def _order(self) -> list[tuple[int, int]]:
+        """The videos of the epoch, each with how often it occurred before."""
+        train, epoch, seed = self.plan.split.train, self.position.epoch, self.plan.seed
+        if self.recipe.sampling == "natural":
+            return [(number, 0) for number in epoch_order(len(train.samples), epoch, seed)]
+        times: Counter[int] = Counter()
+        order = []
+        for number in balanced_order(groups_to_balance(train), epoch, seed):
+            order.append((number, times[number]))
+            times[number] += 1
+        return order
 
     def _batches(self) -> Iterator[Batch]:
         """The clips of the rest of the epoch, prefetched."""
@@ -190,15 +233,21 @@ class Trainer:
 
     def _finish_epoch(self) -> dict[str, Any]:
         """Validate, write artifacts, and move to the next epoch; returns the history row."""
+        began = time.perf_counter()
         row = self._row(self._validate())
+        self.validation_time = time.perf_counter() - began
         position, history = self.position, self.position.history
         history.append(row)
-        if position.best < 0 or _selection_key(row) > _selection_key(history[position.best]):
+        if position.best < 0 or self._quality(row) > self._quality(history[position.best]):
             position.best = position.epoch
         self._write_artifacts(improved=position.best == position.epoch)
         position.epoch, position.step, position.totals = position.epoch + 1, 0, RunningTotals()
         self.save()
         return row
+
+    def _quality(self, row: dict[str, Any]) -> tuple[float, float]:
+        """The best epoch has the highest of these: the plan's metric, then the lower loss."""
+        return row.get(self.plan.best_epoch_by, row["val_top1"]), -row["val_loss"]
 
     def _validate(self) -> ValidationResult:
         validation, settings = self.plan.split.validation, self.plan.settings
@@ -215,8 +264,18 @@ class Trainer:
             self.recipe.batch_size,
             self.workers,
             self.train_step.autocast,
-            self.decoders.open,
+            self._open_validation(len(validation.samples[self.group.rank :: self.group.size])),
         )
+
+    def _open_validation(self, videos: int) -> Opener:
+        """Opens a validation video and reports it."""
+        numbers = count(1)
+
+        def opened(*arguments: Any, **options: Any) -> FrameSource:
+            self.on_validated(next(numbers), videos)
+            return self.decoders.open(*arguments, **options)
+
+        return opened
 
     def _row(self, validated: ValidationResult) -> dict[str, Any]:
         """The epoch's row of history.csv (`artifacts.COLUMNS`)."""
@@ -227,9 +286,7 @@ class Trainer:
             "lr": self.train_step.lr,
             "train_loss": totals.loss / totals.clips,
             "train_top1": totals.correct / totals.clips,
-            "val_loss": validated.loss,
-            "val_top1": validated.top1,
-            "val_top5": validated.top5,
+            **validated.to_row(),
             "train_clips": totals.clips,
             "failed_videos": totals.failed,
             "val_failed_videos": validated.failed_videos,
@@ -271,6 +328,9 @@ class Trainer:
             step_time=totals.step_time / max(1, position.step),
             data_fraction=totals.data_time / max(totals.step_time, 1e-9),
             failed_videos=totals.failed,
+            clips_per_step=self.plan.clips_per_step,
+            val_videos=len(self.plan.split.validation.samples),
+            measured_validation_time=self.validation_time,
         )
 
     def estimate(self) -> TrainingEstimate:
@@ -281,21 +341,33 @@ class Trainer:
         finally:
             batches.close()  # type: ignore[attr-defined]
 
+    def _run_info(self) -> RunInfo:
+        plan = self.plan
+        return RunInfo(
+            self.folder,
+            plan.fingerprint(),
+            len(plan.split.train.samples),
+            len(plan.split.validation.samples),
+            plan.steps,
+            self.position.steps_done,
+        )
+
+    def _best(self) -> dict[str, Any] | None:
+        """The row of the best epoch so far."""
+        return self.position.history[self.position.best] if self.position.best >= 0 else None
+
     def outcome(self, ended: Ended) -> dict[str, Any]:
         """The result of a training of at least one epoch, JSON-able."""
         return {
             "ended": ENDED_IN_WORDS[ended],
             "epochs": len(self.position.history),
-            "best": self.position.history[self.position.best],
+            "best": self._best(),
+            "best_epoch_by": self.plan.best_epoch_by,
             "val_videos": len(self.plan.split.validation.samples),
-            "files": {"best": str(self.folder / BEST), "last": str(self.folder / LAST)},
+            "files": self.artifacts.files(),
             "recipe": asdict(self.recipe),
+            "warnings": training_warnings(self.plan, self.position.history),
         }
-
-
-def _selection_key(row: dict[str, Any]) -> tuple[float, float]:
-    """The best epoch has the highest of these: accuracy, then the lower loss."""
-    return row["val_top1"], -row["val_loss"]
 
 
 def _device(plan: TrainPlan, group: Group) -> torch.device:

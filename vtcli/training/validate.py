@@ -28,11 +28,17 @@ CENTER_VIEW = (0,)  # of one clip and one crop
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Mean loss, accuracies of every head, and the number of videos that could not be read."""
+    """Mean loss, accuracies of every head, and the number of videos that could not be read.
+
+    `mean_ap`, `threshold`: where each class is decided alone, the mean average precision, and the
+    probability with the best micro F1.
+    """
 
     loss: float
     heads: tuple[HeadResult, ...]
     failed_videos: int
+    mean_ap: float | None = None
+    threshold: float | None = None
 
     @property
     def top1(self) -> float:
@@ -43,6 +49,23 @@ class ValidationResult:
     def top5(self) -> float:
         """Top-5 accuracy, likewise."""
         return _mean([head.top5_read.value for head in self.heads if head.top5_read])
+
+    @property
+    def macro(self) -> float:
+        """Macro accuracy: the mean over the classes with videos, likewise."""
+        return _mean([head.mean_class.value for head in self.heads if head.mean_class])
+
+    def to_row(self) -> dict[str, Any]:
+        """The columns of history.csv."""
+        row: dict[str, Any] = {
+            "val_loss": self.loss,
+            "val_top1": self.top1,
+            "val_top5": self.top5,
+            "val_macro": self.macro,
+        }
+        if self.mean_ap is not None:
+            row |= {"val_map": self.mean_ap, "val_threshold": self.threshold}
+        return row
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -83,11 +106,15 @@ def validate(
     with closing(loader):
         scored = list(_score(net, loader, reader.pipeline, len(dataset.heads), autocast, several))
     net.train(was_training)
-    return result_of([video for part in group.all_gather(scored) for video in part], dataset)
+    gathered = [video for part in group.all_gather(scored) for video in part]
+    return result_of(gathered, dataset, reader.pipeline.multi_label)
 
 
-def result_of(gathered: Sequence[ScoredVideo], dataset: Dataset) -> ValidationResult:
-    """The metrics of the videos of `dataset` that were read.
+def result_of(
+    gathered: Sequence[ScoredVideo], dataset: Dataset, multi_label: bool = False
+) -> ValidationResult:
+    """The metrics of the videos of `dataset` that were read; `multi_label`: each class is decided
+    alone.
 
     Raises `DataError` for none, and where a score is NaN.
     """
@@ -96,9 +123,29 @@ def result_of(gathered: Sequence[ScoredVideo], dataset: Dataset) -> ValidationRe
             f"none of the {len(dataset.samples)} validation videos of {dataset.name} can be read; "
             "see vt datasets check"
         )
-    losses = [-math.log(max(_label_probability(video), 1e-12)) for video in gathered]
     failed = len(dataset.samples) - len(gathered)
+    if multi_label:
+        return _multi_label_result(gathered, dataset, failed)
+    losses = [-math.log(max(_label_probability(video), 1e-12)) for video in gathered]
     return ValidationResult(_mean(losses), _head_results(gathered, dataset), failed)
+
+
+def _multi_label_result(
+    videos: Sequence[ScoredVideo], dataset: Dataset, failed: int
+) -> ValidationResult:
+    import numpy as np
+
+    from vtcli.evaluation.multi_label import best_threshold, multi_hot, multi_label_metrics
+
+    (names,) = dataset.classes.values()
+    target = [video.labels[0] for video in videos]
+    probability_NK = np.stack([video.probabilities[0] for video in videos])
+    heads = _head_results(videos, dataset)  # refuses NaN
+    correct_NK = np.where(multi_hot(target, len(names)), probability_NK, 1 - probability_NK)
+    loss = -float(np.log(np.maximum(correct_NK, 1e-12)).mean())
+    threshold = best_threshold(probability_NK, target)
+    metrics = multi_label_metrics(names, probability_NK, target, threshold)
+    return ValidationResult(loss, heads, failed, metrics.mean_ap, threshold)
 
 
 def _head_results(videos: Sequence[ScoredVideo], dataset: Dataset) -> tuple[HeadResult, ...]:
@@ -151,11 +198,12 @@ def _score(
         with torch.no_grad(), autocast():
             logits = net(clips.to(device))
         parts = list(logits.values()) if isinstance(logits, dict) else [logits]
-        probabilities = [_probabilities(part) for part in parts]
+        probabilities = [_probabilities(part, pipeline.multi_label) for part in parts]
         for row, (sample, _) in enumerate(read):
             labels = labels_by_head(sample, heads)
             yield ScoredVideo(labels, tuple(part[row] for part in probabilities))
 
 
-def _probabilities(logits_BK: Tensor) -> np.ndarray:
-    return logits_BK.float().cpu().double().softmax(-1).numpy()  # not every device has float64
+def _probabilities(logits_BK: Tensor, multi_label: bool) -> np.ndarray:
+    logits_BK = logits_BK.float().cpu().double()  # not every device has float64
+    return (logits_BK.sigmoid() if multi_label else logits_BK.softmax(-1)).numpy()

@@ -3,9 +3,9 @@
 Follows the decoding specification, section 5. The fast path seeks where the index allows it, skips
 packets that no requested frame needs, and identifies each frame by its timestamp. If a requested
 frame is missing then, the slow path decodes from the first packet to the last requested frame, in
-one thread, without skipping. Only requested frames are converted, directly into the result.
+one thread, without skipping. Only requested frames are converted, one by one.
 
-Shape legend: N requested frames, H height, W width.
+Shape legend: H height, W width.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import chain
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -29,9 +31,14 @@ from vtcli.errors import VideoDecodeError
 from vtcli.video.container import open_video, packets
 from vtcli.video.damage import damage as found_damage
 from vtcli.video.damage import listen
-from vtcli.video.probe import FrameIndex, VideoInfo, quarter_turns, time_of, upright
+from vtcli.video.held import HeldVideo, take
+from vtcli.video.orientation import quarter_turns, upright
+from vtcli.video.probe import FrameIndex, VideoInfo, time_of
 
 Missing = Literal["strict", "nearest"]
+
+DecodedFrame: TypeAlias = tuple[list[int], NDArray[np.uint8]]
+"""The rows that requested a frame, and the frame: RGB [H, W, 3], upright."""
 
 # A decoder delays up to 16 frames to reorder them: a shorter gap does not justify a seek.
 _MIN_SEEK_PACKETS = 16
@@ -42,10 +49,10 @@ class FramesRepeatedWarning(UserWarning):
     """Frames that could not be decoded were replaced by their neighbors, as requested."""
 
 
-def read_with_pyav(
+def frames_with_pyav(
     info: VideoInfo, indices: Sequence[int], threads: int, missing: Missing
-) -> NDArray[np.uint8]:
-    """Frames `indices` as uint8 RGB [N, H, W, 3], upright.
+) -> Iterator[DecodedFrame]:
+    """Frames `indices`, each once, mostly in the order in which they are shown.
 
     With `missing="nearest"` up to a tenth of the requested frames (rounded up) may be replaced by
     the last intact frame before them; a FramesRepeatedWarning states how many were.
@@ -60,19 +67,18 @@ def read_with_pyav(
             raise _incomplete(info, absent, len(requested.rows), [])
     # What the decoder says about a fast path that fails may be due to the seek.
     with listen(to_log=threads == 1) as heard:
-        done = index.timed and _read_fast(info, index, requested, threads)
+        done = index.timed and (yield from _read_fast(info, index, requested, threads))
     if done:
         found_damage().add(heard)
     else:
-        _read_slow(info, index, requested, missing)
-    return requested.frames_NHWC
+        yield from _read_slow(info, index, requested, missing)
 
 
 def decode_all(info: VideoInfo) -> Iterator[tuple[int, VideoFrame]]:
     """Every frame of a video with its number, in one pass, without holding any in memory.
 
     At the end raises VideoDecodeError `missing_frames` or `corrupt` if frames are missing, as
-    `read_with_pyav` does.
+    `frames_with_pyav` does.
     """
     assert info.index is not None
     missing_F = np.ones(info.frames, dtype=bool)
@@ -87,10 +93,9 @@ def decode_all(info: VideoInfo) -> Iterator[tuple[int, VideoFrame]]:
 
 
 class _Requested:
-    """The requested frames and the array that they are written to."""
+    """The requested frames that are still missing, and how a decoded one is converted."""
 
     def __init__(self, info: VideoInfo, indices: Sequence[int]) -> None:
-        self.frames_NHWC = np.empty((len(indices), info.height, info.width, 3), dtype=np.uint8)
         self.rows: dict[int, list[int]] = defaultdict(list)
         for row, position in enumerate(indices):
             self.rows[position].append(row)
@@ -99,34 +104,51 @@ class _Requested:
         self._mirrored = info.mirrored
         self._reformatter = VideoReformatter()
 
-    def put(self, position: int, frame: VideoFrame) -> None:
-        """Write a decoded frame, turned upright, to every row that requested it."""
+    def take(self, position: int, frame: VideoFrame) -> DecodedFrame:
+        """A decoded frame, turned upright, with every row that requested it."""
         turns = quarter_turns(frame)
         width, height = self._size[::-1] if turns % 2 else self._size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-        first, *others = self.rows[position]
-        self.frames_NHWC[first] = upright(rgb, turns, self._mirrored)
-        for row in others:
-            self.frames_NHWC[row] = self.frames_NHWC[first]
         self.missing.discard(position)
+        return self.rows[position], upright(rgb, turns, self._mirrored)
 
 
-def _read_fast(info: VideoInfo, index: FrameIndex, requested: _Requested, threads: int) -> bool:
+def _read_fast(
+    info: VideoInfo, index: FrameIndex, requested: _Requested, threads: int
+) -> Generator[DecodedFrame, None, bool]:
     """Whether every requested frame was decoded, each identified by its timestamp."""
     positions = sorted(p for p in requested.missing if p < len(index.pts))
     try:
-        with open_video(info.path, threads) as (container, stream):
+        with _opened(info, threads) as (container, stream, held):
             for key, run in _plan_runs(index, positions):
-                landings: set[int] = set()
-                if key is not None:
-                    landings.update(index.key_pts[: key + 1].tolist())
-                    container.seek(int(index.key_pts[key]), stream=stream)
-                run_packets = chain(packets(container, stream), [None])
-                if not _decode_run(stream, run_packets, landings, run, index, requested):
+                landings = set() if key is None else set(index.key_pts[: key + 1].tolist())
+                if held is not None:
+                    coming = held.packets_from(0 if key is None else int(index.key_packet[key]))
+                else:
+                    if key is not None:
+                        container.seek(int(index.key_pts[key]), stream=stream)
+                    coming = packets(container, stream)
+                run_packets = chain(coming, [None])
+                run_frames = _decode_run(stream, run_packets, landings, run, index, requested)
+                if not (yield from run_frames):
                     return False
     except av.error.FFmpegError:
         return False
     return not requested.missing
+
+
+@contextmanager
+def _opened(
+    info: VideoInfo, threads: int
+) -> Iterator[tuple[InputContainer, VideoStream, HeldVideo | None]]:
+    """The file, open: as `probe` has left it, with its packets, or anew."""
+    held = take(info.path) if threads == 1 else None
+    if held is not None:
+        with closing(held.container):
+            yield held.container, held.stream, held
+    else:
+        with open_video(info.path, threads) as (container, stream):
+            yield container, stream, None
 
 
 def _plan_runs(index: FrameIndex, positions: list[int]) -> list[tuple[int | None, list[int]]]:
@@ -160,8 +182,8 @@ def _decode_run(
     run: list[int],
     index: FrameIndex,
     requested: _Requested,
-) -> bool:
-    """Decode up to the last frame of a run and write the requested ones.
+) -> Generator[DecodedFrame, None, bool]:
+    """Decode up to the last frame of a run; yields the requested ones.
 
     After a seek (`landings`: the timestamps of the key packets that it may land on) the first
     packet must be one of these and be decoded as a key frame before any other. Returns False where
@@ -193,13 +215,15 @@ def _decode_run(
             if frame.is_corrupt:
                 heard.flagged_frames += 1
             elif pts in position_of:
-                requested.put(position_of[pts], frame)
+                yield requested.take(position_of[pts], frame)
             if pts >= last_pts:
                 return True
     return True
 
 
-def _read_slow(info: VideoInfo, index: FrameIndex, requested: _Requested, missing: Missing) -> None:
+def _read_slow(
+    info: VideoInfo, index: FrameIndex, requested: _Requested, missing: Missing
+) -> Iterator[DecodedFrame]:
     """Decode everything from the start; damaged frames are handled as `missing` states."""
     damage: list[str] = []
     repeated = 0
@@ -209,10 +233,10 @@ def _read_slow(info: VideoInfo, index: FrameIndex, requested: _Requested, missin
         source = last_intact or frame
         if missing == "nearest" and source is not None:
             for late in [p for p in requested.missing if p < position]:
-                requested.put(late, source)
+                yield requested.take(late, source)
                 repeated += 1
         if frame is not None and position in requested.missing:
-            requested.put(position, frame)
+            yield requested.take(position, frame)
         if not requested.missing:
             break
         last_intact = frame

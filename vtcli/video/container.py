@@ -25,6 +25,7 @@ from av.video.stream import VideoStream
 from vtcli.errors import VideoDecodeError, VideoReason
 from vtcli.runtime.io_errors import is_transient_io_error
 from vtcli.video.damage import damage
+from vtcli.video.held import close_unless_held
 from vtcli.video.remote import RangeFile, RemotePath, is_url, locate, opened
 
 # libav writes to stderr from C; what matters is raised as exceptions.
@@ -69,6 +70,8 @@ _SIGNATURES: tuple[tuple[int, bytes, VideoReason, str], ...] = (
     (4, b"mdat", "corrupt", _NO_INDEX),
     (0, b"\x1a\x45\xdf\xa3", "corrupt", _NO_INDEX),
 )
+_LISTS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+_LIST = "is not a video in a supported container; give a list of videos with --from-file"
 _UNKNOWN = "is not a video in a supported container; use an MP4, MKV, AVI or similar file"
 
 
@@ -106,7 +109,8 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def open_video(path: Path, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a container and its best video stream; both are closed at the end of the block.
+    """Open a container and its best video stream; both are closed at the end of the block, unless
+    they are held (`held.py`).
 
     Raises VideoDecodeError: `not_video`, `corrupt`, `no_video_stream` or `unsupported`.
     """
@@ -123,7 +127,7 @@ def open_video(path: Path, threads: int = 1) -> Iterator[tuple[InputContainer, V
             raise
         except Exception as error:
             raise _refusal(path, error) from error
-        closing.callback(container.close)
+        closing.callback(close_unless_held, container)
         stream = _best_stream(path, container)
         stream.codec_context.thread_count = threads
         stream.codec_context.thread_type = "AUTO" if threads > 1 else "SLICE"
@@ -228,4 +232,5 @@ def _refusal(path: Path, error: Exception) -> VideoDecodeError:
     for offset, magic, reason, sentence in _SIGNATURES:
         if head[offset : offset + len(magic)] == magic:
             return VideoDecodeError(path, reason, sentence, messages)
-    return VideoDecodeError(path, "not_video", _UNKNOWN, messages)
+    sentence = _LIST if os.path.splitext(path)[1].lower() in _LISTS else _UNKNOWN
+    return VideoDecodeError(path, "not_video", sentence, messages)

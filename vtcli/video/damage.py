@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import av.logging
@@ -26,6 +27,9 @@ _HARMLESS = (
     "co located POCs unavailable",
     "number of reference frames",
 )
+
+# PyAV leaves out a message that equals the last one, even if that was about another file.
+av.logging.set_skip_repeated(False)
 
 _here = threading.local()
 _lock = threading.Lock()
@@ -62,12 +66,20 @@ class Damage:
         ):
             if count:
                 found.append(f"{count} {what}" if count > 1 else f"1 {_singular(what)}")
-        messages = [(n, _one_line(m)) for _, n, m in self.log if not m.startswith(_HARMLESS)]
+        messages = [(n, _one_line(m)) for n, m in self._messages() if not m.startswith(_HARMLESS)]
         if messages:
             name, text = messages[0]
             others = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
             found.append(f"the decoder ({name}) reports '{text}'{others}")
         return tuple(dict.fromkeys([*self.notes, *found]))
+
+    def _messages(self) -> list[tuple[str, str]]:
+        """Names and texts; several equal ones in a row, and not at the end, are two."""
+        groups = [(key, len(list(same))) for key, same in groupby(self.log)]
+        every = [entry for key, count in groups for entry in [key] * min(count, 2)]
+        if groups and groups[-1][1] > 1:
+            every.pop()
+        return [(name, text) for _, name, text in every]
 
 
 def damage() -> Damage:
@@ -98,6 +110,16 @@ def listen(to_log: bool = True) -> Iterator[Damage]:
                 heard.log += log
     finally:
         _here.damage = outer
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Leave out what libav logs inside the block, and nothing else that is noticed."""
+    outer = damage()
+    with listen() as heard:
+        yield
+    heard.log.clear()
+    outer.add(heard)
 
 
 def refuse_damage(path: str | Path, warnings: Sequence[str]) -> None:

@@ -2,24 +2,25 @@
 
 Follows the decoding specification, section 5. The index that `probe` builds defines which frame a
 number refers to, for every decoder: any sequence of numbers, in any order, returns exactly those
-frames or raises.
+frames or raises. `read_parts` reads frames that need not fit into memory together.
 
-Shape legend: N requested frames, H height, W width.
+Shape legend: N requested frames, n frames of a part, H height, W width.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
 from vtcli.video.backends_decord import read_with_decord
-from vtcli.video.backends_pyav import FramesRepeatedWarning, Missing, read_with_pyav
+from vtcli.video.backends_pyav import FramesRepeatedWarning, Missing, frames_with_pyav
 from vtcli.video.probe import DEFAULT_LIMITS, Limits, VideoInfo, probe
 
 __all__ = [
@@ -29,9 +30,19 @@ __all__ = [
     "VideoInfo",
     "probe",
     "read_frames",
+    "read_parts",
 ]
 
 Backend = Literal["auto", "decord", "pyav"]
+
+FramePart: TypeAlias = tuple[Sequence[int], NDArray[np.uint8]]
+"""Some of the requested frames: their places among the requested ones, and RGB [n, H, W, 3]."""
+
+FrameParts: TypeAlias = Generator[FramePart, None, None]
+"""Requested frames in parts. Exhaust or close it in the thread that began it."""
+
+PART_BYTES = 64 << 20
+"""Bytes of the frames that are decoded together: two frames of 4K, or one that is larger."""
 
 
 def read_frames(
@@ -69,10 +80,58 @@ def read_frames(
         )
     if not requested:
         return np.empty((0, info.height, info.width, 3), dtype=np.uint8)
-    try:
+    with _failures_named(info):
         if backend == "decord":
             return read_with_decord(info, requested, threads)
-        return read_with_pyav(info, requested, threads, missing)
+        frames_NHWC = np.empty((len(requested), info.height, info.width, 3), dtype=np.uint8)
+        for rows, frame_HWC in frames_with_pyav(info, requested, threads, missing):
+            for row in rows:
+                frames_NHWC[row] = frame_HWC
+        return frames_NHWC
+
+
+def read_parts(
+    info: VideoInfo, indices: Sequence[int], part_bytes: int, backend: Backend = "auto"
+) -> FrameParts:
+    """Frames `indices` of a probed video in parts of at most `part_bytes`, or of one frame.
+
+    The file is decoded once, as by `read_frames`; frames come in the order in which they are
+    decoded, each place at least once. Raises `VideoDecodeError` as `read_frames` does, but for no
+    number of frames.
+    """
+    count = max(1, part_bytes // (info.width * info.height * 3))
+    if backend == "decord":
+        yield from in_turn(
+            indices, count, lambda part: read_frames(info.path, part, backend=backend, info=info)
+        )
+        return
+    rows: list[int] = []
+    frames: list[NDArray[np.uint8]] = []
+    with _failures_named(info):
+        for own, frame_HWC in frames_with_pyav(info, indices, 1, "strict"):
+            rows += own
+            frames += [frame_HWC] * len(own)
+            if len(rows) >= count:
+                yield rows, np.stack(frames)
+                rows, frames = [], []
+    if rows:
+        yield rows, np.stack(frames)
+
+
+def in_turn(
+    indices: Sequence[int], count: int, read: Callable[[Sequence[int]], NDArray[np.uint8]]
+) -> FrameParts:
+    """Frames `indices`, at most `count` at a time, where any of them can be read by itself."""
+    for start in range(0, len(indices), count):
+        part = indices[start : start + count]
+        yield range(start, start + len(part)), read(part)
+
+
+@contextmanager
+def _failures_named(info: VideoInfo) -> Iterator[None]:
+    """Whatever else a decoder raises is a `VideoDecodeError` with the reason `corrupt`."""
+    try:
+        yield
     except (VideoDecodeError, MemoryError):
         raise
     except Exception as error:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,15 +23,21 @@ from numpy.typing import NDArray
 
 from vtcli.errors import UsageError, VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import WorkerFailedError, WorkerFailure, WorkerPool
-from vtcli.video import TIMEOUT_SECONDS, remote
-from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo
-from vtcli.video.frame_source import FrameRange, FrameSource, VideoFile, open_frame_source
-from vtcli.video.remote import RemotePath, is_url
+from vtcli.video import TIMEOUT_SECONDS, decode_worker
+from vtcli.video.decode import PART_BYTES, Backend, FrameParts, VideoInfo
+from vtcli.video.decode_worker import (
+    MEMORY_BYTES,
+    open_and_read,
+    read,
+    read_parts,
+    remote_path,
+    remotely,
+    remotely_in_parts,
+)
+from vtcli.video.frame_source import ChooseFrames, FrameRange, FrameSource, VideoFile
+from vtcli.video.remote import is_url
 
 T = TypeVar("T")
-
-MEMORY_BYTES = 2 * DEFAULT_LIMITS.max_bytes + (8 << 30)
-"""Address space of a worker: the largest decoded video twice, libraries, reference frames."""
 
 _SENTENCES = {
     "timeout": "was not decoded within {0.timeout:g} s; convert it to H.264 in MP4, or raise "
@@ -52,7 +58,11 @@ class DecodePool:
         if not timeout > 0:
             raise UsageError(f"--timeout-per-file is a number of seconds above 0, not {timeout:g}")
         self.workers, self.timeout = workers, timeout
-        self._pool = WorkerPool(workers, timeout, MEMORY_BYTES) if workers else None
+        self._pool = (
+            WorkerPool(workers, timeout, MEMORY_BYTES, preload=decode_worker.__name__)
+            if workers
+            else None
+        )
         self._spool: tempfile.TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()
 
@@ -83,16 +93,20 @@ class DecodePool:
         numbers: tuple[int | None, int | None] = (None, None),
         frame_rate: float | None = None,
         decoder: Backend = "auto",
+        stated_frames: int | None = None,
+        choose: ChooseFrames | None = None,
     ) -> FrameSource:
-        """`open_frame_source` in a process.
+        """`open_frame_source` in a process, which at once reads the frames that `choose` names.
 
         Raises `VideoDecodeError`, also with the reasons `crashed`, `timeout` and `limit`.
         """
         name = os.fspath(path)
-        arguments = (name, seconds, numbers, frame_rate, decoder)
-        opened = self.call(name, _open, *arguments)
-        source = opened if self._pool is None else IsolatedSource(self, name, opened)
-        path_of = _remote_path(source)
+        arguments = (seconds, numbers, frame_rate, decoder, stated_frames)
+        opened, frames = self.call(name, open_and_read, name, arguments, choose, PART_BYTES)
+        source: FrameSource = opened
+        if self._pool is not None or frames is not None:
+            source = IsolatedSource(self, name, opened, ahead=[] if frames is None else [frames])
+        path_of = remote_path(source)
         if path_of is not None and path_of.spooled:
             weakref.finalize(source, _remove, path_of.spooled)
         return source
@@ -100,7 +114,7 @@ class DecodePool:
     def call(self, path: str, function: Callable[..., T], *args: Any) -> T:
         """A function of a video in a process; raises what it raises, and as `open` does."""
         if is_url(path):
-            function, args = _remotely, (self._spool_folder(), function, *args)
+            function, args = remotely, (self._spool_folder(), function, *args)
         if self._pool is None:
             return function(*args)
         try:
@@ -112,10 +126,8 @@ class DecodePool:
         self, path: str, source: FrameSource, indices: Sequence[int]
     ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """Frames of an opened source [N, H, W, 3], and its warnings; raises as `open` does."""
-        frames_NHWC, warnings, transferred = self.call(path, _read, source, list(indices))
-        path_of = _remote_path(source)
-        if path_of is not None:
-            path_of.bytes_read = transferred
+        frames_NHWC, warnings, transferred = self.call(path, read, source, list(indices))
+        _note_transfer(source, transferred)
         return frames_NHWC, warnings
 
     def stream(
@@ -123,7 +135,7 @@ class DecodePool:
     ) -> Generator[T, None, None]:
         """What a generator function yields in a process; raises as `open` does."""
         if is_url(path):
-            function, args = _remotely_in_parts, (self._spool_folder(), function, *args)
+            function, args = remotely_in_parts, (self._spool_folder(), function, *args)
         if self._pool is None:
             yield from function(*args)
             return
@@ -147,12 +159,19 @@ class DecodePool:
 
 @dataclass(frozen=True)
 class IsolatedSource:
-    """A source whose frames are read in a process of the pool."""
+    """A source whose frames are read in a process of the pool.
+
+    `ahead` has frames, and their numbers, that were read when it was opened: until they are asked
+    for.
+    """
 
     pool: DecodePool
     path: str
     source: FrameSource
     heard: list[str] = field(default_factory=list, compare=False, repr=False)
+    ahead: list[tuple[list[int], NDArray[np.uint8]]] = field(
+        default_factory=list, compare=False, repr=False
+    )
 
     @property
     def frames(self) -> int:
@@ -175,9 +194,25 @@ class IsolatedSource:
         return tuple(dict.fromkeys([*self.source.warnings, *self.heard]))
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        if self.ahead:
+            numbers, frames = self.ahead.pop()
+            if numbers == list(indices):
+                return frames
         frames, warnings = self.pool.read(self.path, self.source, indices)
         self.heard.extend(warnings)
         return frames
+
+    def parts(self, indices: Sequence[int]) -> FrameParts:
+        if len(indices) * self.frame_bytes <= PART_BYTES:
+            yield range(len(indices)), self.read(indices)
+            return
+        stream = self.pool.stream(self.path, read_parts, self.source, list(indices))
+        with closing(stream) as parts:
+            for rows, frames_NHWC, warnings, transferred in parts:
+                self.heard.extend(warnings)
+                _note_transfer(self.source, transferred)
+                if rows:
+                    yield rows, frames_NHWC
 
 
 def source_info(source: FrameSource) -> VideoInfo:
@@ -188,54 +223,12 @@ def source_info(source: FrameSource) -> VideoInfo:
     return source.info
 
 
-def _open(path: str, *arguments: Any) -> FrameSource:
-    inject_fault(path)
-    return open_frame_source(path, *arguments)
-
-
-def _read(
-    source: FrameSource, indices: list[int]
-) -> tuple[NDArray[np.uint8], tuple[str, ...], int]:
-    """The frames, the warnings, and the bytes that a remote source has transferred so far."""
-    frames_NHWC = np.ascontiguousarray(source.read(indices))
-    path = _remote_path(source)
-    return frames_NHWC, source.warnings, 0 if path is None else path.bytes_read
-
-
-def _remote_path(source: object) -> RemotePath | None:
-    """The URL of the video that a source reads; None for a local one."""
-    while source is not None and not isinstance(source, VideoFile):
-        source = getattr(source, "source", None)
-    path = None if source is None else source.info.path
-    return path if isinstance(path, RemotePath) else None
-
-
-def _remotely(spool: str, function: Callable[..., T], *args: Any) -> T:
-    remote.spool_folder = spool
-    return function(*args)
-
-
-def _remotely_in_parts(spool: str, function: Callable[..., Iterator[T]], *args: Any) -> Iterator[T]:
-    remote.spool_folder = spool
-    return function(*args)
+def _note_transfer(source: FrameSource, transferred: int) -> None:
+    path = remote_path(source)
+    if path is not None:
+        path.bytes_read = transferred
 
 
 def _remove(path: str) -> None:
     with suppress(OSError):
         os.unlink(path)
-
-
-def inject_fault(path: str) -> None:
-    """For tests: what the variable asks for, at files that are named so."""
-    fault = os.environ.get("VT_TEST_DECODER_FAULTS")
-    name = os.path.basename(path)
-    if not fault:
-        return
-    if "CRASH" in name:
-        os.kill(os.getpid(), 11)
-    if "HANG" in name:
-        import time
-
-        time.sleep(3600)
-    if "MEMORY" in name:
-        np.ones(MEMORY_BYTES, np.uint8)

@@ -17,8 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
+from vtcli.runtime.words import plural
 from vtcli.video.damage import listen
-from vtcli.video.decode import DEFAULT_LIMITS, Backend, VideoInfo, probe, read_frames
+from vtcli.video.decode import (
+    DEFAULT_LIMITS,
+    PART_BYTES,
+    Backend,
+    FrameParts,
+    VideoInfo,
+    in_turn,
+    probe,
+    read_frames,
+    read_parts,
+)
 from vtcli.video.frame_folder import list_frames
 from vtcli.video.times import even_times, segment_in_seconds
 
@@ -59,6 +70,10 @@ class FrameSource(Protocol):
         """Frames `indices` as uint8 RGB [N, H, W, 3]; raises `VideoDecodeError`."""
         ...
 
+    def parts(self, indices: Sequence[int]) -> FrameParts:
+        """The same frames in parts of at most `PART_BYTES`, or of one frame, in any order."""
+        ...
+
 
 @dataclass(frozen=True)
 class VideoFile:
@@ -94,24 +109,27 @@ class VideoFile:
         self.heard.extend(damage.sentences())
         return frames
 
+    def parts(self, indices: Sequence[int]) -> FrameParts:
+        with listen() as damage:
+            yield from read_parts(self.info, indices, PART_BYTES, self.decoder)
+        self.heard.extend(damage.sentences())
+
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """A folder of images, in the order of their numbers; `skipped` says what else is in it."""
+    """A folder of images, in the order of their numbers; `notes` say what else is in it, and what
+    is not.
+    """
 
     folder: Path
     images: tuple[Path, ...]
     fps: float
-    skipped: tuple[str, ...] = ()
+    frame_bytes: int
+    notes: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
         return len(self.images)
-
-    @property
-    def frame_bytes(self) -> int:
-        with _open_image(self.images[0]) as image:
-            return image.width * image.height * 3  # a rotation does not change it
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -119,15 +137,13 @@ class FrameFolder:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self.skipped
+        return self.notes
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         requested = {index: _read_image(self.images[index]) for index in sorted(set(indices))}
         shapes = {image.shape for image in requested.values()}
         if len(shapes) > 1:
-            raise VideoDecodeError(
-                self.folder, "corrupt", "contains frames of different sizes; extract them again"
-            )
+            raise self._sizes_differ()
         height, width = next(iter(shapes))[:2] if shapes else (0, 0)
         size = len(indices) * height * width * 3
         if size > DEFAULT_LIMITS.max_bytes:
@@ -138,6 +154,20 @@ class FrameFolder:
                 f"{DEFAULT_LIMITS.max_bytes / 2**30:.1f} GiB; use fewer views",
             )
         return np.stack([requested[index] for index in indices])
+
+    def parts(self, indices: Sequence[int]) -> FrameParts:
+        count = max(1, PART_BYTES // self.frame_bytes)
+        shape: tuple[int, ...] = ()
+        for rows, frames_NHWC in in_turn(indices, count, self.read):
+            if shape not in ((), frames_NHWC.shape[1:]):
+                raise self._sizes_differ()
+            shape = frames_NHWC.shape[1:]
+            yield rows, frames_NHWC
+
+    def _sizes_differ(self) -> VideoDecodeError:
+        return VideoDecodeError(
+            self.folder, "corrupt", "contains frames of different sizes; extract them again"
+        )
 
 
 @dataclass(frozen=True)
@@ -168,6 +198,12 @@ class FrameRange:
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         return self.source.read([self.first + index for index in indices])
 
+    def parts(self, indices: Sequence[int]) -> FrameParts:
+        return self.source.parts([self.first + index for index in indices])
+
+
+ChooseFrames: TypeAlias = Callable[[int, float], list[int]]
+"""The frames that will be read first, from the number of frames and their rate; picklable."""
 
 Opener: TypeAlias = Callable[..., FrameSource]
 """`open_frame_source`, or one with its parameters that decodes in another process."""
@@ -179,19 +215,25 @@ def open_frame_source(
     frame_range: tuple[int | None, int | None] = (None, None),
     frame_rate: float | None = None,
     decoder: Backend = "auto",
+    stated_frames: int | None = None,
+    choose: ChooseFrames | None = None,
 ) -> FrameSource:
     """Open a video file or a folder of images, or a segment of it.
 
     The segment is given in `seconds` from the first frame (see `frames_between`) or as a
     `frame_range`, the numbers of its first and last frame; None is the beginning or the end.
-    `frame_rate` is that of a folder, whose images do not state it. Raises `VideoDecodeError` (see
+    `frame_rate` is that of a folder, whose images do not state it, and `stated_frames` how many
+    images it should have: a warning says where it has not. `choose` is for openers that read in
+    another process: here, frames are read when they are asked for. Raises `VideoDecodeError` (see
     `probe`); `missing_frames` where the segment is beyond the end.
     """
     source: FrameSource
     if os.path.isdir(path):
         found = list_frames(Path(path))
         rate = frame_rate or FOLDER_RATE
-        source = FrameFolder(Path(path), found.images, rate, found.skipped)
+        size = _frame_bytes(found.images)
+        notes = (*found.skipped, *miscounted(len(found.images), stated_frames))
+        source = FrameFolder(Path(path), found.images, rate, size, notes)
     else:
         source = VideoFile(probe(path), decoder)
     if seconds != (None, None):
@@ -216,6 +258,25 @@ def _segment(path: Path, source: FrameSource, first: int, last: int | None) -> F
             f"{'the end' if last is None else last}; correct the annotation",
         )
     return FrameRange(source, first, max(1, end - first))
+
+
+def miscounted(frames: int, stated: int | None) -> tuple[str, ...]:
+    """A sentence where the folder has not as many images as stated; else nothing."""
+    if stated is None or frames == stated:
+        return ()
+    return (f"the list states {plural(stated, 'frame')}, and the folder has {frames}",)
+
+
+def _frame_bytes(images: Sequence[Path]) -> int:
+    """Bytes of one decoded frame: of the first image that can be opened."""
+    for number, path in enumerate(images, 1):
+        try:
+            with _open_image(path) as image:
+                return image.width * image.height * 3  # a rotation does not change it
+        except VideoDecodeError:
+            if number == len(images):
+                raise
+    return 0
 
 
 def _read_image(path: Path) -> NDArray[np.uint8]:

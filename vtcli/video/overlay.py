@@ -10,7 +10,6 @@ Shape legend: H height, W width of the frame; h, w of the box.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,13 +31,15 @@ from vtcli.errors import DataError
 from vtcli.video import TIME_EPS
 from vtcli.video.backends_pyav import decode_all
 from vtcli.video.container import open_video, packets
-from vtcli.video.probe import VideoInfo, quarter_turns, upright
+from vtcli.video.heat import HeatMap, HeatMaps
+from vtcli.video.mp4 import H264, open_mp4
+from vtcli.video.orientation import quarter_turns, upright
+from vtcli.video.probe import VideoInfo
 from vtcli.video.sequential import frame_times
 
 Planes: TypeAlias = list[NDArray[np.uint8]]
 """Luma [H, W] and two chroma planes [H/2, W/2], as H.264 stores a frame (4:2:0, 16 to 235)."""
 
-_ENCODER = {"crf": "20", "preset": "veryfast"}
 # Audio codecs that MP4 supports.
 _MP4_AUDIO = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})
 _MIN_MP3_RATE = 16_000
@@ -52,12 +53,13 @@ _MIN_TEXT_HEIGHT = 14
 _BOX, _LABEL, _PERCENT, _BAR, _TRACK = (0, 165), (255, 255), (200, 255), (255, 230), (255, 60)
 # Pillow's built-in font covers little more than ASCII; these cover more, where one is installed.
 _SYSTEM_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "arial.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "Arial Unicode.ttf",
-    "msyh.ttc",
+    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf"),
+    # Chinese, Japanese and Korean: Linux, macOS, Windows.
+    *("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "SourceHanSans-Regular.ttc"),
+    *("wqy-zenhei.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf", "DroidSansFallback.ttf"),
+    *("uming.ttc", "ipag.ttf", "ipagp.ttf", "TakaoPGothic.ttf", "NanumGothic.ttf"),
+    *("PingFang.ttc", "Hiragino Sans GB.ttc", "AppleSDGothicNeo.ttc", "STHeiti Medium.ttc"),
+    *("msyh.ttc", "simsun.ttc", "msgothic.ttc", "YuGothM.ttc", "malgun.ttf"),
 )
 
 
@@ -82,20 +84,23 @@ def annotate(
     captions: Sequence[Caption],
     output: Path,
     on_frame: Callable[[str, int, int], None] | None = None,
+    heat: HeatMap | HeatMaps | None = None,
 ) -> None:
     """Write the video with its captions to `output`, upright, with the same size and frame times.
 
     A side with an odd number of pixels becomes one longer, as H.264 requires. The audio is copied
-    where MP4 supports it. `on_frame` is called with the output's name, the number of frames written
-    and the number of all frames. Raises VideoDecodeError where a frame cannot be decoded, OSError
-    where the file cannot be written and DataError where it cannot be encoded.
+    where MP4 supports it. `heat` is drawn below the captions. `on_frame` is called with the
+    output's name, the number of frames written and the number of all frames. Raises
+    VideoDecodeError where a frame cannot be decoded, OSError where the file cannot be written and
+    DataError where it cannot be encoded.
     """
     try:
         with (
             open_video(info.path) as (source, source_video),
-            _open_mp4(output) as target,
+            open_mp4(output) as target,
         ):
-            for frames in _write(info, captions, source, source_video, target):
+            draw = heat.draw if heat else None
+            for frames in _write(info, captions, draw, source, source_video, target):
                 if on_frame:
                     on_frame(str(output), frames, info.frames)
     except OSError:
@@ -106,15 +111,10 @@ def annotate(
         ) from error
 
 
-def _open_mp4(path: Path) -> OutputContainer:
-    # Absolute, so that no name is interpreted as a protocol of libav; the index is at the front, so
-    # that playback can start during a download.
-    return av.open(os.path.abspath(path), "w", format="mp4", options={"movflags": "+faststart"})
-
-
 def _write(
     info: VideoInfo,
     captions: Sequence[Caption],
+    draw: Callable[[Planes, float], None] | None,
     source: InputContainer,
     source_video: VideoStream,
     target: OutputContainer,
@@ -128,6 +128,8 @@ def _write(
         seconds = float(times_F[position])
         audio.copy_until(seconds)
         planes = _upright_planes(decoded, video.width, video.height, info.mirrored)
+        if draw is not None:
+            draw(planes, seconds)
         for caption in captions:
             if caption.start - TIME_EPS <= seconds < caption.end - TIME_EPS:
                 _blend(planes, _box(caption.label, caption.score, video.width, video.height))
@@ -141,7 +143,7 @@ def _write(
 
 def _add_video(info: VideoInfo, source: VideoStream, target: OutputContainer) -> VideoStream:
     rate = source.average_rate or source.guessed_rate
-    video = target.add_stream("libx264", rate=rate, options=dict(_ENCODER))
+    video = target.add_stream("libx264", rate=rate, options=dict(H264))
     assert isinstance(video, VideoStream)
     video.width, video.height = info.width + info.width % 2, info.height + info.height % 2
     video.pix_fmt = "yuv420p"
@@ -196,6 +198,16 @@ class _AudioCopy:
             self._next = next(self._packets, None)
 
 
+def draw_caption(picture: Image.Image, label: str, score: float) -> Image.Image:
+    """A copy of an RGB picture with a label and its score in the lower left corner."""
+    width, height = picture.size
+    box, margin = _label_box(label, score, width, height)
+    drawn = picture.copy()
+    gray, opacity = box.split()
+    drawn.paste(Image.merge("RGB", [gray] * 3), (margin, height - margin - box.height), opacity)
+    return drawn
+
+
 def _upright_planes(frame: VideoFrame, width: int, height: int, mirrored: bool) -> Planes:
     """A decoded frame at this (even) size, turned upright."""
     turns = quarter_turns(frame)
@@ -248,9 +260,7 @@ def _blend(planes: Planes, box: _Box) -> None:
 @lru_cache(maxsize=64)
 def _box(label: str, score: float, width: int, height: int) -> _Box:
     """The box for a frame of this size."""
-    margin = round(0.03 * min(width, height))
-    text_size = max(_MIN_TEXT_HEIGHT, round(_TEXT_FRACTION * min(width, height)))
-    image = _render(" ".join(label.split()) or "…", score, text_size, width - 2 * margin, height)
+    image, margin = _label_box(label, score, width, height)
     gray_hw, opacity_hw = np.moveaxis(np.asarray(image, dtype=np.float32) / 255, 2, 0)
     return _Box(
         top=max(0, height - margin - image.height) // 2 * 2,
@@ -258,6 +268,14 @@ def _box(label: str, score: float, width: int, height: int) -> _Box:
         gray_hw=(16 + 219 * gray_hw) * opacity_hw,
         through_hw=1 - opacity_hw,
     )
+
+
+def _label_box(label: str, score: float, width: int, height: int) -> tuple[Image.Image, int]:
+    """The rendered label for a frame of this size, and its distance from the frame's sides."""
+    margin = round(0.03 * min(width, height))
+    text_size = max(_MIN_TEXT_HEIGHT, round(_TEXT_FRACTION * min(width, height)))
+    text = " ".join(label.split()) or "…"
+    return _render(text, score, text_size, width - 2 * margin, height), margin
 
 
 def _render(label: str, score: float, size: int, most_w: int, most_h: int) -> Image.Image:
@@ -296,14 +314,22 @@ def _shortened(text: str, font: Any, width: float) -> str:
     return f"{text}…"
 
 
+def letters_without_a_font(text: str) -> str:
+    """The letters that the font for a text does not have, which become empty boxes."""
+    font = _font(text, _MIN_TEXT_HEIGHT)
+    there = _covered(font, text)
+    return "".join(letter for letter in dict.fromkeys(text) if letter not in there)
+
+
 def _font(text: str, size: int) -> Any:
     """The font that has the most of these letters; a missing one becomes an empty box."""
+    fonts = [ImageFont.load_default(size), *_system_fonts(size)]
+    return max(fonts, key=lambda font: len(_covered(font, text)))
 
-    def covered(font: Any) -> int:
-        missing = bytes(font.getmask("\uffff"))
-        return sum(bytes(font.getmask(letter)) != missing for letter in set(text))
 
-    return max([ImageFont.load_default(size), *_system_fonts(size)], key=covered)
+def _covered(font: Any, text: str) -> set[str]:
+    missing = bytes(font.getmask("\uffff"))
+    return {one for one in set(text) if one.isspace() or bytes(font.getmask(one)) != missing}
 
 
 @lru_cache(maxsize=8)

@@ -8,13 +8,22 @@ torch: `views.py` follows a pipeline, `sampling.py` and `transforms.py` contain 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from vtcli.errors import DataError, InputError, UsageError
-from vtcli.video.sampling import SAMPLERS
 
+SamplingName: TypeAlias = Literal[
+    "uniform_segments",
+    "segment_positions",
+    "dense_loop_segment_centers",
+    "dense_loop_endpoints",
+    "dense_loop_linspace",
+    "dense_clamped",
+    "resampled_windows_looped",
+    "uniform_linspace",
+]
 ResizeName: TypeAlias = Literal[
     "normalized_bilinear",
     "opencv_bilinear",
@@ -32,10 +41,12 @@ CropOrder: TypeAlias = Literal["first_middle_last", "first_last_middle"]
 NormalizeName: TypeAlias = Literal["scaled", "raw", "raw_reciprocal", "signed"]
 ChannelOrder: TypeAlias = Literal["rgb", "bgr", "gray"]
 ViewOrder: TypeAlias = Literal["clip_major", "crop_major"]
-ViewFusion: TypeAlias = Literal["mean_prob", "sum_prob", "mean_logit", "sum_logit"]
+ViewFusion: TypeAlias = Literal["mean_prob", "sum_prob", "mean_logit", "sum_logit", "mean_sigmoid"]
+MULTI_LABEL: ViewFusion = "mean_sigmoid"
+"""Of a classifier whose classes do not exclude each other."""
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "sampling": tuple(SAMPLERS),
+    "sampling": get_args(SamplingName),
     "resize": get_args(ResizeName),
     "crop_offset": get_args(CropName),
     "crop_order": get_args(CropOrder),
@@ -64,7 +75,7 @@ class Pipeline:
     combines the scores of a video's views. Raises `DataError` naming an invalid field.
     """
 
-    sampling: str
+    sampling: SamplingName
     frames: int
     resize: ResizeName
     short_side: int
@@ -121,6 +132,11 @@ class Pipeline:
                 raise DataError(f"pipeline lacks the field '{name}'")
         return cls(**table)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether the classes do not exclude each other."""
+        return self.view_fusion == MULTI_LABEL
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as a table for TOML or JSON, which `from_dict` reads."""
         table = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -163,12 +179,35 @@ def plan_views(
         )
     if num_frames < 1:
         raise InputError("the video has no frames; it may be truncated, use a complete file")
+    from vtcli.video.sampling import SAMPLERS  # NumPy, which a list of models does not need
+
     indices = SAMPLERS[pipeline.sampling](num_frames, pipeline.frames, pipeline.stride, clips, fps)
     if pipeline.view_order == "clip_major":
         order = [(clip, crop) for clip in range(clips) for crop in range(crops)]
     else:
         order = [(clip, crop) for crop in range(crops) for clip in range(clips)]
     return [View(clip, crop, crops, tuple(indices[clip].tolist())) for clip, crop in order]
+
+
+def shown_frames(views: Sequence[View]) -> list[int]:
+    """The frames that are in any of the views, in order."""
+    return sorted({index for view in views for index in view.frame_indices})
+
+
+@dataclass(frozen=True)
+class FramesOfViews:
+    """Names the frames of a video that some of its `clips` x `crops` views show: those with the
+    numbers `wanted` (None: all).
+    """
+
+    pipeline: Pipeline
+    clips: int
+    crops: int
+    wanted: tuple[int, ...] | None = None
+
+    def __call__(self, num_frames: int, fps: float) -> list[int]:
+        views = plan_views(self.pipeline, num_frames, fps, self.clips, self.crops)
+        return shown_frames(views if self.wanted is None else [views[n] for n in self.wanted])
 
 
 def _require_positive(name: str, value: object) -> None:
@@ -203,6 +242,8 @@ def parse_views(views: str | None, pipeline: Pipeline) -> tuple[int, int]:
         return 1, 1
     if views == "paper":
         return pipeline.clips, pipeline.crops
+    if views == "auto":
+        raise UsageError("--views auto is for vt predict; give a number of views, such as 4x3")
     match = re.fullmatch(r"([1-9][0-9]{0,3})x([13])", views, re.ASCII)
     if match is None:
         raise UsageError(

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 from array import array
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from av.container import InputContainer
@@ -25,9 +25,14 @@ from numpy.typing import NDArray
 
 from vtcli.errors import VideoDecodeError
 from vtcli.video.container import checked_path, decode, hide_media, open_video, packets
-from vtcli.video.damage import damage, listen
+from vtcli.video.damage import damage, listen, without_log
+from vtcli.video.held import holder_here
+from vtcli.video.joined import begins_anew
+from vtcli.video.last_packet import RAW, LastPackets
+from vtcli.video.limits import DEFAULT_LIMITS, Limits, check_cost, check_size
+from vtcli.video.orientation import is_mirrored, quarter_turns
 from vtcli.video.remote import RemotePath
-from vtcli.video.stated import missing_end
+from vtcli.video.stated import missing_end, missing_frames
 from vtcli.video.times import MAX_CLOCK_JUMP, NO_TIME, continued, even_times, shown_times
 
 # Containers in which each packet is one whole frame with its own timestamp: seeking is safe.
@@ -39,22 +44,7 @@ _MAX_REORDER = 32
 _DISCONTINUOUS = frozenset({"mpegts", "mpeg"})
 # An MPEG-4 packet of fewer bytes may be a placeholder ("not coded") that is not shown.
 _TINY_PACKET_BYTES = 16
-# Any file may decode to these.
-_FREE_PIXELS = 2_000_000_000
 _NO_FRAME = "has no frame that can be decoded; copy or download it again"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits that are checked before frames are decoded; VideoDecodeError `limit` above them."""
-
-    max_pixels: int = 36_000_000
-    max_frames: int = 1_000_000
-    max_bytes: int = 2 * 2**30
-    max_pixels_per_byte: int = 100_000
-
-
-DEFAULT_LIMITS = Limits()
 
 
 def _empty() -> NDArray[np.int64]:
@@ -124,7 +114,11 @@ def probe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> V
     try:
         with listen() as heard:
             info = _probe(file, limits)
-        return replace(info, warnings=heard.sentences())
+        info = replace(info, warnings=heard.sentences())
+        holder = holder_here()
+        if holder is not None and info.warnings:
+            holder.release()
+        return info
     except (VideoDecodeError, MemoryError):
         raise
     except Exception as error:
@@ -136,34 +130,6 @@ def probe(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> V
         ) from error
 
 
-def _check_cost(path: Path, pixels: int, limits: Limits) -> None:
-    """Refuse a file of few bytes that decodes to so many pixels that it would take minutes.
-
-    Even a screen that never changes needs more bytes than that.
-    """
-    if isinstance(path, RemotePath):
-        return  # the time limit of the decode process bounds it
-    allowed = _FREE_PIXELS + limits.max_pixels_per_byte * path.stat().st_size
-    if pixels > allowed:
-        raise VideoDecodeError(
-            path,
-            "limit",
-            f"decodes to {pixels / 1e9:.1f} gigapixels, too many for a file of "
-            f"{path.stat().st_size} bytes; scale the video down first",
-        )
-
-
-def check_size(path: Path, width: int, height: int, limits: Limits) -> None:
-    """Raise VideoDecodeError `limit` for frames that need too much memory to decode."""
-    if width * height > limits.max_pixels:
-        raise VideoDecodeError(
-            path,
-            "limit",
-            f"has frames of {width}x{height}, more than {limits.max_pixels / 1e6:.0f} megapixels; "
-            "scale the video down first",
-        )
-
-
 @dataclass
 class _Packets:
     """One row per stored packet, in decoding order."""
@@ -173,58 +139,96 @@ class _Packets:
     key: array[int] = field(default_factory=lambda: array("b"))
     discard: array[int] = field(default_factory=lambda: array("b"))
     ticks: array[int] = field(default_factory=lambda: array("q"))
+    place: array[int] = field(default_factory=lambda: array("q"))
+    flagged: list[int] = field(default_factory=list)
     any_not_shown: bool = False
     lost: int = 0
 
     def add(self, packet: Packet, codec: str) -> None:
+        if packet.is_corrupt:
+            self.flagged.append(len(self.pts))
         self.pts.append(time_of(packet))
         self.dts.append(NO_TIME if packet.dts is None else packet.dts)
         self.key.append(packet.is_keyframe)
         self.discard.append(packet.is_discard)
+        self.place.append(-1 if packet.pos is None else packet.pos)
         self.ticks.append(packet.duration or 0)
         self.any_not_shown |= (codec == "mpeg4" and packet.size < _TINY_PACKET_BYTES) or (
             codec == "vp8" and not memoryview(packet)[0] & 0x10  # the show_frame bit, RFC 6386 9.1
         )
 
+    def damaged(self, path: Path, family: str) -> int:
+        """How many packets are flagged, except where streams were joined: there the clock goes
+        back, or all counts of packets of a transport stream begin anew.
+        """
+        return sum(not self._joined_after(n, path, family) for n in self.flagged)
+
+    def _joined_after(self, number: int, path: Path, family: str) -> bool:
+        times = [t for t in self.dts[number : number + 3] if t != NO_TIME]
+        if times != sorted(times):
+            return True
+        if family != "mpegts" or isinstance(path, RemotePath):
+            return False
+        following = range(number + 1, min(number + 3, len(self.key)))
+        return any(
+            self.key[n] and self.place[n] > 0 and begins_anew(path, self.place[n])
+            for n in following
+        )
+
 
 def _probe(path: Path, limits: Limits) -> VideoInfo:
-    rows = _Packets()
+    rows, last = _Packets(), LastPackets()
+    # Packets of a remote file may be without contents (`hide_media`).
+    holder = None if isinstance(path, RemotePath) else holder_here()
+    if holder is not None:
+        holder.begin(path)
     first: VideoFrame | None = None
     is_hidden = False
-    with open_video(path) as (container, stream):
+    with open_video(path) as (container, stream), ExitStack() as hidden:
         codec = stream.codec_context.codec.canonical_name
         check_size(path, stream.width, stream.height, limits)
+        family = container.format.name.split(",")[0]
         for packet in packets(container, stream):
-            damage().flagged_packets += packet.is_corrupt
             if first is None:
                 first = _first_frame(stream, packet)
                 is_hidden = first is not None and hide_media(container, stream)
+                if is_hidden:  # libav's parser misses the contents
+                    hidden.enter_context(without_log())
             rows.add(packet, codec)
+            if family in RAW:
+                last.add(packet)
+            if holder is not None:
+                holder.add(packet)
             if len(rows.pts) > limits.max_frames:
                 raise VideoDecodeError(
                     path, "limit", f"has over {limits.max_frames} frames; split it first"
                 )
+        hidden.close()
         first = first or _first_frame(stream, None)
+        last.note_damage(stream)
         if is_hidden:
             keys = {entry.timestamp for entry in stream.index_entries if entry.is_keyframe}
             rows.key = array("b", [dts in keys for dts in rows.dts])
-        family = container.format.name.split(",")[0]
         if family == "mov" and len(stream.index_entries) > len(rows.pts):
             # Of these containers only MP4 lists the packets that a truncated file has lost.
             listed = sum(entry.size > 0 for entry in stream.index_entries)
             rows.lost = max(0, listed - len(rows.pts))
             if rows.lost:
                 damage().notes.append(f"{rows.lost} of the {listed} frames in the index are lost")
+        damage().flagged_packets += rows.damaged(path, family)
         _note_length(path, family, stream, rows)
-        _check_cost(path, stream.width * stream.height * len(rows.pts), limits)
+        check_cost(path, stream.width * stream.height * len(rows.pts), limits)
         if first is None or not rows.pts:
             raise VideoDecodeError(path, "corrupt", _NO_FRAME)
         check_size(path, first.width, first.height, limits)
-        clock = _Clock(family, float(stream.time_base or 0), _average_rate(stream))
+        clock = _Clock(family, float(stream.time_base or 0), _average_rate(stream, family))
         frames, index = _frame_index(path, rows, first, clock)
         if not frames:
             raise VideoDecodeError(path, "corrupt", _NO_FRAME)
-        return _describe(path, container, stream, first, frames, index)
+        info = _describe(path, container, stream, first, frames, index, clock.rate)
+        if holder is not None and index.seekable:
+            holder.keep(container, stream)
+        return info
 
 
 @dataclass(frozen=True)
@@ -244,19 +248,21 @@ class _Clock:
         return continued(times, frames, self.rate)
 
 
-def _average_rate(stream: VideoStream) -> float:
-    rate = stream.average_rate or stream.guessed_rate
+def _average_rate(stream: VideoStream, family: str) -> float:
+    """The rate that the container states; of a raw stream, whose container states none, and of DV,
+    the one that the codec states.
+    """
+    coded = stream.codec_context.framerate if family in RAW or family == "dv" else None
+    rate = coded or stream.average_rate or stream.guessed_rate
     return float(rate) if rate else 0.0
 
 
 def _note_length(path: Path, family: str, stream: VideoStream, rows: _Packets) -> None:
     """Note where the container states more than there is."""
-    notes = damage().notes
-    if not isinstance(path, RemotePath) and (end := missing_end(path, family)):
-        notes.append(end)
+    ends_early = "" if isinstance(path, RemotePath) else missing_end(path, family)
     stored = max(rows.dts, default=-1) + 1 if family == "avi" else len(rows.pts)
-    if family in ("avi", "ivf") and stream.frames > stored:
-        notes.append(f"the container states {stream.frames} frames and has {stored}")
+    lacks = "" if rows.lost else missing_frames(family, stream, stored, sum(rows.ticks))
+    damage().notes.extend(note for note in (ends_early, lacks) if note)
 
 
 def _first_frame(stream: VideoStream, packet: Packet | None) -> VideoFrame | None:
@@ -287,7 +293,10 @@ def _frame_index(
         dts_F = np.sort(np.array(rows.dts, dtype=np.int64)[shown_P])
         return frames, FrameIndex(timed=False, times=clock.times(dts_F, 0, frames))
     key_packet_K = np.flatnonzero(np.array(rows.key, dtype=bool))
-    shown_P &= ~_undecodable(pts_P, key_packet_K, first)
+    undecodable_P = _undecodable(pts_P, key_packet_K, first)
+    shown_P &= ~undecodable_P
+    if (early := int(undecodable_P.sum())) > _MAX_REORDER:
+        damage().notes.append(f"{early} frames precede the first key frame and cannot be decoded")
     frames = int(shown_P.sum()) + rows.lost
     if rows.lost:
         # A lost packet is decoded after the last one found and cannot be shown before it: up to
@@ -344,6 +353,7 @@ def _describe(
     first: VideoFrame,
     frames: int,
     index: FrameIndex,
+    rate: float,
 ) -> VideoInfo:
     turns = quarter_turns(first)
     size = (first.height, first.width) if turns % 2 else (first.width, first.height)
@@ -352,7 +362,7 @@ def _describe(
     return VideoInfo(
         path=path,
         frames=frames,
-        fps=_average_rate(stream),
+        fps=rate,
         width=size[0],
         height=size[1],
         rotation=90 * turns,
@@ -368,25 +378,3 @@ def _describe(
 def time_of(timed: VideoFrame | Packet) -> int:
     """The presentation timestamp in the stream's time base, or NO_TIME."""
     return NO_TIME if timed.pts is None else timed.pts
-
-
-def quarter_turns(frame: VideoFrame) -> int:
-    """The number of counter-clockwise quarter turns that make a stored frame upright: 0 to 3."""
-    return round(frame.rotation / 90) % 4
-
-
-def is_mirrored(frame: VideoFrame) -> bool:
-    """Whether the display matrix of a stored frame has a negative determinant.
-
-    Rows of the matrix are (a, b, u), (c, d, v), (x, y, w), 32 bits each: ISO/IEC 14496-12, 6.2.2.
-    """
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return False
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
-    return bool(a * d - b * c < 0)
-
-
-def upright(stored_HWC: NDArray[Any], turns: int, mirrored: bool) -> NDArray[Any]:
-    """A stored frame as it is to be shown."""
-    return np.rot90(stored_HWC[::-1] if mirrored else stored_HWC, turns)

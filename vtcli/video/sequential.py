@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from vtcli.errors import VideoDecodeError
 from vtcli.video.backends_pyav import decode_all
 from vtcli.video.container import open_video, packets
-from vtcli.video.probe import VideoInfo, quarter_turns, time_of, upright
+from vtcli.video.orientation import quarter_turns, upright
+from vtcli.video.probe import VideoInfo, time_of
 
 
 def frame_times(info: VideoInfo) -> NDArray[np.float64]:

@@ -7,14 +7,26 @@ Each container has its own way; the sections are named next to it. A file withou
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+from vtcli.video.joined import TS_PACKETS
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
 
 _TAIL = 1 << 16
+# Of a larger file only the end is looked at.
+_LONGEST_WALK = 1 << 26
+_LONGEST_TS = 1 << 30
+# Some programs append a few bytes of their own.
+_MOST_AFTER_END = 1000
+# Durations of frames are rounded: frames, and a fraction of all, that may be missing.
+_SLACK_FRAMES, _SLACK = 1.5, 0.01
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-_TS_PACKETS = (188, 192, 204)
 
 
 def missing_end(path: Path, family: str) -> str:
@@ -29,14 +41,35 @@ def missing_end(path: Path, family: str) -> str:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             return check(file, size)
-    except (OSError, struct.error, IndexError):
+    except (OSError, struct.error, IndexError, KeyError, ValueError):
         return ""
+
+
+def missing_frames(family: str, stream: VideoStream, stored: int, ticks: int) -> str:
+    """A sentence where the container states more frames, or a longer time, than its packets have.
+
+    `stored` is the number of packets, `ticks` the sum of their durations, in units of the stream's
+    time base.
+    """
+    # MXF counts time in frames.
+    frames = (stream.duration or 0) if family == "mxf" else stream.frames
+    if family in ("avi", "ivf", "mxf") and frames > stored:
+        return f"the container states {frames} frames and has {stored}"
+    missing = (stream.duration or 0) - ticks
+    if family == "mov" and stored and missing > ticks * (_SLACK_FRAMES / stored + _SLACK):
+        stated, read = (n * float(stream.time_base or 0) for n in (ticks + missing, ticks))
+        return f"the container states {stated:.2f} s of frames and has {read:.2f} s"
+    return ""
 
 
 def _stated(stated: int, size: int) -> str:
     if stated <= size:
         return ""
     return f"the file is truncated: it states {stated} bytes and has {size}"
+
+
+def _after_end(count: int) -> str:
+    return f"{count} bytes follow the stated end" if count > _MOST_AFTER_END else ""
 
 
 def _mov(file: BinaryIO, size: int) -> str:
@@ -69,7 +102,9 @@ def _matroska(file: BinaryIO, size: int) -> str:
         start = place + id_length + size_length
         if head[:4] == b"\x18\x53\x80\x67":
             unknown = length == (1 << 7 * size_length) - 1
-            return _live_matroska(file, size, start) if unknown else _stated(start + length, size)
+            if unknown:
+                return _live_matroska(file, size, start)
+            return _stated(start + length, size) or _after_end(size - start - length)
         place = start + length
     return ""
 
@@ -107,9 +142,36 @@ def _avi(file: BinaryIO, size: int) -> str:
 
 
 def _gif(file: BinaryIO, size: int) -> str:
-    """GIF89a, 27: the trailer, one byte."""
-    tail = _tail(file, size).rstrip(b"\0")
-    return "" if tail.endswith(b";") else "the file is truncated: its trailer is missing"
+    """GIF89a, 12: blocks follow each other up to the trailer, 27, of one byte."""
+    truncated = "the file is truncated: its trailer is missing"
+    if size > _LONGEST_WALK:
+        return "" if _tail(file, size).rstrip(b"\0").endswith(b";") else truncated
+    file.seek(0)
+    data = file.read()
+    try:
+        place = _gif_trailer(data)
+    except IndexError:
+        return truncated
+    if data[place] != 0x3B:
+        return f"there is no block at byte {place}, where the one before it ends"
+    return _after_end(len(data[place + 1 :].rstrip(b"\0")))
+
+
+def _gif_trailer(data: bytes) -> int:
+    """The place of the first byte that begins neither an image nor an extension."""
+    place = 13 + _color_table(data[10])
+    while data[place] in (0x2C, 0x21):
+        # An image has a descriptor, colors and a code size, an extension a label; then sub-blocks.
+        place += 11 + _color_table(data[place + 9]) if data[place] == 0x2C else 2
+        while data[place]:
+            place += 1 + data[place]
+        place += 1
+    return place
+
+
+def _color_table(flags: int) -> int:
+    """Bytes of the color table that follows a descriptor with these flags: GIF89a, 18 and 20."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _apng(file: BinaryIO, size: int) -> str:
@@ -163,12 +225,29 @@ def _mpegts(file: BinaryIO, size: int) -> str:
     """ISO/IEC 13818-1, 2.4.3: packets of 188 bytes, some with 4 or 16 more."""
     file.seek(0)
     head = file.read(5 * 204)
-    for length in _TS_PACKETS:
+    for length in TS_PACKETS:
         first = 4 if length == 192 else 0
         if all(head[n : n + 1] in (b"\x47", b"") for n in range(first, len(head), length)):
             over = size % length
-            return f"the last transport packet has {over} of {length} bytes" if over else ""
+            if over:
+                return f"the last transport packet has {over} of {length} bytes"
+            return _lost_sync(file, first, length, size)
     return ""
+
+
+def _lost_sync(file: BinaryIO, first: int, length: int, size: int) -> str:
+    """libav skips what does not begin as a transport packet, and what it was reading, silently."""
+    if size > _LONGEST_TS:
+        return ""
+    file.seek(first)
+    block = bytearray(length * 4096)
+    packets = synced = 0
+    while count := file.readinto(block):  # type: ignore[attr-defined]
+        starts = block[:count:length]
+        packets += len(starts)
+        synced += starts.count(b"\x47")
+    lost = packets - synced
+    return f"{lost} of {packets} transport packets do not begin as such" if lost else ""
 
 
 def _mpegps(file: BinaryIO, size: int) -> str:
@@ -200,6 +279,38 @@ def _nut(file: BinaryIO, size: int) -> str:
     tail = _tail(file, size, 64 * _TAIL)
     index = b"NX\xdd\x67\x2f\x23\xe6\x4e"
     return "" if index in tail else "the file is truncated: it has no index at its end"
+
+
+def _y4m(file: BinaryIO, size: int) -> str:
+    """YUV4MPEG2: a header line, then frames of equal size, each after a line of its own."""
+    file.seek(0)
+    header = file.readline(_TAIL)
+    length = _y4m_frame_bytes(header)
+    place = len(header)
+    while place < size and length:
+        file.seek(place)
+        line = file.readline(_TAIL)
+        if not line.startswith(b"FRAME"):
+            return f"there is no frame at byte {place}, where the one before it ends"
+        place += len(line) + length
+    left = size - (place - length)
+    return f"the last frame has {left} of {length} bytes" if place > size else ""
+
+
+def _y4m_frame_bytes(header: bytes) -> int:
+    """0 for a format that is not known."""
+    tags = {word[:1]: word[1:].decode("ascii", "replace") for word in header.split()[1:]}
+    width, height, chroma = int(tags[b"W"]), int(tags[b"H"]), tags.get(b"C", "420jpeg")
+    half_width, half_height = (width + 1) // 2, (height + 1) // 2
+    samples = {
+        "420": width * height + 2 * half_width * half_height,
+        "411": width * height + 2 * ((width + 3) // 4) * height,
+        "422": width * height + 2 * half_width * height,
+        "444": width * height * (4 if chroma == "444alpha" else 3),
+        "mon": width * height,
+    }.get(chroma[:3], 0)
+    deep = re.fullmatch(r"(4\d\dp|mono)\d+", chroma)
+    return samples * (2 if deep else 1)
 
 
 def _dv(file: BinaryIO, size: int) -> str:
@@ -243,4 +354,5 @@ _CHECKS: Mapping[str, Callable[[BinaryIO, int], str]] = {
     "mxf": _mxf,
     "nut": _nut,
     "dv": _dv,
+    "yuv4mpegpipe": _y4m,
 }

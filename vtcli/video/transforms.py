@@ -1,10 +1,10 @@
 """Transforms: how each upstream resizes, crops and normalizes decoded frames, with its rounding.
 
-The rules differ in number format (float32, OpenCV's and Pillow's fixed point, TensorFlow's
-truncation) and in how the long side is rounded; test-time pipelines of the four specifications.
+The rules differ in interpolation (`interpolation.py`) and in how the long side is rounded;
+test-time pipelines of the four specifications.
 
-Shape legend: T frames, H height, W width in, h height, w width out; uint8 unless stated otherwise;
-S crop size, C = 3 channels, R rows that are read.
+Shape legend: T frames, H height, W width; uint8 unless stated otherwise; S crop size, C = 3
+channels.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
+
+from vtcli.video.interpolation import (
+    opencv_bilinear,
+    pillow_resize,
+    tensorflow_bilinear,
+    torch_bilinear,
+    torchvision_bilinear,
+)
 
 Size: TypeAlias = tuple[int, int]
 """Height and width, in pixels."""
-Pair: TypeAlias = tuple[Tensor, Tensor]
 
 BILINEAR = Image.Resampling.BILINEAR
 OTHER_FILTERS = (
@@ -36,8 +40,6 @@ OTHER_FILTERS = (
 )
 GRAY_WEIGHTS = (19595, 38470, 7471)
 """Luma of ITU-R BT.601 in 1/65536 of a gray level, as Pillow converts RGB to gray."""
-PILLOW_BYTES = 2**25
-"""Bytes of frames that Pillow resizes at a time."""
 
 # --- sizes: the short side is given, the rules differ in the long one -----------------------------
 
@@ -86,133 +88,19 @@ def gray(frames_THWC: Tensor) -> Tensor:
     return luma_THW[..., None].expand(-1, -1, -1, 3).contiguous()
 
 
-# --- interpolation --------------------------------------------------------------------------------
-
-
-def torch_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
-    """Two taps per axis in float32, no antialiasing. Takes and returns float32."""
-    frames_TCHW = frames_THWC.permute(0, 3, 1, 2)
-    resized_TCHW = interpolate(
-        frames_TCHW, size=(height, width), mode="bilinear", align_corners=False
-    )
-    return resized_TCHW.permute(0, 2, 3, 1)
-
-
-def torchvision_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
-    """`torch_bilinear` of the gray levels, rounded half to even."""
-    return torch_bilinear(frames_THWC.float(), height, width).round_().to(torch.uint8)
-
-
-def opencv_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
-    """cv2.resize with INTER_LINEAR on uint8, to the byte: weights of 11 bits, two truncations.
-
-    Columns are weighted first and 4 of their 11 extra bits dropped; of the rows, each product is
-    truncated by itself before the sum is rounded.
-    """
-    (left_w, right_w), (left_weight_w, right_weight_w) = _opencv_taps(frames_THWC.shape[2], width)
-    (top_h, bottom_h), (top_weight_h, bottom_weight_h) = _opencv_taps(frames_THWC.shape[1], height)
-    frames_TRWC, top_h, bottom_h = _rows_used(frames_THWC, top_h, bottom_h)
-    across = _columns(frames_TRWC, left_w) * left_weight_w.repeat_interleave(3)
-    across += _columns(frames_TRWC, right_w) * right_weight_w.repeat_interleave(3)
-    across >>= 4
-    above = across.index_select(1, top_h).mul_(top_weight_h[:, None]) >> 16
-    below = across.index_select(1, bottom_h).mul_(bottom_weight_h[:, None]) >> 16
-    resized = above.add_(below).add_(2) >> 2
-    return resized.to(torch.uint8).view(-1, height, width, 3)
-
-
-@lru_cache(maxsize=64)
-def _opencv_taps(source: int, target: int) -> tuple[Pair, Pair]:
-    """Per output pixel the two source pixels and their weights in 1/2048 (int32)."""
-    scale = 1.0 / (target / source)
-    position = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
-    first = np.floor(position)
-    fraction = position - first
-    weights = np.rint(np.stack([1 - fraction, fraction]) * 2048).astype(np.int32)
-    return _neighbors(first, source), (torch.from_numpy(weights[0]), torch.from_numpy(weights[1]))
-
-
-def tensorflow_bilinear(frames_THWC: Tensor, height: int, width: int) -> Tensor:
-    """tf.image.resize of uint8 without antialiasing, its float result truncated to uint8."""
-    (left_w, right_w), weight_w = _tensorflow_taps(frames_THWC.shape[2], width)
-    (top_h, bottom_h), weight_h = _tensorflow_taps(frames_THWC.shape[1], height)
-    frames_TRWC, top_h, bottom_h = _rows_used(frames_THWC, top_h, bottom_h)
-    left = _columns(frames_TRWC, left_w).float()
-    across = (_columns(frames_TRWC, right_w) - left).mul_(weight_w.repeat_interleave(3)).add_(left)
-    above = across.index_select(1, top_h)
-    resized = (across.index_select(1, bottom_h) - above).mul_(weight_h[:, None]).add_(above)
-    return resized.to(torch.uint8).view(-1, height, width, 3)
-
-
-@lru_cache(maxsize=64)
-def _tensorflow_taps(source: int, target: int) -> tuple[Pair, Tensor]:
-    """Per output pixel the two source pixels and the second one's float32 weight."""
-    scale = np.float32(source) / np.float32(target)
-    half = np.float32(0.5)
-    position = (np.arange(target, dtype=np.float32) + half) * scale - half
-    first = np.floor(position)
-    return _neighbors(first, source), torch.from_numpy(position - first)
-
-
-def pillow_resize(frames_THWC: Tensor, height: int, width: int, filter: Image.Resampling) -> Tensor:
-    """PIL.Image.resize on uint8: antialiased except NEAREST, each axis rounded to uint8.
-
-    Columns first, as Pillow did when the models were released (newer ones begin with the rows of
-    very tall images).
-    """
-    together = max(1, PILLOW_BYTES // frames_THWC[0].numel())
-    parts = [
-        _pillow_resize(part.numpy(), height, width, filter) for part in frames_THWC.split(together)
-    ]
-    return torch.from_numpy(np.concatenate(parts))
-
-
-def _pillow_resize(
-    frames_THWC: npt.NDArray[np.uint8], h: int, w: int, filter: Image.Resampling
-) -> npt.NDArray[np.uint8]:
-    """Frames are stacked vertically to resize columns and horizontally to resize rows: two calls
-    for all frames, in which Pillow cannot choose the order of the axes.
-    """
-    T, H, _, _ = frames_THWC.shape
-    stacked = Image.fromarray(frames_THWC.reshape(T * H, -1, 3))
-    across_THwC = np.asarray(stacked.resize((w, T * H), filter)).reshape(T, H, w, 3)
-    in_row = Image.fromarray(across_THwC.swapaxes(0, 1).reshape(H, T * w, 3))
-    return np.asarray(in_row.resize((T * w, h), filter)).reshape(h, T, w, 3).swapaxes(0, 1)
-
-
-pillow_bilinear = partial(pillow_resize, filter=BILINEAR)
-
-
-def _neighbors(first: npt.NDArray[np.floating[Any]], source: int) -> Pair:
-    """The first tap and the next one, clamped to the border pixels."""
-    return (
-        torch.from_numpy(np.clip(first, 0, source - 1).astype(np.int64)),
-        torch.from_numpy(np.clip(first + 1, 0, source - 1).astype(np.int64)),
-    )
-
-
-def _rows_used(
-    frames_THWC: Tensor, top_h: Tensor, bottom_h: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Only the rows that two-tap interpolation reads, and the positions of its taps among them."""
-    rows_R, positions = torch.unique(torch.cat([top_h, bottom_h]), return_inverse=True)
-    return frames_THWC.index_select(1, rows_R), positions[: len(top_h)], positions[len(top_h) :]
-
-
-def _columns(frames_THWC: Tensor, columns_w: Tensor) -> Tensor:
-    """The given columns, rows flattened to [T, H, w*3]: arithmetic on long rows is faster."""
-    return frames_THWC.index_select(2, columns_w).flatten(2)
+# --- resize rules ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """A resize rule: the new size from (height, width, short side), and the interpolation.
+    """A resize rule: the new size from (height, width, short side), and the interpolation: frames,
+    height, width and box (optional) to the box of the resized frames.
 
     `normalized_first`: frames are normalized before they are resized, else after the crop.
     """
 
     size: Callable[[int, int, int], Size]
-    pixels: Callable[[Tensor, int, int], Tensor]
+    pixels: Callable[..., Tensor]
     normalized_first: bool = False
 
 
@@ -315,9 +203,14 @@ def normalize_frames(
     """Normalize uint8 frames [T, H, W, 3] to float32 of the same shape."""
     width = frames_THWC.shape[2]
     # Flattened rows and a repeated mean: four times as fast as broadcasting over three channels.
-    row_mean, row_std = (torch.tensor(list(values)).repeat(width) for values in (mean, std))
+    row_mean, row_std = _row(tuple(mean), width), _row(tuple(std), width)
     flat = NORMALIZE_RULES[rule](frames_THWC.flatten(2).float(), row_mean, row_std)
     return flat.view(frames_THWC.shape)
+
+
+@lru_cache(maxsize=64)
+def _row(values: tuple[float, ...], width: int) -> Tensor:
+    return torch.tensor(values).repeat(width)
 
 
 def normalize_clip(
@@ -325,5 +218,19 @@ def normalize_clip(
 ) -> Tensor:
     """Normalize a uint8 clip [T, S, S, 3] to float32 [3, T, S, S]."""
     clip_CTSS = clip_TSSC.permute(3, 0, 1, 2).contiguous().float()
-    mean_C111, std_C111 = (torch.tensor(list(values)).view(3, 1, 1, 1) for values in (mean, std))
+    return normalize_planes(clip_CTSS, rule, mean, std)
+
+
+def normalize_planes(
+    clip_CTSS: Tensor, rule: str, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Normalize gray levels in float32 [..., 3, T, S, S], in place where the rule can, on the
+    device where they are.
+    """
+    mean_C111, std_C111 = (_planes(tuple(v), str(clip_CTSS.device)) for v in (mean, std))
     return NORMALIZE_RULES[rule](clip_CTSS, mean_C111, std_C111)
+
+
+@lru_cache(maxsize=64)
+def _planes(values: tuple[float, ...], device: str) -> Tensor:
+    return torch.tensor(values, device=device).view(3, 1, 1, 1)

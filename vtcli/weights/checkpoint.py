@@ -12,13 +12,15 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtcli.errors import DataError, InputError, WeightsError
+from vtcli._version import __version__
+from vtcli.errors import DataError, InputError, LayoutError, WeightsError
 from vtcli.labels.heads import HeadSpec
 from vtcli.runtime.files import atomic_write
+from vtcli.runtime.progress import CountedFile, ProgressCallback, no_progress
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.card_check import check_card
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CARD_KEY = "vt"
+PRECISION_KEY = "vt_precision"
+"""Metadata entry of an exported graph that does not compute in fp32."""
+METADATA_KEYS = (CARD_KEY, PRECISION_KEY)
 WEIGHTS_FILE = "model.safetensors"
 """The name of the weights in a repository."""
 FORMAT = 2
@@ -36,7 +41,7 @@ RENAMED_IN_2 = {
 }
 _MAX_HEADER = 100_000_000
 _TENSORS_PER_MAPPING = 16
-_DTYPES = {
+DTYPES = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
@@ -57,6 +62,10 @@ class ModelCard:
     The fields mean what they mean in `vtcli.weights.registry.Checkpoint`; `source` is where the
     weights came from, `created_with` the version of vtcli that wrote the file. calibration: what
     `vt eval calibrate` fitted per head (see `vtcli.evaluation.calibrate`), {} if it has not run.
+    thresholds: of a head whose classes do not exclude each other, the probability from which a
+    class is predicted. adaptive_views: when `--views auto` stops (`vtcli.evaluation.stopping`), {}
+    if `vt eval calibrate --views` has not run. events: the windows and the rule that were fitted
+    for `--events` (see `vtcli.evaluation.event_calibration`).
     """
 
     id: str
@@ -76,6 +85,9 @@ class ModelCard:
     notes: str = ""
     created_with: str = ""
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    adaptive_views: Mapping[str, Any] = field(default_factory=dict)
+    events: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -87,6 +99,38 @@ class ModelCard:
         """The published protocol, clips x crops."""
         return f"{self.pipeline.clips}x{self.pipeline.crops}"
 
+    def with_classes(self, count: int, labels: tuple[str, ...], config: Any) -> ModelCard:
+        """The card of the same network with a new classifier: no id, no scores, no calibration."""
+        return replace(
+            self,
+            id="",
+            config=asdict(config),
+            heads=(HeadSpec("action", count, labels),),
+            dataset="",
+            pretrain=self.id or self.pretrain,
+            top1=None,
+            top5=None,
+            metric_source="",
+            calibration={},
+            adaptive_views={},
+            events={},
+            created_with=f"vtcli {__version__}",
+        )
+
+    def write(self, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+        """Write a checkpoint file; classes without a name are called `class 0` and so on.
+
+        Raises `DataError` as `write_checkpoint` does.
+        """
+        heads = tuple(
+            head
+            if head.labels
+            else replace(head, labels=tuple(f"class {n}" for n in range(head.size)))
+            for head in self.heads
+        )
+        on_cpu = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        write_checkpoint(Path(path), on_cpu, {CARD_KEY: replace(self, heads=heads).to_json()})
+
     def to_json(self) -> str:
         """The card as one line of JSON."""
         table = {
@@ -96,8 +140,9 @@ class ModelCard:
             "format": FORMAT,
             "views": self.views,
         }
-        if not self.calibration:  # so that earlier versions read the cards that need nothing new
-            del table["calibration"]
+        for name in ("calibration", "thresholds", "adaptive_views", "events"):
+            if not table[name]:  # so that earlier versions read the cards that need nothing new
+                del table[name]
         return json.dumps(table, ensure_ascii=False)
 
     @classmethod
@@ -106,7 +151,10 @@ class ModelCard:
 
         Raises `KeyError`, `TypeError` or `ValueError` for anything else.
         """
-        table = upgrade(json.loads(text))
+        table = json.loads(text)
+        if not isinstance(table, dict) or "format" not in table:
+            raise ValueError("it is not a table with a format number")
+        table = upgrade(table)
         del table["format"]
         table.pop("views", None)
         heads = tuple(HeadSpec(**{**h, "labels": tuple(h["labels"])}) for h in table.pop("heads"))
@@ -174,10 +222,10 @@ def read_card(path: Path) -> ModelCard:
     header = read_header(path)
     metadata = header.get("__metadata__") or {}
     if not isinstance(metadata, dict) or CARD_KEY not in metadata:
-        raise WeightsError(
-            f"{path} has no model card; convert it first: vt convert {path} -m MODEL -o "
-            "model.safetensors"
-        )
+        way = f"convert it first: vt convert {path} -m MODEL -o model.safetensors"
+        if (path.parent / "config.json").is_file():
+            way = f"config.json beside it describes it, so name its folder, {path.parent}"
+        raise WeightsError(f"{path} has no model card; {way}")
     try:
         card = ModelCard.from_json(metadata[CARD_KEY])
         check_card(card, header)
@@ -185,6 +233,14 @@ def read_card(path: Path) -> ModelCard:
         reason = " ".join(str(error).split())[:300]
         raise WeightsError(f"the model card in {path} cannot be used: {reason}") from error
     return card
+
+
+def require_classifier(card: ModelCard, name: str | Path) -> None:
+    """Raise `LayoutError` for the card of a network that has no classifier."""
+    if not card.heads:
+        raise LayoutError(
+            f"{name} has no classifier; train one: vt finetune -m {name} --dataset DIR -o RUN"
+        )
 
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
@@ -211,14 +267,20 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def write_checkpoint(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    on_bytes: ProgressCallback = no_progress,
+) -> str:
     """Write a safetensors file tensor by tensor, completely or not at all; returns its sha256.
 
     Raises `DataError` if the disk is full or the folder cannot be written.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     with atomic_write(path, size) as part, part.open("wb") as file:
-        digest = _write(file, tensors, metadata)
+        counted = CountedFile(file, f"writing {path.name}", size, on_bytes)
+        digest = _write(counted, tensors, metadata)
         file.flush()
         os.fsync(file.fileno())
     return digest
@@ -234,7 +296,7 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
-        dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
         sha.update(f"{name}:{dtype}:{list(tensor.shape)}\n".encode())
         flat = tensor.detach().contiguous().reshape(-1)
         sha.update(flat.view(torch.uint8).numpy().data)
@@ -251,7 +313,7 @@ def _write(file: Any, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     for name in order:
         tensor = tensors[name]
         end = offset + tensor.numel() * tensor.element_size()
-        dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
         header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()

@@ -12,24 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from vtcli.errors import LayoutError
+from vtcli.errors import LayoutError, UsageError
 from vtcli.models import Architecture
-from vtcli.models.build import build_on_meta, check_state_dict
+from vtcli.models.build import build_on_meta
 from vtcli.models.layouts import Mapped
+from vtcli.runtime.fields import field_types, wrong_field
 from vtcli.weights.class_order import CheckpointOrigin
 from vtcli.weights.formats.transformers_repo import CONFIG, Stated
 from vtcli.weights.model_config import config_for
-
-
-def check_tensors(
-    architecture: Architecture, config: Any, tensors: Mapping[str, Tensor], src: Path
-) -> None:
-    """`check_state_dict`, where a network without a classifier is complete without its tensors."""
-    network = build_on_meta(architecture, config)
-    if not config.num_classes:
-        own = network.state_dict()
-        tensors = {**{n: own[n] for n in architecture.head_tensors if n in own}, **tensors}
-    check_state_dict(network, tensors, src)
 
 
 def configure(
@@ -37,7 +27,7 @@ def configure(
     mapped: Mapped,
     origin: CheckpointOrigin,
     given: Mapping[str, Any],
-    src: Path,
+    src: str | Path,
 ) -> Any:
     """The configuration of a file's tensors: the entry's, which must agree with their shapes.
 
@@ -45,9 +35,22 @@ def configure(
     that is not enough, or if they contradict each other.
     """
     shapes, entry = _shapes(mapped.tensors), origin.entry
+    given = {name: value for name, value in given.items() if value}
+    if wrong := next((n for n in given if n not in field_types(architecture.config_class)), ""):
+        raise UsageError(f"{architecture.title} has no {_option(wrong)}; leave it out")
+    if wrong := wrong_field(architecture.config_class, given):
+        raise UsageError(
+            f"{architecture.title} shows it in its tensors: leave {_option(wrong)} out"
+        )
     if entry is None:
         return _stated_config(architecture, mapped, origin.stated, given, src)
     config = config_for(architecture, entry)
+    for name, value in given.items():
+        if getattr(config, name) != value:
+            raise UsageError(
+                f"{entry.id or 'the model of -m'} has {name} {getattr(config, name)}, not {value}; "
+                f"leave {_option(name)} or -m out"
+            )
     if origin.stated is not None:
         for name in architecture.unseen_fields:
             if origin.stated.config.get(name, getattr(config, name)) != getattr(config, name):
@@ -66,7 +69,7 @@ def configure(
     expected, config = replace(expected, **from_file), replace(config, **from_file)
     different = [f for f in asdict(actual) if getattr(actual, f) != getattr(expected, f)]
     if different:
-        name = different[0]
+        name = next((f for f in different if f not in architecture.unseen_fields), different[0])
         way = "name another model with -m"
         if different == ["num_classes"]:
             way = "give its class names with --labels FILE, one per line"
@@ -82,10 +85,10 @@ def _stated_config(
     mapped: Mapped,
     stated: Stated | None,
     given: Mapping[str, Any],
-    src: Path,
+    src: str | Path,
 ) -> Any:
     shapes = _shapes(mapped.tensors)
-    known = {**(stated.config if stated else {}), **{k: v for k, v in given.items() if v}}
+    known = {**(stated.config if stated else {}), **given}
     unseen = {k: v for k, v in known.items() if k in architecture.unseen_fields}
     hints = {**mapped.hints, **(unseen or known)}
     if stated is not None and not any(name in shapes for name in architecture.head_tensors):
@@ -108,6 +111,11 @@ def _stated_config(
                 f"{src}: {where} {name} {value}, but the tensors have {getattr(config, name)}"
             )
     return config
+
+
+def _option(field: str) -> str:
+    """The option of `vt convert` that gives a field."""
+    return "--tubelet" if field == "tubelet_size" else "--" + field.replace("_", "-")
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

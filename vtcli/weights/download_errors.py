@@ -150,6 +150,8 @@ def _from_network(error: BaseException, host: str) -> SourceError | None:
         return _from_status(status, host, getattr(error, "response", None))
     if type(error).__name__ == "ProxyError":  # of the client's HTTP library
         return SourceError(f"the proxy does not let {host} through ({error})", TRY_AGAIN)
+    if type(error).__name__ == "TooManyRedirects":  # of the same library
+        return SourceError(f"{host} redirects in a circle", TRY_AGAIN)
     match error:
         case socket.gaierror():
             return SourceError(f"unknown host {host}", TRY_AGAIN)

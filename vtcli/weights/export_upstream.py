@@ -17,22 +17,37 @@ from vtcli.models import get_architecture
 from vtcli.models.build import build_on_meta, check_state_dict
 from vtcli.models.layouts import Layout, from_vt, to_vt
 from vtcli.runtime.files import atomic_write, file_sha256
-from vtcli.weights.checkpoint import ModelCard, open_tensors, read_card, write_checkpoint
+from vtcli.runtime.progress import CountedFile, ProgressCallback, no_progress
+from vtcli.weights.checkpoint import (
+    ModelCard,
+    open_tensors,
+    read_card,
+    require_classifier,
+    write_checkpoint,
+)
 from vtcli.weights.class_order import CheckpointOrigin, find_permutation, reorder_classes
 from vtcli.weights.convert import ConversionReport, assert_bitwise_equal
+from vtcli.weights.converted_card import describe_labels
 from vtcli.weights.formats.readers import read_checkpoint
 from vtcli.weights.registry import Registry, load_registry
 
 
 def export(
-    src: Path, dst: Path, layout: str, verify: bool = False, registry: Registry | None = None
+    src: Path,
+    dst: Path,
+    layout: str,
+    verify: bool = False,
+    registry: Registry | None = None,
+    on_bytes: ProgressCallback = no_progress,
 ) -> ConversionReport:
     """Write one of our files as an upstream's checkpoint, in that upstream's class order.
 
-    `verify` reads the file back and compares it bit for bit. Raises `UsageError` for a layout that
-    the architecture does not have.
+    `verify` reads the file back and compares it bit for bit. `on_bytes` is called with the bytes
+    that are written, verified and hashed. Raises `UsageError` for a layout that the architecture
+    does not have.
     """
     card = read_card(src)
+    require_classifier(card, src)
     target = _target_layout(card, layout)
     architecture = get_architecture(card.arch)
     config = architecture.read_config(card.config)
@@ -45,14 +60,14 @@ def export(
     sidecar = _sidecar(dst, target, config, card)
     verified = 0
     with atomic_write(dst, sum(t.numel() * t.element_size() for t in upstream.values())) as part:
-        write_upstream(part, upstream, target)
+        write_upstream(part, upstream, target, on_bytes)
         if sidecar is not None:
             part.with_name(sidecar[0]).write_text(sidecar[1], encoding="utf-8")
         if verify:
             again = to_vt(target, read_checkpoint(part).tensors).tensors
             restored = reorder_classes(again, architecture, permutation)
-            verified = assert_bitwise_equal(restored, tensors)
-        digest = file_sha256(part)
+            verified = assert_bitwise_equal(restored, tensors, on_bytes)
+        digest = file_sha256(part, on_bytes)
     return ConversionReport(
         source=str(src),
         output=str(dst),
@@ -65,7 +80,7 @@ def export(
         renamed=[],
         dropped=[],
         permutation=permutation,
-        labels=card.heads[0].confidence,
+        labels=describe_labels(card, None),
         sha256=digest,
         config=card.config,
         verified=verified,
@@ -109,17 +124,23 @@ def _export_permutation(card: ModelCard, layout: Layout, registry: Registry) -> 
     return find_permutation(CheckpointOrigin(entry, None, ""), layout, registry)
 
 
-def write_upstream(path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+def write_upstream(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    layout: Layout,
+    on_bytes: ProgressCallback = no_progress,
+) -> None:
     """Write tensors in a layout's file format, wrapped in its keys."""
     if layout.suffix == ".safetensors":
-        write_checkpoint(path, tensors, {})
+        write_checkpoint(path, tensors, {}, on_bytes)
     elif layout.suffix == ".msgpack":
         from vtcli.weights.formats.flax import write_flax
 
-        write_flax(path, dict(tensors))
+        write_flax(path, dict(tensors), on_bytes)
     else:
         content: Any = {name: tensor.contiguous() for name, tensor in tensors.items()}
         for key in reversed(layout.wrapper_keys):
             content = {key: content}
         with path.open("wb") as file:
-            torch.save(content, file)
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            torch.save(content, CountedFile(file, f"writing {path.name}", size, on_bytes))

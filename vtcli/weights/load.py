@@ -16,6 +16,7 @@ from vtcli.errors import UsageError, WeightsError
 from vtcli.labels import load_labels, load_permutation
 from vtcli.labels.heads import HeadSpec
 from vtcli.models.build import (
+    allocate_weights,
     build_on_meta,
     check_state_dict,
     head_sizes,
@@ -47,7 +48,15 @@ def load_model(
     `name` is an id, an alias, a path to one of our safetensors files, or `hf://org/repo`. The
     network takes normalized clips [B,3,T,H,W] of its own dtype and returns logits [B,K].
     `label_set` (k400, k600 or k700) restricts a Kinetics-710 head to the classes of that subset.
-    Raises what `resolve` raises, and `LayoutError` if the file's tensors do not match its card.
+    The networks of this package have `features(clip)` [B,C], `reset_classifier(classes)` and
+    `save(path)`. Raises what `resolve` raises, and `LayoutError` if the file's tensors do not match
+    its card.
+
+    >>> import torch
+    >>> model = vtcli.load_model("uniformerv2-nano")
+    >>> clip = torch.zeros(1, 3, model.config.num_frames, 32, 32)
+    >>> model(clip).shape, model.features(clip).shape
+    (torch.Size([1, 8]), torch.Size([1, 64]))
     """
     return load_resolved(resolve(name, on_download), device, precision, label_set)
 
@@ -74,23 +83,49 @@ def load_resolved(
     from vtcli.weights.checkpoint import open_tensors
 
     check_settings(precision, label_set)
-    architecture = get_architecture(found.card.arch)
     tensors, card = open_tensors(found.path), found.card
     if label_set is not None:
-        tensors, card = _restrict_to_subset(tensors, card, architecture.head_tensors, label_set)
+        heads = get_architecture(card.arch).head_tensors
+        tensors, card = _restrict_to_subset(tensors, card, heads, label_set)
     target = resolve_device(device)
-    try:
-        model = build_on_meta(architecture, architecture.read_config(card.config))
-    except (ArithmeticError, ValueError, TypeError, LookupError, AssertionError) as error:
-        raise WeightsError(
-            f"no network can be built from the model card in {found.path}: {error}"
-        ) from error
-    except UsageError as error:
-        raise WeightsError(f"the model card in {found.path} cannot be used: {error}") from error
-    check_state_dict(model, tensors, found.path)
+    model = network_of(card, tensors, found.path)
     model.load_state_dict(tensors, assign=True)
     tensors.clear()
-    return prepare_for_inference(model, card, target, resolve_dtype(precision, target))
+    dtype = resolve_dtype(precision, target, parameter_count(model))
+    return prepare_for_inference(model, card, target, dtype)
+
+
+def resolved_precision(card: ModelCard, device: str, precision: str) -> str:
+    """The precision that `load_resolved` takes for `auto`; raises `UsageError` as it does."""
+    from vtcli.models import get_architecture
+    from vtcli.models.build import build_on_meta
+    from vtcli.runtime.device import precision_name, resolve_device, resolve_dtype
+
+    architecture = get_architecture(card.arch)
+    network = build_on_meta(architecture, architecture.read_config(card.config))
+    dtype = resolve_dtype(precision, resolve_device(device), parameter_count(network))
+    return precision_name(dtype)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """The number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def network_of(card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """The network that a card describes, on the meta device, checked against the file's tensors.
+
+    Raises `WeightsError` where none can be built, `LayoutError` for tensors that do not fit it.
+    """
+    from vtcli.models import get_architecture
+
+    try:
+        architecture = get_architecture(card.arch)
+        model = build_on_meta(architecture, architecture.read_config(card.config))
+    except UsageError as error:
+        raise WeightsError(f"the model card in {path} cannot be used: {error}") from error
+    check_state_dict(model, tensors, path)
+    return model
 
 
 def _restrict_to_subset(
@@ -106,7 +141,7 @@ def _restrict_to_subset(
     labels = load_labels(dataset)
     head = replace(card.heads[0], size=len(labels), labels=labels)
     config = {**card.config, "num_classes": len(labels)}
-    card = replace(card, heads=(head,), config=config, calibration={})
+    card = replace(card, heads=(head,), config=config, calibration={}, adaptive_views={}, events={})
     return select_classes(tensors, head_tensors, rows), replace(card, dataset=dataset)
 
 
@@ -117,6 +152,10 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
     and `overrides` replace fields of its configuration. A checkpoint's classes are kept unless they
     are replaced: then, and for a model without a checkpoint, `.labels` is empty. Raises
     `UnknownModelError`, or `UsageError` for a field that the configuration does not have.
+
+    >>> model = vtcli.create_model("uniformerv2-nano", num_classes=12)
+    >>> model.head.out_features, model.training
+    (12, True)
     """
     from vtcli.models import with_overrides
 
@@ -126,7 +165,7 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
             raise UsageError(f"a classifier has at least one class, not {num_classes}")
         overrides["num_classes"] = num_classes
     model: Any = build_on_meta(architecture, with_overrides(config, overrides))
-    model.to_empty(device="cpu")
+    allocate_weights(model)
     if not callable(getattr(model, "init_weights", None)):
         raise UsageError(
             f"{architecture.title} cannot be randomly initialized: its network has no init_weights"

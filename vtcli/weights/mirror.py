@@ -1,7 +1,7 @@
 """Mirror checkpoints to an organization of the Hub as safetensors, with a registry file for a team.
 
 Each checkpoint is downloaded, converted, verified and pushed to ORG/<id>; after each one the file
-`registry.toml` in ORG/vt-registry lists it with its digest. A run that was killed goes on where it
+`registry.toml` in ORG/vt-registry lists it with its digest. A run that was killed resumes where it
 stopped, and a finished run changes nothing. VT_REGISTRY=hf://ORG/vt-registry makes other machines
 load these files.
 """
@@ -63,11 +63,13 @@ def mirror(
     private: bool = True,
     registry: Registry | None = None,
     on_download: ProgressCallback | None = None,
+    on_entry: ProgressCallback | None = None,
 ) -> Iterator[Mirrored]:
     """Mirror every available checkpoint whose id matches, one after the other.
 
-    Yields one result per checkpoint; a failure is a result and not the end. Raises `UsageError` for
-    an organization's name that is not one, and `WeightsError` without a token.
+    Yields one result per checkpoint; a failure is a result and not the end. `on_entry` is called
+    with the checkpoint that is next, the number of those before it, and that of all. Raises
+    `UsageError` for an organization's name that is not one, and `WeightsError` without a token.
     """
     import huggingface_hub as hub
 
@@ -80,7 +82,9 @@ def mirror(
     if hub.get_token() is None:
         raise WeightsError(f"cannot push to {org}: no token; {SET_TOKEN}, with write permission")
     listed = _listed(org)
-    for entry in entries:
+    for number, entry in enumerate(entries):
+        if on_entry:
+            on_entry(entry.id, number, len(entries))
         if reason := _why_skipped(entry):
             yield Mirrored(entry.id, "skipped", reason=reason)
             continue
@@ -182,7 +186,7 @@ def _listed(org: str) -> dict[str, dict[str, Any]]:
     try:
         path, _ = hub_file(file)
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (SourceError, ValueError) as error:
+    except (SourceError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"the registry hf://{file.repo} cannot be read ({error}); correct or delete it"
         ) from error

@@ -6,7 +6,8 @@ All texts are made from the card in the file's metadata (`vtcli/weights/checkpoi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,8 +40,7 @@ def push(
     from vtcli.weights.model_card import Pushed, model_card
     from vtcli.weights.transformers_form import write_form
 
-    if form not in FORMS:
-        raise UsageError(f"there is no form '{form}' of a repository; take {' or '.join(FORMS)}")
+    check_form(form)
     card = _card(path)
     if token is None and hub.get_token() is None:
         raise WeightsError(f"cannot push to {repo}: no token; {SET_TOKEN}, with write permission")
@@ -55,6 +55,12 @@ def push(
         contents["README.md"] = model_card(card, pushed).encode()
         message = f"Upload {card.get('id') or repo}"
         return commit_files(repo, contents, message, private=private, token=token)
+
+
+def check_form(form: str) -> None:
+    """Raise `UsageError` for a form that no repository has."""
+    if form not in FORMS:
+        raise UsageError(f"--form is {' or '.join(FORMS)}, not '{form}'")
 
 
 def commit_files(
@@ -76,13 +82,29 @@ def commit_files(
     api = hub.HfApi(token=token)
     try:
         url = api.create_repo(repo, private=private, exist_ok=True)
-        api.create_commit(url.repo_id, operations, commit_message=message)
+        with _without_client_lines():
+            api.create_commit(url.repo_id, operations, commit_message=message)
     except HFValidationError as error:
         raise WeightsError(f"cannot push to '{repo}': write the repository as org/name") from error
     # The Hub's client reports a rejected model card as ValueError, a broken upload as RuntimeError.
     except (OSError, RuntimeError, ValueError, HTTPError) as error:
         raise WeightsError(f"cannot push to {repo}: {_reason(error)}") from error
     return str(url)
+
+
+@contextmanager
+def _without_client_lines() -> Iterator[None]:
+    """Inside, the Hub's client prints no progress of its own."""
+    from huggingface_hub import utils
+
+    if utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 def _card(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -124,18 +125,20 @@ def load_registry(extra: Iterable[str | Path] | None = None) -> Registry:
     """
     if extra is None:
         extra = _named_in(os.environ.get("VT_REGISTRY", ""))
-    files = [(registry_path(), False)]
-    for name in extra:
-        is_remote = str(name).startswith(HUB_PREFIX)
-        path = _from_hub(str(name), _hub_place()) if is_remote else Path(name).expanduser()
-        files.append((path, is_remote))
+    files = [(registry_path(), "")]
+    for name in map(str, extra):
+        if name.startswith(HUB_PREFIX):
+            files.append((_from_hub(name, _hub_place()), name))
+        elif "://" in name:
+            raise DataError(f"the registry {name} is neither a file nor hf://org/repo; name one")
+        else:
+            files.append((Path(name).expanduser(), ""))
     return _load(tuple(files))
 
 
 def _named_in(text: str) -> list[str]:
     """The names in a list that is separated like $PATH; the colon of `hf://` separates nothing."""
-    marked = text.replace(HUB_PREFIX, "hf\0//")
-    return [part.replace("\0", ":") for part in marked.split(os.pathsep) if part]
+    return [part for part in re.split(rf"{os.pathsep}(?!//)", text) if part]
 
 
 def _hub_place() -> tuple[str, str]:
@@ -147,22 +150,26 @@ def _hub_place() -> tuple[str, str]:
 @cache
 def _from_hub(name: str, place: tuple[str, str]) -> Path:
     """The registry file of a repository, asked for once per process and Hub (`place`)."""
-    from vtcli.weights.hub_files import HubFile, SourceError, hub_file
+    from vtcli.weights.download_errors import USE_OWN_COPY, SourceError
+    from vtcli.weights.hub_files import HubFile, hub_file
 
     repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
     try:
         return hub_file(HubFile(repo, REGISTRY_FILE, revision or None))[0]
     except SourceError as failure:
+        way = failure.hint
+        if way == USE_OWN_COPY:
+            way = f"name a repository with {REGISTRY_FILE}, which `vt models mirror ORG` writes"
         raise FetchError(
-            f"cannot load the registry {name} that VT_REGISTRY names: {failure}; {failure.hint}"
+            f"cannot load the registry {name} that VT_REGISTRY names: {failure}; {way}"
         ) from failure
 
 
 @cache
-def _load(files: tuple[tuple[Path, bool], ...]) -> Registry:
+def _load(files: tuple[tuple[Path, str], ...]) -> Registry:
     merged = MergedFiles()
-    for path, is_remote in files:
-        merged.add(path, is_remote)
+    for path, hub_name in files:
+        merged.add(path, hub_name)
     return Registry(
         merged.checkpoints(), merged.model_defaults, merged.dataset_defaults, merged.pipelines
     )

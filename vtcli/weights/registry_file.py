@@ -13,12 +13,12 @@ from dataclasses import MISSING, fields, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from vtcli.errors import DataError
 from vtcli.labels import list_label_files, list_permutations, unverified_labels
 from vtcli.labels.heads import HeadSpec
+from vtcli.runtime.fields import field_types, is_of_type
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.names import is_file, is_id, is_repo, is_revision, is_safe_url
 from vtcli.weights.registry_entry import Checkpoint, Source
@@ -45,27 +45,28 @@ class MergedFiles:
     def __init__(self) -> None:
         self.pipelines: dict[str, Pipeline] = {}
         self.entries: dict[str, dict[str, Any]] = {}
-        self.file_of: dict[str, Path] = {}
+        self.file_of: dict[str, str] = {}
         self.model_defaults: dict[str, str] = {}
         self.dataset_defaults: dict[str, tuple[str, ...]] = {}
 
-    def add(self, path: Path, is_remote: bool = False) -> None:
+    def add(self, path: Path, hub_name: str = "") -> None:
         """Merge one file; one from the Hub may name no file of this machine.
 
-        Raises `DataError` naming it.
+        Raises `DataError` naming it, by `hub_name` if it has one.
         """
-        data = _parse(path)
+        place = hub_name or str(path)
+        data = _parse(path, place)
         try:
             _refuse_unknown("the file", data, ("pipeline", "checkpoint", "default"))
             for name, table in _table(data, "pipeline").items():
                 self._add_pipeline(name, table)
             for entry in _tables(data, "checkpoint"):
-                if is_remote:
+                if hub_name:
                     _refuse_local_files(entry)
-                self._add_entry(entry, path)
+                self._add_entry(entry, path, place)
             self._add_defaults(_table(data, "default"))
         except DataError as error:
-            raise DataError(f"registry file {path}: {error}") from error
+            raise DataError(f"registry file {place}: {error}") from error
 
     def _add_pipeline(self, name: str, table: Any) -> None:
         if not isinstance(table, dict):
@@ -75,12 +76,14 @@ class MergedFiles:
         except DataError as error:
             raise DataError(f"pipeline '{name}': {error}") from error
 
-    def _add_entry(self, entry: dict[str, Any], path: Path) -> None:
+    def _add_entry(self, entry: dict[str, Any], path: Path, place: str) -> None:
         if not isinstance(entry.get("id"), str):
             raise DataError('a [[checkpoint]] has no id; give it id = "<name>"')
         id_ = entry["id"]
         if not is_id(id_):
-            raise DataError(f"the id {id_!r} has characters other than letters, digits and ._+-")
+            raise DataError(
+                f"the id {id_!r:.60} has characters other than letters, digits and ._+-"
+            )
         try:
             _resolve_paths(entry, path.parent)
             sources = [_source(table) for table in _tables(entry, "source")]
@@ -88,7 +91,7 @@ class MergedFiles:
             raise DataError(f"entry '{id_}': {error}") from error
         old = self.entries.get(id_, {})
         self.entries[id_] = {**old, **entry, "source": [*sources, *old.get("source", [])]}
-        self.file_of[id_] = path
+        self.file_of[id_] = place
 
     def _add_defaults(self, defaults: Mapping[str, Any]) -> None:
         _refuse_unknown("[default]", defaults, ("model", "dataset"))
@@ -151,13 +154,13 @@ class MergedFiles:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(path: Path, place: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"registry file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # of the encoding or of TOML
-        raise DataError(f"registry file {path} is not valid TOML in UTF-8: {error}") from error
+        raise DataError(f"registry file {place} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # of the encoding or of TOML
+        raise DataError(f"registry file {place} is not valid TOML in UTF-8: {error}") from error
 
 
 def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -282,7 +285,7 @@ def _require_labels(name: str) -> None:
 def _entry_keys() -> frozenset[str]:
     """The keys of an entry: a checkpoint's fields, heads and sources as the file spells them."""
     spelled = {"head", "source", "num_classes", "labels", "labels_confidence", "pipeline_changes"}
-    return frozenset(set(_hints(Checkpoint)) - {"heads", "sources"} | spelled)
+    return frozenset(set(field_types(Checkpoint)) - {"heads", "sources"} | spelled)
 
 
 @cache
@@ -297,7 +300,7 @@ def _permutations() -> tuple[str, ...]:
 
 def _read(kind: type[T], what: str, table: Mapping[str, Any]) -> T:
     """A dataclass from a table. Raises `DataError` about `what` for a wrong key or value."""
-    hints: dict[str, Any] = _hints(kind)  # type: ignore[arg-type]
+    hints: dict[str, Any] = field_types(kind)
     _refuse_unknown(what, table, hints)
     for f in fields(kind):  # type: ignore[arg-type]
         if f.name in table:
@@ -305,11 +308,6 @@ def _read(kind: type[T], what: str, table: Mapping[str, Any]) -> T:
         elif f.default is MISSING and f.default_factory is MISSING:
             raise DataError(f"{what} lacks the key '{f.name}'")
     return kind(**table)
-
-
-@cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def _refuse_unknown(what: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -322,13 +320,11 @@ def _refuse_unknown(what: str, table: Mapping[str, Any], known: Iterable[str]) -
 
 def _require_type(what: str, name: str, value: Any, hint: Any) -> None:
     """Refuse a value outside a field's Literal or of another type; integers pass for floats."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            known = ", ".join(get_args(hint))
-            raise DataError(f"'{name}' of {what} is {value!r}; known are {known}")
+    if is_of_type(value, hint):
         return
-    allowed = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
-    is_number = isinstance(value, int) and isinstance(float(value), allowed)
-    if not (is_number or isinstance(value, allowed)):
-        expected = EXPECTED_VALUE.get(hint, "a table")
-        raise DataError(f"'{name}' of {what} is {value!r}; write {expected}")
+    if get_origin(hint) is Literal:
+        raise DataError(
+            f"'{name}' of {what} is {value!r:.80}; known are {', '.join(get_args(hint))}"
+        )
+    expected = EXPECTED_VALUE.get(hint, "a table")
+    raise DataError(f"'{name}' of {what} is {value!r:.80}; write {expected}")

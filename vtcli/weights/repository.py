@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,11 +18,12 @@ from urllib.parse import urlsplit
 
 from vtcli.errors import FetchError, InputError, UnknownModelError, UsageError
 from vtcli.runtime.progress import ProgressCallback
+from vtcli.weights.names import is_revision
 
 HUB_PREFIX = "hf://"
 # A name that ends in one of these is a path, whether there is such a file or not.
 FILE_EXTENSIONS = (
-    *(".safetensors", ".onnx", ".npz", ".msgpack"),
+    *(".safetensors", ".onnx", ".xml", ".npz", ".msgpack"),
     *(".pth", ".pyth", ".pt", ".pt2", ".bin", ".ckpt"),
 )
 _NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[\w])?"
@@ -41,21 +45,34 @@ def hub_name(text: str) -> HubName | None:
     """The Hub repository that `hf://org/repo[@revision]` or `org/repo[@revision]` names.
 
     A word that is a file or folder here, or that ends like a file, is not a repository. Raises
-    `UsageError` for `hf://` with anything else.
+    `UsageError` for `hf://` with anything else, and for addresses such as https://.
     """
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme != "hf":
+        raise UsageError(f"'{text[:200]}' is an address, not a model; {_way_from(scheme, rest)}")
     bare = text.removeprefix(HUB_PREFIX)
     match = _REPO.fullmatch(bare)
-    valid = match is not None and ".." not in bare and "--" not in match[1]
+    if match is not None and (".." in bare or "--" in match[1] or not is_revision(match[2] or "x")):
+        match = None
     if text.startswith(HUB_PREFIX):
-        if match is None or not valid:
+        if match is None:
             raise UsageError(
                 f"'{text}' is not a repository of the Hub; write hf://org/repo, or "
                 "hf://org/repo@revision"
             )
         return HubName(match[1], match[2] or "")
-    if match is None or not valid or bare.endswith(FILE_EXTENSIONS) or os.path.exists(bare):
+    if match is None or bare.endswith(FILE_EXTENSIONS) or os.path.exists(bare):
         return None
     return HubName(match[1], match[2] or "")
+
+
+def _way_from(scheme: str, rest: str) -> str:
+    """What to write for an address, such as that of a repository's page."""
+    page = re.sub(r"^(www\.)?(huggingface|hf)\.co/", "", rest)
+    name = "/".join(page.split("/")[:2])
+    if (page != rest or scheme.lower() == "hf") and _REPO.fullmatch(name):
+        return f"write {HUB_PREFIX}{name}"
+    return "write hf://org/repo for a repository of the Hub, or download the file and name it"
 
 
 class RepositoryFiles(Protocol):
@@ -109,6 +126,19 @@ class HubFiles:
         return fetch_hub_file(self.repo, self.version, [name], progress=self.progress)
 
 
+_looked_up: ContextVar[dict[HubName, HubFiles] | None] = ContextVar("looked_up", default=None)
+
+
+@contextmanager
+def one_commit_each() -> Iterator[None]:
+    """Inside, each repository of the Hub is looked up once, so that all files are of one commit."""
+    token = _looked_up.set({})
+    try:
+        yield
+    finally:
+        _looked_up.reset(token)
+
+
 def open_hub(
     name: HubName, progress: ProgressCallback | None = None, explicit: bool = True
 ) -> HubFiles:
@@ -117,6 +147,16 @@ def open_hub(
     `explicit`: it was named with hf://, so that no path can be meant. Raises `FetchError` and, for
     a repository that does not exist and may be a mistyped path, `UnknownModelError`.
     """
+    known = _looked_up.get()
+    if known is not None and name in known:
+        return known[name]
+    found = _open_hub(name, progress, explicit)
+    if known is not None:
+        known[name] = found
+    return found
+
+
+def _open_hub(name: HubName, progress: ProgressCallback | None, explicit: bool) -> HubFiles:
     import huggingface_hub as hub
     from huggingface_hub import constants  # not an attribute of the package before its first import
     from huggingface_hub.errors import RepositoryNotFoundError

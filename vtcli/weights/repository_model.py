@@ -17,8 +17,9 @@ from vtcli.errors import UnknownModelError, WeightsError
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.video.pipeline import Pipeline
 from vtcli.weights.cache import checkpoint_path, lock
-from vtcli.weights.checkpoint import CARD_KEY, WEIGHTS_FILE, read_card, read_header
+from vtcli.weights.checkpoint import WEIGHTS_FILE, read_card
 from vtcli.weights.convert import convert
+from vtcli.weights.converted_card import remarks
 from vtcli.weights.formats.transformers_repo import Repository
 from vtcli.weights.registry import Checkpoint, Registry, load_registry
 from vtcli.weights.repository import (
@@ -62,9 +63,8 @@ def file_of(files: RepositoryFiles, registry: Registry | None) -> Path:
     if may_be_ours and WEIGHTS_FILE in files.names:
         if not repository.is_ours:
             repository.refuse_other_models()
-        path = files.get(WEIGHTS_FILE)
-        if repository.is_ours or CARD_KEY in (read_header(path).get("__metadata__") or {}):
-            return path
+        if repository.is_ours or repository.holds_card():
+            return repository.card()
     return _converted(repository, registry)
 
 
@@ -84,12 +84,8 @@ def _converted(repository: Repository, registry: Registry | None) -> Path:
         for old in path.parent.glob(f"{same}.*.safetensors") if is_folder else ():
             if old != path:
                 old.unlink(missing_ok=True)
-    card = read_card(path)
-    # Notes of other cards are of the checkpoint, not of how its repository is read.
-    notes = card.notes if "facts" in card.source else ""
-    for sentence in (notes, *card.source.get("warnings", ())):
-        if sentence:
-            _say(f"{files.place}: {sentence}")
+    for sentence in remarks(read_card(path)):
+        _say(f"{files.place}: {sentence}")
     return path
 
 

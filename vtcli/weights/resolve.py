@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from vtcli.errors import FetchError, InputError, LayoutError
+from vtcli.errors import FetchError, InputError
 from vtcli.runtime.progress import ProgressCallback
-from vtcli.weights.checkpoint import ModelCard, read_card
+from vtcli.weights import graph_model
+from vtcli.weights.checkpoint import ModelCard, read_card, require_classifier
+from vtcli.weights.formats.transformers_repo import CONFIG, INDEX
 from vtcli.weights.registry import Checkpoint, Registry, bundled_path, load_registry
 from vtcli.weights.repository import FILE_EXTENSIONS, HUB_PREFIX, FolderFiles, hub_name, open_hub
 
@@ -32,7 +34,11 @@ class LocalCheckpoint:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Ids of all known checkpoints that match a shell pattern, such as `uniformerv2*`."""
+    """Ids of all known checkpoints that match a shell pattern, such as `uniformerv2*`.
+
+    >>> vtcli.list_models("vivit-nano*")
+    ['vivit-nano.motion8']
+    """
     return [entry.id for entry in load_registry().match(pattern)]
 
 
@@ -41,13 +47,13 @@ def is_path(name: str | Path, registry: Registry | None = None) -> bool:
 
     It does if it is a `Path`, has a folder separator or a checkpoint's file extension, or starts
     with `.` or `~`. Any other word is a checkpoint id or alias if the registry has it; only if not,
-    a file of this name is meant. If both exist, a warning tells how to name the file.
+    a file or folder of this name is meant. If both exist, a warning tells how to name the file.
     """
     text = str(name)
     if isinstance(name, Path) or _looks_like_path(text):
         return True
     if (registry or load_registry()).get(text) is None:
-        return os.path.isfile(text)
+        return os.path.exists(text)
     if os.path.exists(text):
         _warn_of_shadowed_file(text)
     return False
@@ -70,7 +76,10 @@ def _warn_of_shadowed_file(name: str) -> None:
 
 
 def lookup(
-    name: str | Path, on_download: ProgressCallback | None = None, needs_classifier: bool = True
+    name: str | Path,
+    on_download: ProgressCallback | None = None,
+    needs_classifier: bool = True,
+    graphs: bool = False,
 ) -> ModelCard | Checkpoint:
     """What is known of a model before its weights are here: its model card or its registry entry.
 
@@ -85,7 +94,7 @@ def lookup(
         if entry is not None:
             return entry
     if hub is not None or is_path(name):
-        return resolve(name, on_download, needs_classifier=needs_classifier).card
+        return resolve(name, on_download, needs_classifier=needs_classifier, graphs=graphs).card
     return load_registry().find(str(name))
 
 
@@ -94,19 +103,30 @@ def resolve(
     on_download: ProgressCallback | None = None,
     registry: Registry | None = None,
     needs_classifier: bool = True,
+    graphs: bool = False,
 ) -> LocalCheckpoint:
     """Our file for an id, an alias, a path, a folder or `[hf://]org/repo[@revision]`.
 
     Downloads and converts it if needed. Without `needs_classifier` it may be a network that has
-    none. Raises `UnknownModelError` (exit 2), `InputError` (4) or `WeightsError` (5).
+    none; with `graphs` it may be an exported graph. Raises `UnknownModelError` (exit 2),
+    `InputError` (4) or `WeightsError` (5).
     """
+    if is_path(name, registry) and graph_model.find_graph(Path(name).expanduser()) is not None:
+        return _graph(Path(name).expanduser(), graphs)
     path = _find(name, on_download, registry)
     card = read_card(path)
-    if needs_classifier and not card.heads:
-        raise LayoutError(
-            f"{name} has no classifier; train one: vt finetune -m {name} --dataset DIR -o RUN"
-        )
+    if needs_classifier:
+        require_classifier(card, name)
     return LocalCheckpoint(path, card)
+
+
+def _graph(path: Path, allowed: bool) -> LocalCheckpoint:
+    if not allowed:
+        raise InputError(
+            f"{path} is an exported graph, which only vt predict and vt serve take; use the "
+            ".safetensors file that it was exported from"
+        )
+    return LocalCheckpoint(path, graph_model.read_graph_card(path))
 
 
 def _find(
@@ -135,6 +155,8 @@ def _path(path: Path, registry: Registry | None) -> Path:
         from vtcli.weights import repository_model
 
         return repository_model.file_of(FolderFiles(path), registry)
+    if path.name == CONFIG or path.name.endswith(INDEX):
+        raise InputError(f"{path} is not a model but a file of one; name its folder, {path.parent}")
     if os.path.isfile(path) and path.suffix != ".safetensors":
         raise InputError(
             f"{path} is not one of our files; convert it first: vt convert {path} -m MODEL "
@@ -167,6 +189,7 @@ def _ensure_cached(
     from vtcli.weights.class_order import CheckpointOrigin
     from vtcli.weights.convert import convert
     from vtcli.weights.download import fetch
+    from vtcli.weights.downloaded import named_by_source
 
     registry = registry or load_registry()
     with lock(path):
@@ -176,7 +199,8 @@ def _ensure_cached(
             if fetched.source.layout == "vt":  # one of our files, such as a mirror's
                 return fetched.path
             origin = CheckpointOrigin(entry, fetched.source, fetched.sha256)
-            convert(fetched.path, path, registry=registry, origin=origin)
+            with named_by_source(fetched.path, fetched.source.address):
+                convert(fetched.path, path, registry=registry, origin=origin)
     return path
 
 

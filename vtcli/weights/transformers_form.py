@@ -132,15 +132,10 @@ def _scaled(pipeline: Pipeline) -> tuple[list[float], list[float]]:
 # --- reading back ---------------------------------------------------------------------------------
 
 
-def with_own_card(
-    stated: Stated | None, found: ModelCard, tensors: Mapping[str, Tensor]
-) -> tuple[ModelCard, Stated | None]:
-    """The card of `vt.json` where it describes these tensors, else `found`.
-
-    Also what is stated: nothing more to tell with the card, a warning where it is not used.
-    """
-    if stated is None or not stated.own_card:
-        return found, stated
+def with_own_card(stated: Stated, found: ModelCard, tensors: Mapping[str, Tensor]) -> ModelCard:
+    """The card of `vt.json` where it describes these tensors, else `found` with a warning."""
+    if not stated.own_card:
+        return found
     try:
         card = ModelCard.from_json(json.dumps(stated.own_card["card"]))
         check_card(card, {n: {"shape": list(t.shape)} for n, t in tensors.items()})
@@ -150,12 +145,11 @@ def with_own_card(
             raise ValueError(f"it contradicts {CONFIG}")
     except (KeyError, TypeError, ValueError, AttributeError, DataError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        warning = f"{OWN_CARD} is not used: {reason}"
         source = dict(found.source)
-        source["warnings"] = [*source.get("warnings", ()), f"warning: {warning}"]
-        stated = replace(stated, warnings=(*stated.warnings, warning))
-        return replace(found, source=source), stated
-    return card, replace(stated, summary="", warnings=())
+        warning = f"warning: {OWN_CARD} is not used: {reason}"
+        source["warnings"] = [*source.get("warnings", ()), warning]
+        return replace(found, source=source)
+    return card
 
 
 def _contradicts(card: ModelCard, found: ModelCard, stated: Stated) -> bool:

@@ -6,8 +6,7 @@ The file's own tensors are loaded strictly into the library's network; both see 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +21,7 @@ from vtcli.models.build import build_on_meta, clip_shape, prepare_for_inference
 from vtcli.models.layouts import Layout
 from vtcli.runtime.extras import missing_package
 from vtcli.weights.class_order import reorder_classes
+from vtcli.weights.converted_card import Converted
 
 # Another order of additions gives about 1e-5; another number of heads gives more than 0.1.
 MAX_DIFFERENCE = 1e-3
@@ -33,25 +33,6 @@ _NEEDED = {
     "mmaction2": "mmaction2",
     "official": "the authors' own code",
 }
-
-
-@dataclass(frozen=True)
-class Sides:
-    """A converted file: the network, the tensors under its upstream's names and under ours.
-
-    upstream: only tensors that the layout uses, by the names of its rules; permutation: from the
-    upstream's class order to ours; library_config: the upstream's config.json, empty without one;
-    labels: our class names.
-    """
-
-    architecture: Architecture
-    config: Any
-    layout: Layout
-    upstream: Mapping[str, Tensor]
-    ours: Mapping[str, Tensor]
-    permutation: str
-    library_config: Mapping[str, Any]
-    labels: tuple[str, ...]
 
 
 def upstream_library(architecture: Architecture, layout: Layout) -> str:
@@ -71,8 +52,12 @@ def upstream_library(architecture: Architecture, layout: Layout) -> str:
     return library
 
 
-def logits_difference(done: Sides) -> tuple[float, str]:
+def logits_difference(
+    done: Converted, upstream: Mapping[str, Tensor], labels: Sequence[str]
+) -> tuple[float, str]:
     """The largest absolute difference of logits on a random clip, and the library's name.
+
+    upstream: the tensors that the layout uses, by the names of its rules; labels: our class names.
 
     The clip [1,3,T,H,W] is normally distributed, with a fixed seed. Raises `LayoutError` above
     1e-3 and for tensors that the library does not take, `UsageError` without a classifier.
@@ -92,11 +77,11 @@ def logits_difference(done: Sides) -> tuple[float, str]:
         ours = _our_network(done)(clip_BCTHW)[0]
         try:
             if library == "transformers":
-                network = _transformers_network(done)
+                network = _transformers_network(done, upstream, labels)
                 clip = clip_BCTHW[:, :1] if gray else clip_BCTHW
                 expected = network(clip.transpose(1, 2)).logits[0]
             else:
-                expected = _torchvision_network(done)(clip_BCTHW)[0]
+                expected = _torchvision_network(done, upstream)(clip_BCTHW)[0]
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise LayoutError(f"{library} does not load these weights: {reason}") from error
@@ -110,19 +95,26 @@ def logits_difference(done: Sides) -> tuple[float, str]:
             f"{difference:.1e}, more than {MAX_DIFFERENCE:.0e}; check --num-heads, --num-frames, "
             "--image-size and -m"
         )
-    if library == "transformers" and not done.library_config:
+    if library == "transformers" and not _library_config(done):
         name += " with the same frames, size and heads, which no config.json states"
     return difference, name
 
 
-def _our_network(done: Sides) -> nn.Module:
+def _library_config(done: Converted) -> Mapping[str, Any]:
+    """The upstream's config.json; empty without one."""
+    return done.origin.stated.library_config if done.origin.stated is not None else {}
+
+
+def _our_network(done: Converted) -> nn.Module:
     network = build_on_meta(done.architecture, done.config)
-    tensors = {name: tensor.float() for name, tensor in done.ours.items()}
+    tensors = {name: tensor.float() for name, tensor in done.tensors.items()}
     network.load_state_dict(tensors, strict=True, assign=True)
     return prepare_for_inference(network, None, torch.device("cpu"), torch.float32)
 
 
-def _transformers_network(done: Sides) -> Any:
+def _transformers_network(
+    done: Converted, upstream: Mapping[str, Tensor], labels: Sequence[str]
+) -> Any:
     from transformers import VivitForVideoClassification
     from transformers.utils import logging
 
@@ -132,10 +124,10 @@ def _transformers_network(done: Sides) -> Any:
     logging.disable_progress_bar()
     with TemporaryDirectory(prefix="vt-verify-") as name:
         folder = Path(name)
-        write_checkpoint(folder / WEIGHTS_FILE, done.upstream, {})
+        write_checkpoint(folder / WEIGHTS_FILE, upstream, {})
         assert done.layout.sidecar is not None
-        config_name, text = done.layout.sidecar(done.config, done.labels)
-        table = {**json.loads(text), **done.library_config}
+        config_name, text = done.layout.sidecar(done.config, labels)
+        table = {**json.loads(text), **_library_config(done)}
         table["architectures"] = ["VivitForVideoClassification"]
         (folder / config_name).write_text(json.dumps(table), encoding="utf-8")
         library: Any = VivitForVideoClassification
@@ -147,7 +139,7 @@ def _transformers_network(done: Sides) -> Any:
     return network.eval()
 
 
-def _torchvision_network(done: Sides) -> nn.Module:
+def _torchvision_network(done: Converted, upstream: Mapping[str, Tensor]) -> nn.Module:
     from torchvision.models.video.swin_transformer import (  # type: ignore[import-untyped]
         SwinTransformer3d,
     )
@@ -166,6 +158,6 @@ def _torchvision_network(done: Sides) -> nn.Module:
     own = network.state_dict()
     # Tables of indices follow from the window size; the library computes them.
     computed = {name: own[name] for name in own if name.endswith("relative_position_index")}
-    tensors = {name: tensor.float() for name, tensor in done.upstream.items()}
+    tensors = {name: tensor.float() for name, tensor in upstream.items()}
     network.load_state_dict({**computed, **tensors}, strict=True)
     return network.eval()

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.goldens import big_golden, golden_dir, load_manifest
 from vtcli.errors import DataError, WeightsError
+from vtcli.weights.convert import convert
 from vtcli.weights.formats.flax import read_flax, write_flax
 
 FEATURES = golden_dir("vivit") / "flax_features.checkpoint"  # written by flax 0.12.8
@@ -209,3 +211,9 @@ def test_the_optimizer_state_is_never_read_into_memory(tmp_path: Path) -> None:
         [sys.executable, "-c", MEASURE, str(file)], capture_output=True, text=True, check=True
     )
     assert 1024 * int(run.stdout) < 1.3 * size
+
+
+def test_a_numpy_archive_of_something_else_is_refused_for_that_reason(tmp_path: Path) -> None:
+    np.savez(tmp_path / "index.npz", path=np.array(["a.mp4"]), embedding=np.zeros((1, 4)))
+    with pytest.raises(WeightsError, match="'path' is not an array of numbers"):
+        convert(tmp_path / "index.npz", tmp_path / "o.safetensors")

@@ -1,5 +1,6 @@
 """ActivityNet and HACS: one JSON database with the subset, the duration and the labeled segments
-of every video. Whole videos are classified, so a video takes the labels of all its segments.
+of every video. Whole videos are classified, so a video takes the labels of all its segments, which
+are kept as a column of its row.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from typing import Any
 
 from vtcli.data.annotations.base import Annotation, AnnotationRow, annotation_error, read_json
 from vtcli.errors import DataError
+
+SEGMENTS = "annotations"
+"""Column of the segments: records with `label` and `segment`, start and end in seconds."""
 
 
 def read_activitynet(path: Path) -> Annotation:
@@ -39,4 +43,5 @@ def _row(path: Path, number: int, video: str, entry: Any) -> AnnotationRow:
         raise annotation_error(path, number, text, "record") from error
     files = (f"v_{video}.mp4", f"{video}.mp4")
     folders = tuple(f"{label.replace(' ', '_')}/{files[0]}" for label in labels)
-    return AnnotationRow((*files, *folders), labels, number, video, split=split)
+    columns = {SEGMENTS: entry.get("annotations", ())}
+    return AnnotationRow((*files, *folders), labels, number, video, split=split, columns=columns)

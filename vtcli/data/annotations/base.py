@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +20,21 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from vtcli.errors import DataError
+from vtcli.runtime.text_files import encoding_of
 
 Label = int | str
 
 # What Excel writes above the header to name the separator.
 SEPARATOR_LINE = re.compile(r"sep=.", re.IGNORECASE)
 WHOLE_NUMBER = re.compile(r"\d+(\.0+)?")
+_PIECE = 1 << 20
+# What is not text by its first bytes -> what to do with it.
+_BINARY = (
+    (b"PK\x03\x04", "is an Excel workbook or another archive, not text; save it as csv"),
+    (b"\xd0\xcf\x11\xe0", "is an Excel workbook, not text; save it as csv"),
+    (b"\x1f\x8b", "is compressed with gzip; unpack it"),
+    (b"PAR1", "is a Parquet file; give it the extension .parquet"),
+)
 _WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
@@ -35,8 +45,8 @@ class AnnotationRow(NamedTuple):
     `labels` are class names, or class numbers as the file counts them: one per head, or any number
     of them if there is one head; empty if the annotation gives none. `line` is the number of the
     line or record. An empty `id` stands for the first candidate path. `start` and `end` are in
-    seconds, `first_frame` and `last_frame` are frame numbers from 0, both inclusive;
-    `columns` are all columns of the row.
+    seconds, `first_frame` and `last_frame` are frame numbers from 0, both inclusive; `frames` is
+    how many frames the annotation states. `columns` are all columns of the row.
     """
 
     candidate_paths: tuple[str, ...]
@@ -48,6 +58,7 @@ class AnnotationRow(NamedTuple):
     split: str = ""
     first_frame: int | None = None
     last_frame: int | None = None
+    frames: int | None = None
     columns: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -167,9 +178,11 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    for magic, what in _BINARY:
+        if data.startswith(magic):
+            raise DataError(f"{path} {what}")
     try:
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+        text = data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise annotation_error(path, line, "is not UTF-8 text; save it as UTF-8") from error
@@ -179,13 +192,13 @@ def _read_text(path: Path) -> str:
     return text if "\n" in text else text.replace("\r", "\n")  # as old spreadsheets save it
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers; only \\n and \\r\\n end a line.
+def read_lines(path: Path, limit: int | None = None) -> list[tuple[int, str]]:
+    """The first `limit` lines that are not blank, by default all, with their numbers; only \\n and
+    \\r\\n end a line.
 
     Raises `DataError` for a file without any.
     """
-    lines = [(n, line.rstrip()) for n, line in enumerate(read_text(path).split("\n"), 1)]
-    kept = [(n, line) for n, line in lines if line]
+    kept = list(itertools.islice(_filled_lines(path), limit))
     if kept and SEPARATOR_LINE.fullmatch(kept[0][1]):
         kept = kept[1:]
     if not kept:
@@ -193,22 +206,40 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     return kept
 
 
+def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
+    pieces = (piece.removesuffix("\n").split("\n") for piece in _pieces(read_text(path)))
+    lines = enumerate(map(str.rstrip, itertools.chain.from_iterable(pieces)), 1)
+    return ((number, line) for number, line in lines if line)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces of many whole lines: a copy of a large list's text is never made."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + _PIECE) + 1 or len(text)
+        yield text[start:end]
+        start = end
+
+
 def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """The rows of a csv file with a header as {column: value}, with their line numbers.
 
-    Columns are separated by commas, semicolons or tabs; their names are lowercased and stripped.
-    Raises `DataError` if a column of `needed` is missing, a row has more or fewer fields than the
-    header, or there are no rows.
+    Columns are separated as `delimiter_of` says; their names are lowercased and stripped. Raises
+    `DataError` if a column of `needed` is missing or two have one name, a row has more or fewer
+    fields than the header, or there are no rows.
     """
     text = read_text(path)
     skipped = 0
     if SEPARATOR_LINE.fullmatch(text.split("\n", 1)[0].rstrip()):
         text, skipped = text.partition("\n")[2], 1
     delimiter = delimiter_of(text.split("\n", 1)[0])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    pieces = (io.StringIO(piece, newline="") for piece in _pieces(text))
+    reader = csv.reader(itertools.chain.from_iterable(pieces), delimiter=delimiter)
     records: list[tuple[int, dict[str, str]]] = []
     try:
         header = [name.strip().casefold() for name in next(reader, [])]
+        if twice := next((name for name in header if name and header.count(name) > 1), ""):
+            raise annotation_error(path, 1, f"has two columns '{twice}'; rename or remove one")
         missing = [name for name in needed if name not in header]
         if missing:
             text = f"has no column '{missing[0]}'; the header must name {','.join(needed)}"
@@ -219,7 +250,7 @@ def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str,
             if len(fields) != len(header):
                 text = f"has {len(fields)} fields, but the header has {len(header)}; fix the row"
                 raise annotation_error(path, reader.line_num + skipped, text)
-            records.append((reader.line_num + skipped, dict(zip(header, fields, strict=True))))
+            records.append((reader.line_num + skipped, dict(zip(header, fields, strict=False))))
     except csv.Error as error:
         text = f"is not valid csv ({error}); fix the row"
         raise annotation_error(path, reader.line_num, text) from error
@@ -228,9 +259,15 @@ def read_records(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str,
     return records
 
 
+def column_names(path: Path) -> list[str]:
+    """The column names of a csv file as they are written; empty for another kind of file."""
+    lines = [line for line in read_text(path).split("\n")[:2] if not SEPARATOR_LINE.fullmatch(line)]
+    return csv_fields(lines[0], delimiter_of(lines[0])) if path.suffix == ".csv" and lines else []
+
+
 def delimiter_of(header: str) -> str:
-    """The column separator of a csv file: a comma, a semicolon or a tab."""
-    return max(",;\t", key=header.count)
+    """The column separator of a csv file: a comma, a semicolon, a tab or a vertical bar."""
+    return max(",;\t" if header.startswith("|") else ",;\t|", key=header.count)
 
 
 def csv_fields(line: str, delimiter: str = ",") -> list[str]:
@@ -242,13 +279,16 @@ def csv_fields(line: str, delimiter: str = ",") -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """The content of a JSON file; of one with an object per line, the list of the objects.
 
     Raises `DataError` naming the line if it is not valid.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text[error.pos] == "{" and text[0] == "{":
+            return [record for _, record in read_json_lines(path)]
         raise annotation_error(path, error.lineno, f"is not valid JSON ({error.msg})") from error
 
 
@@ -283,6 +323,17 @@ def json_records(path: Path, key: str = "") -> Iterator[tuple[int, dict[str, Any
             text = f"has no '{key}'; give the official file" if key else "is not an object"
             raise annotation_error(path, number, text, "record")
         yield number, record
+
+
+def whole_number(text: Any) -> int | None:
+    """A number such as a count of frames; None for anything else."""
+    text = str(text).strip()
+    return int(float(text)) if WHOLE_NUMBER.fullmatch(text) else None
+
+
+def are_numbers(labels: Sequence[str]) -> bool:
+    """Whether the labels of a text file are class numbers; they may be written as `1.0`."""
+    return bool(labels) and all(WHOLE_NUMBER.fullmatch(label) for label in labels)
 
 
 def candidate_paths(listed: str) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vtcli.data.annotations import kinetics, pyslowfast_frames, tools
 from vtcli.data.annotations.base import csv_fields, delimiter_of, read_json, read_lines, sibling
-from vtcli.data.annotations.columns import named_columns
+from vtcli.data.annotations.columns import PATHS, has_class_columns, named_columns
+from vtcli.data.annotations.json_tables import records_of
 from vtcli.data.annotations.lists import NUMBER, detect_list_format
 from vtcli.data.annotations.ucf_hmdb import HMDB_NAME, UCF_NAME
 from vtcli.errors import DataError
@@ -38,7 +39,7 @@ def detect_file_format(path: Path, default: str = "") -> str:
         return _detect_json(path)
     if suffix in _BY_EXTENSION:
         return _BY_EXTENSION[suffix]
-    lines = read_lines(path)[:_MAX_LINES]
+    lines = read_lines(path, _MAX_LINES)
     found = _detect_lines(path, lines)
     if len(found) > 1:
         raise DataError(
@@ -69,9 +70,21 @@ def _detect_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
             return [format]
     if named_columns(columns):
         return ["manifest"]
+    rows = [csv_fields(line, delimiter_of(first)) for _, line in lines[1:]]
+    if rows and (has_class_columns(columns, rows) or _has_path_column(columns, rows)):
+        return ["manifest"]
     if _most(lines, _has_class_name):
         return ["mit"]
     return detect_list_format(path, lines) or (["id-label"] if _most(lines, _has_semicolon) else [])
+
+
+def _has_path_column(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a list has a header: its only column with a known name for videos has videos."""
+    known = [place for place, name in enumerate(columns) if name in PATHS]
+    if len(known) != 1:
+        return False
+    videos = sum(has_video_suffix(row[known[0]]) for row in rows if len(row) > known[0])
+    return 2 * videos > len(rows)
 
 
 def _most(lines: Sequence[tuple[int, str]], has: Callable[[str], bool]) -> bool:
@@ -106,7 +119,7 @@ def _detect_json(path: Path) -> str:
     content = read_json(path)
     if isinstance(content, dict) and "database" in content:
         return "activitynet"
-    first = content[0] if isinstance(content, list) and content else None
+    first = next(iter(records_of(content)), None)
     if isinstance(content, dict) and tools.is_fiftyone(content):
         return "fiftyone"
     if isinstance(content, dict) and tools.is_via_project(content):
@@ -120,6 +133,6 @@ def _detect_json(path: Path) -> str:
     if isinstance(first, dict) and "id" in first:
         return "something-json"
     raise DataError(
-        f"{path} is not in a known format, or lists only the class names; give the JSON file that "
-        "lists the videos"
+        f"{path} is not in a known format, or lists only the class names; write a list of "
+        '{"path": ..., "label": ...}'
     )

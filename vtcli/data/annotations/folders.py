@@ -48,7 +48,9 @@ def _split_folders(folder: Path, below: Sequence[Path]) -> dict[Path, str]:
     """
     exact = {p: canonical_split(p.name) for p in below}
     found = {p: s for p, s in exact.items() if s in _STANDARD_SPLITS and _has_classes(p, folder)}
-    worded = {p: s for p in below if p not in found and (s := _split_in(p.name))}
+    worded = {p: s for p in below if p not in found and (s := split_in(p.name))}
+    if found:  # what has the class folders of a split is another one, whatever it is called
+        worded |= {p: exact[p] for p in below if p not in found and p not in worded}
     classes = {p: _class_names(p, folder) for p in (*found, *worded)} if worded else {}
     for path, split in worded.items():
         others = set().union(*(names for other, names in classes.items() if other != path))
@@ -64,7 +66,7 @@ def _split_folders(folder: Path, below: Sequence[Path]) -> dict[Path, str]:
     return {path: found[path] for path in below if path in found}
 
 
-def _split_in(name: str) -> str:
+def split_in(name: str) -> str:
     """The split that one word of a name stands for; "" if none does, or if several do."""
     words = {canonical_split(word) for word in _WORDS.findall(name)}
     splits = words & set(_STANDARD_SPLITS)
@@ -81,16 +83,30 @@ def read_class_folders(folder: Path) -> Annotation:
         raise DataError(f"{folder} has no folders with videos; make one folder per class")
     description = "folder of class folders"
     parts = _inner_folders(rows)
+    if all(split_in(name) for name in parts):
+        raise DataError(
+            f"{folder} has folders of splits ({_first(list(parts))}) without class folders; make "
+            "one folder per class in each, or write a manifest with the header path,label,split"
+        )
     inner = sorted(set().union(*parts.values()))
-    if all(canonical_split(name) in _STANDARD_SPLITS for name in inner) and len(inner) > 1:
-        rows = [row._replace(split=_inner_folder(row)) for row in rows]
+    splits = {name: split for name in inner if (split := split_in(name))}
+    if {"train"} < set(splits.values()):
+        for row in rows:
+            if _inner_folder(row) not in splits:
+                raise DataError(
+                    f"{folder / row.candidate_paths[0]} is in no split, and other videos are in "
+                    f"folders of splits ({_first(list(splits))}); move it into one"
+                )
+        rows = [row._replace(split=splits[_inner_folder(row)]) for row in rows]
         description += f" with a folder per split ({', '.join(inner)}) in each"
-    elif len(parts) == 1 and len(inner) > 1:
+    if len(parts) == 1 and len(inner) > 1:
         description += (
             f" (the only class '{next(iter(parts))}' has the folders {_first(inner)}; if these "
             f"are the classes, give {folder / next(iter(parts))})"
         )
-    elif len(parts) > 1 and len(inner) > 1 and all(names == set(inner) for names in parts.values()):
+    several = len(parts) > 1 and len(inner) > 1
+    alike = several and all(names == set(inner) for names in parts.values())
+    if alike and not rows[0].split:
         description += f" ({_first(inner)} in each of them are read as one class)"
     return Annotation(folder, description, rows, skipped=tuple(skipped))
 

@@ -21,6 +21,7 @@ from vtcli.data.annotations.base import (
     annotation_error,
     candidate_paths,
     read_lines,
+    whole_number,
 )
 from vtcli.errors import DataError
 from vtcli.video.extensions import has_video_suffix
@@ -182,7 +183,8 @@ def _row(path: Path, line: _Line, line_format: _LineFormat) -> AnnotationRow:
             text = f"'{label}' is not a class number; write a whole number"
             raise annotation_error(path, line.number, text)
     numbers = tuple(int(float(label)) for label in labels)
-    return AnnotationRow(candidate_paths(line.path), numbers, line.number)
+    frames = whole_number(line.fields[0]) if line_format.skipped == 1 else None
+    return AnnotationRow(candidate_paths(line.path), numbers, line.number, frames=frames)
 
 
 def _is_segment(fields: Sequence[str]) -> bool:

@@ -27,7 +27,12 @@ def read_moments(path: Path) -> Annotation:
     for line, text in read_lines(path):
         video, label, *_ = [*csv_fields(text), "", ""]
         if not has_video_suffix(video) or not label:
-            raise annotation_error(path, line, "is not 'video,class name'; fix the line")
+            raise annotation_error(
+                path,
+                line,
+                "is not 'video,class name'; fix the line, or "
+                "name the columns in a first line path,label",
+            )
         rows.append(AnnotationRow((video,), (label,), line))
     source = sibling(path, "moments_categories.txt")
     classes = {"action": _categories(source)} if source else {}

@@ -5,6 +5,7 @@ frame_id path labels`; labels are in quotes and separated by commas.
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from pathlib import Path
 
 from vtcli.data.annotations.base import Annotation, AnnotationRow, annotation_error, read_lines
@@ -27,6 +28,7 @@ def read_frame_list(path: Path) -> Annotation:
         raise annotation_error(path, header_line, text)
     first: dict[str, AnnotationRow] = {}
     labels: dict[str, dict[int | str, None]] = {}
+    frames: Counter[str] = Counter()
     for number, line in lines:
         video, folder, found = _frame(path, number, line)
         row = first.setdefault(video, AnnotationRow((folder,), (), number, video))
@@ -34,8 +36,12 @@ def read_frame_list(path: Path) -> Annotation:
             text = f"a frame of video {video} is in '{folder}', but the one in line {row.line} is "
             text += f"in '{row.candidate_paths[0]}'; use one folder per video"
             raise annotation_error(path, number, text)
+        frames[video] += 1
         labels.setdefault(video, {}).update(dict.fromkeys(found))
-    rows = [row._replace(labels=tuple(labels[video])) for video, row in first.items()]
+    rows = [
+        row._replace(labels=tuple(labels[video]), frames=frames[video])
+        for video, row in first.items()
+    ]
     description = f"PySlowFast frame list of {len(lines):,} frames"
     return Annotation(path, description, rows, index_base=0)
 

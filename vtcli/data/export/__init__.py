@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from vtcli.data.annotations.base import are_numbers
 from vtcli.data.export.archives import write_parquet, write_videofolder, write_webdataset
 from vtcli.data.export.clips import Clip, clips_of
 from vtcli.data.export.tools import (
@@ -19,7 +20,7 @@ from vtcli.data.export.tools import (
     write_manifest_lines,
     write_via,
 )
-from vtcli.data.samples import Dataset, require_labels
+from vtcli.data.samples import Dataset, require_labels, used_names
 from vtcli.errors import DataError
 
 WRITERS: Mapping[str, Callable[[list[Clip], Dataset, Path], None]] = {
@@ -43,6 +44,9 @@ _SUFFIXES = {
     "webdataset": ".tar",
 }
 _SINGLE_LABEL = ("createml",)
+# Formats without a list of classes and with readers, ours among them, that take digits for class
+# numbers and drop outer spaces.
+_LABELS_AS_TEXT = ("manifest", "createml", "videofolder", "webdataset")
 
 
 def export_dataset(dataset: Dataset, path: Path, format: str) -> int:
@@ -70,6 +74,8 @@ def _check(dataset: Dataset, path: Path, format: str) -> None:
         raise DataError(
             f"{format} has one label per video, but {dataset.name} has several; use --to manifest"
         )
+    if format in _LABELS_AS_TEXT:
+        _check_names(dataset, format)
     suffix = _SUFFIXES.get(format)
     if suffix is None:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -78,3 +84,19 @@ def _check(dataset: Dataset, path: Path, format: str) -> None:
         raise DataError(f"{path} does not end in {suffix}; write -o {path.stem}{suffix}")
     elif path.is_dir():
         raise DataError(f"{path} is a folder; name a file with -o")
+
+
+def _check_names(dataset: Dataset, format: str) -> None:
+    """Refuse class names that the format's readers would take for something else."""
+    used = used_names(dataset)
+    if are_numbers(used):
+        raise DataError(
+            f"the class names of {dataset.name} are digits, such as '{used[0]}', which would be "
+            f"read as class numbers from {format}; use --to parquet, or rename the classes"
+        )
+    padded = next((name for name in used if name != name.strip()), None)
+    if padded is not None:
+        raise DataError(
+            f"the class name '{padded}' begins or ends with a space, which would be lost in "
+            f"{format}; use --to parquet, or rename the class"
+        )

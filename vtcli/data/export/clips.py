@@ -97,9 +97,10 @@ def by_video(clips: Sequence[Clip]) -> dict[Path, list[Clip]]:
 
 
 def class_names(clips: Sequence[Clip], dataset: Dataset) -> list[str]:
-    """The classes in index order; of numbered classes, those that occur."""
+    """The classes in index order; those without names are called by their numbers, from 0."""
     names = next(iter(dataset.classes.values()))
-    return list(names) or sorted({label for clip in clips for label in clip.labels}, key=int)
+    numbers = (label for clip in clips for label in clip.sample.labels)
+    return list(names) or [str(number) for number in range(max(numbers) + 1)]
 
 
 def listed_path(video: Path, folder: Path) -> str:

@@ -25,11 +25,13 @@ from vtcli.models.layers import (
     DropPath,
     LayerNorm,
     Mlp,
+    add_branch,
     attend_with_one_query,
     depthwise_conv3d,
     linear,
     patches,
 )
+from vtcli.models.network import VideoNetwork
 from vtcli.models.uniformerv2.configs import UniFormerV2Config
 
 
@@ -122,7 +124,7 @@ class Block(nn.Module):
         x_BTNC = x_BTNC + self.drop_path(frames)
         if self.local_blocks >= 2:
             x_BTNC = self._mix_frames(x_BTNC, self.local2)
-        return x_BTNC + self.drop_path(self.mlp(self.norm2(x_BTNC)))
+        return add_branch(x_BTNC, lambda x: self.mlp(self.norm2(x)), self.drop_path)
 
     def _mix_frames(self, x_BTNC: Tensor, local: LocalBlock) -> Tensor:
         cls_BT1C, grid_BTHWC = split_grid(x_BTNC)
@@ -188,7 +190,7 @@ def split_grid(x_BTNC: Tensor) -> tuple[Tensor, Tensor]:
     return cls_BT1C, grid.unflatten(2, (side, side))
 
 
-class UniFormerV2(nn.Module):
+class UniFormerV2(VideoNetwork):
     """Clip [B,3,T,H,W], normalized -> logits [B,K]."""
 
     def __init__(self, config: UniFormerV2Config) -> None:

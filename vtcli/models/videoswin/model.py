@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import product
+from itertools import groupby, product
 from typing import Any
 
 import torch
@@ -22,7 +22,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vtcli.models.input_check import check_clip
-from vtcli.models.layers import DropPath, LayerNorm, Linear, Mlp, linear, patches
+from vtcli.models.layers import (
+    DropPath,
+    LayerNorm,
+    Linear,
+    Mlp,
+    add_branch,
+    attends_by_onednn,
+    linear,
+    onednn_attention,
+    onednn_computes,
+    patches,
+    softmax,
+)
+from vtcli.models.network import VideoNetwork
 from vtcli.models.videoswin.configs import VideoSwinConfig
 from vtcli.models.videoswin.windows import Windows, cut_windows, relative_position
 
@@ -35,6 +48,8 @@ HEAD_STD = 0.01
 CPU_ELEMENTS = 2**22
 CPU_SCORES = 2**20
 GPU_SCORES = 2**29
+# Tokens of a window from which attention in fp32 is faster head by head (with AVX-512).
+MIN_WINDOW = 128
 
 
 def in_chunks(f: Callable[..., Tensor], elements: int, *rows: Tensor) -> Tensor:
@@ -65,6 +80,11 @@ def biased_attention(
     if torch.compiler.is_compiling():
         # In one chunk: a loop over windows would fix their number, and with it the batch size.
         return attend(q_WHND, k_WHND, v_WHND, _masked(bias_HNN, mask_KNN, kind_W))
+    if on_cpu and mask_KNN is not None:
+        return _by_kind(q_WHND, k_WHND, v_WHND, bias_HNN, mask_KNN, kind_W)
+    if q_WHND.dtype == torch.float32 and onednn_computes(q_WHND):
+        by_head = q_WHND.shape[2] >= MIN_WINDOW and attends_by_onednn(q_WHND)
+        return (_head_by_head if by_head else _fused)(q_WHND, k_WHND, v_WHND, bias_HNN[None])
     W, H, N, _ = q_WHND.shape
     window_step, head_step = max(1, scores // (H * N * N)), max(1, scores // (N * N))
     chunks = []
@@ -75,6 +95,38 @@ def biased_attention(
         y_WHND = attend(q_WHND[ws, hs], k_WHND[ws, hs], v_WHND[ws, hs], bias_WHNN)
         chunks.append(y_WHND.flatten(0, 1))
     return torch.cat(chunks).view(q_WHND.shape)
+
+
+def _by_kind(
+    q_WHND: Tensor,
+    k_WHND: Tensor,
+    v_WHND: Tensor,
+    bias_HNN: Tensor,
+    mask_KNN: Tensor,
+    kind_W: Tensor,
+) -> Tensor:
+    """`biased_attention` with one sum of bias and mask for all windows of a kind."""
+    kinds = kind_W.tolist()
+    bias_of = {kind: bias_HNN + mask_KNN[kind] if kind else bias_HNN for kind in set(kinds)}
+    parts, end = [], 0
+    for kind, same in groupby(kinds):
+        ws = slice(end, end + len(list(same)))
+        y_WHND = biased_attention(q_WHND[ws], k_WHND[ws], v_WHND[ws], bias_of[kind], None, kind_W)
+        parts.append(y_WHND.transpose(1, 2))
+        end = ws.stop
+    return torch.cat(parts).transpose(1, 2)
+
+
+def _head_by_head(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_1HNN: Tensor) -> Tensor:
+    """Each head of each window by itself: scores stay in the cache."""
+    q_WHND = q_WHND * q_WHND.shape[-1] ** -0.5
+    k_WHND, v_WHND = k_WHND.contiguous(), v_WHND.contiguous()
+    y_WNHD = q_WHND.new_empty(q_WHND.transpose(1, 2).shape)
+    for w, h in product(range(y_WNHD.shape[0]), range(y_WNHD.shape[2])):
+        y_WNHD[w, :, h] = onednn_attention(
+            q_WHND[w, h], k_WHND[w, h], v_WHND[w, h], bias_1HNN[0, h]
+        )
+    return y_WNHD.transpose(1, 2)
 
 
 def _masked(bias_HNN: Tensor, mask_KNN: Tensor | None, kind_W: Tensor) -> Tensor:
@@ -88,10 +140,11 @@ def _explicit(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_WHNN: Tensor)
     q, k, v = (x.flatten(0, 1) for x in (q_WHND, k_WHND, v_WHND))
     bias = bias_WHNN.expand(q_WHND.shape[0], -1, -1, -1).flatten(0, 1)
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-    return (scores.softmax(-1) @ v).view(v_WHND.shape)
+    return (softmax(scores) @ v).view(v_WHND.shape)
 
 
 def _fused(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_WHNN: Tensor) -> Tensor:
+    bias_WHNN = bias_WHNN.expand(q_WHND.shape[0], -1, -1, -1)
     return F.scaled_dot_product_attention(q_WHND, k_WHND, v_WHND, attn_mask=bias_WHNN)
 
 
@@ -148,9 +201,8 @@ class Block(nn.Module):
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         x_BTHWC = self._add(x_BTHWC, self._attend(x_BTHWC))
-        x_MC = x_BTHWC.flatten(0, 3)
-        y_MC = in_chunks(lambda x: self.mlp(self.norm2(x)), x_MC.shape[0] * self.hidden, x_MC)
-        return self._add(x_BTHWC, y_MC)
+        tokens = CPU_ELEMENTS // self.hidden
+        return add_branch(x_BTHWC, lambda x: self.mlp(self.norm2(x)), self.drop_path, tokens)
 
     def _add(self, x_BTHWC: Tensor, branch_MC: Tensor) -> Tensor:
         branch_BTHWC = self.drop_path(branch_MC.view(x_BTHWC.shape))
@@ -238,7 +290,7 @@ class PatchEmbed(nn.Module):
         return self.norm(linear(rows, self.proj.weight.flatten(1), self.proj.bias))
 
 
-class VideoSwin(nn.Module):
+class VideoSwin(VideoNetwork):
     """Clip [B,3,T,H,W] of any size, normalized -> logits [B,K]."""
 
     def __init__(self, config: VideoSwinConfig) -> None:

@@ -5,6 +5,7 @@ from vtcli.models.vivit.checkpoints import LAYOUTS, read_hf_config
 from vtcli.models.vivit.configs import PRESETS, infer_config, published_macs, require_stated
 from vtcli.models.vivit.image_init import init_from_image_model
 from vtcli.models.vivit.model import ViViT
+from vtcli.models.vivit.positions import resize_over_time
 from vtcli.models.vivit.recipe import RECIPES
 
 ARCHITECTURE = Architecture(
@@ -23,5 +24,6 @@ ARCHITECTURE = Architecture(
     read_library_config=read_hf_config,
     require_stated=require_stated,
     init_from_image_model=init_from_image_model,
+    resize_over_time=resize_over_time,
     recipes=RECIPES,
 )

@@ -249,22 +249,24 @@ def read_hf_config(table: Mapping[str, Any]) -> dict[str, Any] | None:
     fields["image_size"] = _image_size(table.get("image_size", 224))
     tubelet = table.get("tubelet_size", [2, 16, 16])
     if not isinstance(tubelet, list) or len(tubelet) != 3:
-        raise LayoutError(f"config.json: tubelet_size is {tubelet!r}, not three whole numbers")
+        raise LayoutError(f"config.json: tubelet_size is {tubelet!r:.60}, not three whole numbers")
     fields["tubelet_size"] = tuple(_whole("tubelet_size", side, 4096) for side in tubelet)
     hidden = _whole("intermediate_size", table.get("intermediate_size", 3072), 1 << 20)
     fields["mlp_ratio"] = hidden / fields["width"]
     activation = table.get("hidden_act", "gelu_fast")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise LayoutError(
-            f"config.json: the activation (hidden_act) is {activation!r}; ViViT is supported with "
-            f"{', '.join(_ACTIVATIONS)}"
+            f"config.json: the activation (hidden_act) is {activation!r:.60}; ViViT is supported "
+            f"with {', '.join(_ACTIVATIONS)}"
         )
     fields["activation"] = _ACTIVATIONS[activation]
     epsilon = table.get("layer_norm_eps", 1e-6)
     if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
         raise LayoutError(f"config.json: layer_norm_eps is {epsilon!r}, not a number in 0..1")
     fields["layer_norm_eps"] = float(epsilon)
-    fields["qkv_bias"] = bool(table.get("qkv_bias", True))
+    fields["qkv_bias"] = table.get("qkv_bias", True)
+    if not isinstance(fields["qkv_bias"], bool):
+        raise LayoutError(f"config.json: qkv_bias is {fields['qkv_bias']!r}, not true or false")
     if fields["width"] % fields["num_heads"]:
         raise LayoutError(
             f"config.json: a hidden_size of {fields['width']} cannot be split into "
@@ -279,15 +281,15 @@ def read_hf_config(table: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _whole(key: str, value: object, most: int) -> int:
     if type(value) is not int or not 1 <= value <= most:
-        raise LayoutError(f"config.json: {key} is {value!r}, not a whole number in 1..{most}")
+        raise LayoutError(f"config.json: {key} is {value!r:.60}, not a whole number in 1..{most}")
     return value
 
 
 def _image_size(value: object) -> int | tuple[int, int]:
     """A side, or [height, width]."""
     if not isinstance(value, list):
-        return _whole("image_size", value, 65536)
-    sides = tuple(_whole("image_size", side, 65536) for side in value)
+        return _whole("image_size", value, 4096)
+    sides = tuple(_whole("image_size", side, 4096) for side in value)
     if len(sides) != 2 or sides[0] != sides[1]:
         raise LayoutError(
             f"config.json: image_size is {value!r}; clips of square frames are supported"

@@ -158,12 +158,13 @@ def require_stated(shapes: Shapes, stated: Mapping[str, Any]) -> None:
     PyTorch file; the clip is in the number of positions, which is one product of frames and size.
     """
     config = infer_config(shapes, {"num_heads": 1, "image_size": 1, **stated})
-    asked = []
+    asked, options = [], []
     if "num_heads" not in stated:
         fitting = [n for n in range(1, config.width + 1) if config.width % n == 0]
         likely = [n for n in fitting if 16 <= config.width // n <= 128] or fitting
         readings = " or ".join(f"{n} of {config.width // n}" for n in likely)
-        asked.append(f"the number of attention heads ({readings} channels); give --num-heads")
+        asked.append(f"the number of attention heads ({readings} channels)")
+        options.append("--num-heads")
     elif config.width % config.num_heads:
         raise LayoutError(
             f"a width of {config.width} cannot be split into {config.num_heads} attention heads; "
@@ -174,11 +175,16 @@ def require_stated(shapes: Shapes, stated: Mapping[str, Any]) -> None:
     if not {"num_frames", "image_size"} & stated.keys():
         if config.attention == "joint" or first == "encoder":
             readings = _clip_readings(tokens, config.tubelet_size)
-            asked.append(f"the clip ({readings}); give --num-frames and --image-size")
+            asked.append(f"the clip ({readings})")
+            options += ["--num-frames", "--image-size"]
     elif first == "encoder":
         _require_fitting_clip(tokens, config, stated)
     if asked:
-        raise LayoutError(f"its tensors do not show {', nor '.join(asked)}, or name it with -m")
+        *before, last = options
+        given = f"{', '.join(before)} and {last}" if before else last
+        raise LayoutError(
+            f"its tensors do not show {' nor '.join(asked)}; give vt convert {given}, or -m ID"
+        )
 
 
 def _clip_readings(tokens: int, tubelet: tuple[int, int, int]) -> str:

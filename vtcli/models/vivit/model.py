@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from vtcli.errors import ShapeError
 from vtcli.models import layers
 from vtcli.models.input_check import check_clip
-from vtcli.models.layers import LayerNorm, Mlp, attend_with_one_query, attention, linear, patches
+from vtcli.models.layers import (
+    LayerNorm,
+    Mlp,
+    add_branch,
+    attend_with_one_query,
+    attention,
+    linear,
+    patches,
+)
+from vtcli.models.network import VideoNetwork
 from vtcli.models.vivit.configs import ViViTConfig
 
 POSITION_STD = 0.02
@@ -134,7 +143,7 @@ class Block(nn.Module):
         attend = self.attn.attend_first if first_only else self.attn
         y_BTNC = attend(self.norm1(x_BTNC))
         x_BTNC = x_BTNC[:, :, : y_BTNC.shape[2]] + self.drop_path(y_BTNC)
-        return x_BTNC + self.drop_path(self.mlp(self.norm2(x_BTNC)))
+        return add_branch(x_BTNC, lambda x: self.mlp(self.norm2(x)), self.drop_path)
 
 
 class Residual(nn.Module):
@@ -198,7 +207,7 @@ class Encoder(nn.Module):
         return self.norm(x_BTNC[:, :, 0])
 
 
-class ViViT(nn.Module):
+class ViViT(VideoNetwork):
     """Clip [B,3,T',H',W'], normalized -> logits [B,K]; with several heads, name -> logits."""
 
     def __init__(self, config: ViViTConfig) -> None:

@@ -20,12 +20,21 @@ from torch import Tensor, nn
 
 from vtcli.errors import ShapeError
 from vtcli.models.input_check import check_clip
-from vtcli.models.layers import DropPath, LayerNorm, Linear, Mlp, attention, linear, patches
+from vtcli.models.layers import (
+    DropPath,
+    LayerNorm,
+    Linear,
+    Mlp,
+    add_branch,
+    attention,
+    linear,
+    patches,
+)
+from vtcli.models.network import VideoNetwork
 from vtcli.models.xvit.configs import EMBED_SIZE, XViTConfig
 
 BACKBONE_EPS = 1e-6  # the temporal transformer has PyTorch's default, 1e-5
 INITIAL_POSITION_STD = 1.0  # that of the patch embeddings at initialization
-CPU_MLP_TOKENS = 1576  # eight frames of 197 tokens
 
 
 class PatchEmbed(nn.Conv2d):
@@ -144,14 +153,7 @@ class Block(nn.Module):
     def forward(self, x_BTNC: Tensor, first_only: bool = False) -> Tensor:
         residual = x_BTNC[:, :, :1] if first_only else x_BTNC
         x_BTNC = residual + self.drop_path(self.attn(self.norm1(x_BTNC), first_only))
-        return x_BTNC + self.drop_path(self._feed_forward(x_BTNC))
-
-    def _feed_forward(self, x_BTNC: Tensor) -> Tensor:
-        if x_BTNC.device.type != "cpu" or torch.compiler.is_compiling():
-            return self.mlp(self.norm2(x_BTNC))
-        # A few frames at a time, so that the hidden activations fit in the cache.
-        chunks = x_BTNC.flatten(0, 2).split(CPU_MLP_TOKENS)
-        return torch.cat([self.mlp(self.norm2(z)) for z in chunks]).view(x_BTNC.shape)
+        return add_branch(x_BTNC, lambda x: self.mlp(self.norm2(x)), self.drop_path)
 
 
 def run_for_first_token(blocks: nn.ModuleList, x_BTNC: Tensor) -> Tensor:
@@ -192,7 +194,7 @@ class TemporalMean(nn.Module):
         return f_BTC.mean(dim=1)
 
 
-class XViT(nn.Module):
+class XViT(VideoNetwork):
     """Clip [B,3,T,H,W], normalized -> logits [B,K]; by name where `config.heads` names several.
 
     Raises `ShapeError` for an image size that the position table cannot be resized to.

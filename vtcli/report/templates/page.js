@@ -162,9 +162,22 @@ function startMatrix(part) {
     point();
   }
 
-  big.addEventListener("pointermove", (event) => {
-    const step = big.clientWidth / size;
-    moveTo(Math.floor(event.offsetY / step), Math.floor(event.offsetX / step));
+  for (const kind of ["pointermove", "pointerdown"]) {
+    big.addEventListener(kind, (event) => {
+      const step = big.clientWidth / size;
+      moveTo(Math.floor(event.offsetY / step), Math.floor(event.offsetX / step));
+    });
+  }
+  for (const button of part.querySelectorAll("[data-cell]")) {
+    button.addEventListener("click", () => moveTo(...button.dataset.cell.split(" ").map(Number)));
+  }
+  // A class's row, at what it is most often predicted as besides itself.
+  part.querySelector(".goto").addEventListener("input", (event) => {
+    const target = data.classes.indexOf(event.target.value);
+    if (target < 0) return;
+    const wrong = data.cells.filter(([t, p]) => t === target && p !== target);
+    const [, predicted] = wrong.sort((a, b) => b[2] - a[2])[0] || [target, target];
+    moveTo(target, predicted);
   });
   big.addEventListener("keydown", (event) => {
     const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vtcli.errors import WeightsError
 from vtcli.runtime.files import atomic_write
+from vtcli.runtime.progress import CountedFile, ProgressCallback, no_progress
 
 # Keys of the weights in a training state, in search order; without them, all of it is weights.
 ROOTS = (("params",), ("optimizer", "target"), ("opt", "target"))
@@ -243,7 +244,9 @@ def _count(chunks: Sequence[_Stored]) -> int:
     return sum(math.prod(chunk.shape) for chunk in chunks)
 
 
-def write_flax(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_flax(
+    path: Path, tensors: Mapping[str, Tensor], on_bytes: ProgressCallback = no_progress
+) -> None:
     """Write tensors as a Flax checkpoint, nested by the "/" in their names.
 
     The file appears under its name only when it is complete. Raises `WeightsError` for a dtype that
@@ -256,11 +259,12 @@ def write_flax(path: Path, tensors: Mapping[str, Tensor]) -> None:
         for folder in folders:
             node = node.setdefault(folder, {})
         node[leaf] = tensor
+    size = sum(tensor.nbytes for tensor in tensors.values())
     with atomic_write(path) as part, part.open("wb") as file:
-        _write(file, tree)
+        _write(CountedFile(file, f"writing {path.name}", size, on_bytes), tree)
 
 
-def _write(file: BinaryIO, node: Any) -> None:
+def _write(file: BinaryIO | CountedFile, node: Any) -> None:
     if isinstance(node, Tensor):
         _write_array(file, node)
         return
@@ -272,7 +276,7 @@ def _write(file: BinaryIO, node: Any) -> None:
         _write(file, value)
 
 
-def _write_array(file: BinaryIO, tensor: Tensor) -> None:
+def _write_array(file: BinaryIO | CountedFile, tensor: Tensor) -> None:
     values = tensor.detach().cpu().contiguous()
     name = str(values.dtype).removeprefix("torch.")
     if name not in _DTYPES:

@@ -97,7 +97,10 @@ def follow_preprocessor(
         )
     if channels == 1:
         changes["channel_order"] = "gray"
-    pipeline = replace(base, **changes)
+    try:
+        pipeline = replace(base, **changes)
+    except DataError as error:
+        raise DataError(f"{name} gives no pixels that are possible: {error}") from error
     return Pixels(pipeline, _describe(pipeline), warning)
 
 
@@ -138,7 +141,9 @@ class _Reader:
         """Three numbers; one is repeated, and a gray frame has the first."""
         value = self.value(key)
         values = [value] * 3 if type(value) in (int, float) else value
-        if channels == 1 and isinstance(values, list) and values:
+        if channels == 1 and isinstance(values, list):
+            if len({str(v) for v in values}) != 1:
+                raise self.wrong(key, "one number for gray frames")
             values = [values[0]] * 3
         if not isinstance(values, list) or len(values) != 3:
             raise self.wrong(key, "three numbers")

@@ -7,6 +7,7 @@ TorchScript archive.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,13 +22,17 @@ import torch
 from torch import Tensor
 
 from vtcli.errors import InputError, UnsafeFileError, WeightsError
-from vtcli.weights.checkpoint import CARD_KEY
+from vtcli.models import get_architecture, list_architectures
+from vtcli.runtime.files import file_sha256
+from vtcli.runtime.progress import ProgressCallback, no_progress
+from vtcli.weights.card_check import MAX_TENSORS
+from vtcli.weights.checkpoint import CARD_KEY, DTYPES
 from vtcli.weights.formats.pickles import load_pickle
 from vtcli.weights.formats.unwrap import Fits, find_weights
 
 # Compressed weights are at most a little smaller than they are in memory.
-MAX_NPZ_RATIO = 20
-MIN_NPZ_LIMIT = 1 << 26
+MAX_ZIP_RATIO = 20
+MIN_ZIP_LIMIT = 1 << 26
 _INDEX = ".index.json"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.\w+$)")
 # The first bytes of files that are often taken for weights, and what they are.
@@ -76,9 +81,13 @@ def read_checkpoint(path: Path, fits: Fits | None = None, ema: bool = False) -> 
     return _raw(path, *_read_file(path), fits, ema)
 
 
-def read_shard(path: Path) -> RawCheckpoint:
-    """`read_checkpoint` of one file that is known to be a part of a checkpoint, or all of it."""
-    return _raw(path, *_read_file(path), None, False)
+def fits_a_layout(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensor names are those of a layout of any architecture."""
+    return any(
+        layout.recognizes(tensors)
+        for architecture in map(get_architecture, list_architectures())
+        for layout in architecture.layouts.values()
+    )
 
 
 def _raw(
@@ -90,11 +99,33 @@ def _raw(
     ema: bool,
 ) -> RawCheckpoint:
     if kind == "msgpack" or CARD_KEY in metadata:
-        return RawCheckpoint(found, kind, metadata=metadata)
-    weights = find_weights(path, found, fits, ema)
-    return RawCheckpoint(
-        weights.tensors, kind, weights.keys, metadata, weights.unused, weights.note
-    )
+        result = RawCheckpoint(found, kind, metadata=metadata)
+    else:
+        weights = find_weights(path, found, fits, ema)
+        result = RawCheckpoint(
+            weights.tensors, kind, weights.keys, metadata, weights.unused, weights.note
+        )
+    _refuse_odd_tensors(path, result)
+    return result
+
+
+def _refuse_odd_tensors(path: Path, contents: RawCheckpoint) -> None:
+    """Raise `WeightsError` for tensors that are not plain numbers, one after the other."""
+    for name, tensor in contents.tensors.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if kind in DTYPES and tensor.layout is torch.strided and tensor.device.type == "cpu":
+            continue
+        form = "without values" if tensor.device.type == "meta" else f"{kind}"
+        form = form if tensor.layout is torch.strided else "sparse"
+        raise WeightsError(
+            f"{path}: the tensor '{name}' is {form}; save its values as float32 or float16"
+        )
+    size = sum(t.numel() * t.element_size() for t in contents.tensors.values())
+    if contents.kind == "pickle" and size > max(2 * path.stat().st_size, MIN_ZIP_LIMIT):
+        raise WeightsError(
+            f"{path} would expand to {size} bytes, more than twice its size; weights never do, "
+            "name another file"
+        )
 
 
 def _sharded_index(path: Path) -> Path:
@@ -133,6 +164,14 @@ def checkpoint_files(path: Path) -> list[Path]:
     return shards
 
 
+def checkpoint_digest(path: Path, on_bytes: ProgressCallback = no_progress) -> str:
+    """The sha256 of a file; of a sharded checkpoint, that of the digests of its files."""
+    digests = [file_sha256(file, on_bytes) for file in checkpoint_files(path)]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     """File name by tensor name, from the index of a sharded checkpoint."""
     try:
@@ -153,7 +192,10 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of all files that the index of a sharded checkpoint names."""
     tensors: dict[str, Tensor] = {}
     for shard in checkpoint_files(index):
-        tensors.update(_read_file(shard)[0])
+        part = _read_file(shard)[0]
+        if twice := tensors.keys() & part.keys():
+            raise WeightsError(f"{index} has the tensor '{min(twice)}' in two files")
+        tensors.update(part)
     if missing := sorted(set(_weight_map(index)) - set(tensors)):
         raise WeightsError(
             f"the parts of {index} lack the tensor '{missing[0]}'; download them again"
@@ -199,6 +241,7 @@ def _read_safetensors(path: Path) -> tuple[Any, str, Mapping[str, str]]:
 
     try:
         with safe_open(path, framework="pt") as file:
+            _refuse_too_many(path, len(file.keys()))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, "safetensors", file.metadata() or {}
     except (SafetensorError, OSError) as error:
@@ -207,14 +250,26 @@ def _read_safetensors(path: Path) -> tuple[Any, str, Mapping[str, str]]:
         ) from error
 
 
+def _refuse_too_many(path: Path, count: int) -> None:
+    if count > MAX_TENSORS:
+        raise WeightsError(f"{path} has {count} tensors, which no model has; name another file")
+
+
 def _read_zip(path: Path) -> tuple[Any, str, Mapping[str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            unpacked = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, OSError) as error:
         raise WeightsError(
             f"{path} is truncated or damaged ({error}); download it again"
         ) from error
+    if unpacked > max(MAX_ZIP_RATIO * path.stat().st_size, MIN_ZIP_LIMIT):
+        raise WeightsError(
+            f"{path} would unpack to {unpacked} bytes, {MAX_ZIP_RATIO} times its size or more; "
+            "weights never do, name another file"
+        )
+    _refuse_too_many(path, len(names))
     if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
         raise UnsafeFileError(
             f"{path} is a TorchScript archive, which contains code; use the same weights as "
@@ -224,6 +279,12 @@ def _read_zip(path: Path) -> tuple[Any, str, Mapping[str, str]]:
         )
     if any(name.endswith(".npy") for name in names):
         return _read_npz(path), "npz", {}
+    if not any(name.endswith("/data.pkl") for name in names):
+        inside = ", ".join(names[:3]) or "nothing"
+        raise WeightsError(
+            f"{path} is a zip archive that torch.save did not write (it holds {inside}); unpack it "
+            "and name the checkpoint file inside"
+        )
     return load_pickle(path, mmap=True), "pickle", {}
 
 
@@ -231,15 +292,15 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     import numpy as np
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > max(MAX_NPZ_RATIO * path.stat().st_size, MIN_NPZ_LIMIT):
-            raise WeightsError(
-                f"{path} would unpack to {unpacked} bytes, {MAX_NPZ_RATIO} times its size or more; "
-                "weights never do, name another file"
-            )
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        for name, array in arrays.items():
+            if array.dtype.kind not in "biufc":
+                raise WeightsError(
+                    f"{path} is a NumPy archive whose '{name}' is not an array of numbers, so it "
+                    "holds no checkpoint; name the file with the weights"
+                )
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
     except (ValueError, TypeError, OSError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise WeightsError(
             f"{path} is a damaged NumPy archive ({error}); download it again"

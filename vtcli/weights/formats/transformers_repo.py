@@ -6,22 +6,24 @@ Everything is checked before tensors are read: file names, numbers, labels.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtcli.errors import DataError, LayoutError, WeightsError
+from vtcli.errors import DataError, FetchError, LayoutError, WeightsError
 from vtcli.models import get_architecture, list_architectures
-from vtcli.runtime.files import file_sha256
+from vtcli.runtime.progress import ProgressCallback, no_progress
 from vtcli.video.pipeline import Pipeline
+from vtcli.weights.checkpoint import CARD_KEY, WEIGHTS_FILE, read_card, read_header
+from vtcli.weights.downloaded import named_by_source
 from vtcli.weights.formats.preprocessor import Pixels, follow_preprocessor
 from vtcli.weights.registry import load_registry
-from vtcli.weights.repository import RepositoryFiles
+from vtcli.weights.repository import HUB_PREFIX, RepositoryFiles
 
 if TYPE_CHECKING:
     from vtcli.weights.formats.readers import RawCheckpoint
@@ -30,6 +32,9 @@ CONFIG = "config.json"
 # Our card in a repository of another form (`vtcli/weights/transformers_form.py`).
 OWN_CARD = "vt.json"
 PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
+# Where newer versions of transformers put the processor of pixels, under one of these keys.
+PROCESSOR = "processor_config.json"
+PROCESSOR_KEYS = ("image_processor", "video_processor")
 # In the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
@@ -61,6 +66,18 @@ class Stated:
     own_card: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How to read a source: with its own labels or without, and which copy of its weights.
+
+    on_bytes: called with the bytes of its files that are hashed.
+    """
+
+    labels: bool = True
+    ema: bool = False
+    on_bytes: ProgressCallback = no_progress
+
+
 class Repository:
     """Reads a repository; raises `LayoutError` and `DataError` naming the file and its key."""
 
@@ -82,21 +99,48 @@ class Repository:
         """Whether it holds a video model, in our form or another's."""
         return self.is_ours or self._architecture() is not None
 
-    def read(self) -> tuple[RawCheckpoint, Stated, str, int]:
+    def read(self, reading: Reading) -> tuple[RawCheckpoint, Stated, str, int]:
         """Tensors, what is stated besides them, the sha256 of the weights and their bytes."""
-        stated = self.stated()
-        paths = self._weight_files()
-        contents = _without_prefix(_merged(paths, self.files.place))
-        sizes = sum(path.stat().st_size for path in paths)
-        return contents, stated, _digest(paths), sizes
+        from vtcli.weights.formats.readers import (
+            checkpoint_digest,
+            checkpoint_files,
+            fits_a_layout,
+            read_checkpoint,
+        )
 
-    def stated(self) -> Stated:
+        stated = self.stated(reading.labels)
+        path = self._weights()
+        with self._named(path):
+            contents = read_checkpoint(path, fits_a_layout, reading.ema)
+            size = sum(file.stat().st_size for file in checkpoint_files(path))
+        return contents, stated, checkpoint_digest(path, reading.on_bytes), size
+
+    def _named(self, path: Path) -> AbstractContextManager[None]:
+        """Inside, errors about a file of a Hub repository name the repository."""
+        if not self.files.place.startswith(HUB_PREFIX):
+            return nullcontext()
+        return named_by_source(path, self.files.place)
+
+    def card(self) -> Path:
+        """The file of a repository in our form, whose card is checked."""
+        path = self.files.get(WEIGHTS_FILE)
+        with self._named(path):
+            read_card(path)
+        return path
+
+    def holds_card(self) -> bool:
+        """Whether `WEIGHTS_FILE` states a card of ours."""
+        path = self.files.get(WEIGHTS_FILE)
+        with self._named(path):
+            return CARD_KEY in (read_header(path).get("__metadata__") or {})
+
+    def stated(self, with_labels: bool = True) -> Stated:
         """What the files besides the weights state."""
         name, fields = self._architecture() or ("", {})
         if not name:
             self.refuse_other_models()
             return Stated(self.files.place, facts={"labels": "not stated"})
-        labels, confidence = self._labels()
+        labels, confidence = self._labels() if with_labels else ((), "")
         pixels, source = self._pixels(name, fields)
         warnings = [pixels.warning] if pixels.warning else []
         problem = self.config.get("problem_type")
@@ -112,6 +156,16 @@ class Repository:
                 f"it has no {PREPROCESSORS[0]}: pixels are prepared as the pipeline "
                 f"{BASE_PIPELINES[name]} does, and --pipeline changes that"
             )
+        other = names_by_number(self.config.get("label2id"))
+        if confidence.startswith("id2label") and other and other != labels:
+            warnings.append(f"id2label and label2id of {CONFIG} disagree: id2label is followed")
+        own_card: Mapping[str, Any] = {}
+        try:
+            own_card = self._json(OWN_CARD) if OWN_CARD in self.files.names else {}
+        except FetchError:
+            raise
+        except WeightsError as error:
+            warnings.append(str(error))
         rule, gray = pixels.pipeline.sampling, pixels.pipeline.channel_order == "gray"
         return Stated(
             place=self.files.place,
@@ -132,14 +186,17 @@ class Repository:
                 f"frames by {rule}, which the repository does not state (--pipeline changes it)"
             ),
             warnings=tuple(warnings),
-            own_card=self._json(OWN_CARD) if OWN_CARD in self.files.names else {},
+            own_card=own_card,
         )
 
     def _architecture(self) -> tuple[str, dict[str, Any]] | None:
         """The architecture whose library wrote config.json, and the fields it states."""
         for name in list_architectures():
             read = get_architecture(name).read_library_config
-            fields = read(self.config) if read is not None and self.config else None
+            try:
+                fields = read(self.config) if read is not None and self.config else None
+            except LayoutError as error:
+                raise LayoutError(f"{self.files.place}: {error}") from error
             if fields is not None:
                 return name, fields
         return None
@@ -158,19 +215,23 @@ class Repository:
     def _labels(self) -> tuple[tuple[str, ...], str]:
         """Class names and where they come from; none if the repository has none."""
         table = self.config.get("id2label")
+        if table is None and (names := names_by_number(self.config.get("label2id"))):
+            return names, f"label2id of {CONFIG}"
         if table is None:
             for key in LABEL_LISTS:
-                names = self.config.get(key)
-                if isinstance(names, list) and names and all(isinstance(n, str) for n in names):
-                    return tuple(names), f"{key} of {CONFIG}"
+                listed = self.config.get(key)
+                if isinstance(listed, list) and listed and all(isinstance(n, str) for n in listed):
+                    return tuple(listed), f"{key} of {CONFIG}"
             return (), ""
+        place = self.files.place
+        way = f"give the names: vt convert {place} --labels FILE -o model.safetensors"
         if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
-            raise DataError(f"{self.files.place}: id2label of {CONFIG} is not a table of names")
+            raise DataError(f"{place}: id2label of {CONFIG} is not a table of names; {way}")
         expected = [str(index) for index in range(len(table))]
         if sorted(table) != sorted(expected):
             raise DataError(
-                f"{self.files.place}: id2label of {CONFIG} does not number its {len(table)} "
-                f"classes 0 to {len(table) - 1}"
+                f"{place}: id2label of {CONFIG} does not number its {len(table)} classes 0 to "
+                f"{len(table) - 1}; {way}"
             )
         if all(name == f"LABEL_{index}" for index, name in table.items()):
             return (), ""  # what transformers writes where nobody named the classes
@@ -182,15 +243,29 @@ class Repository:
         size = fields.get("image_size", base.crop_size)
         short_side = round(base.short_side * size / base.crop_size)
         base = replace(base, frames=fields.get("num_frames", base.frames))
-        for name in PREPROCESSORS:
-            if name in self.files.names:
-                channels = fields.get("num_channels", 3)
-                table = self._json(name)
+        name, table = self._preprocessor()
+        if name:
+            channels = fields.get("num_channels", 3)
+            try:
                 return follow_preprocessor(table, name, base, size, channels), name
+            except DataError as error:
+                raise DataError(
+                    f"{self.files.place}: {error}; correct the file in a copy of the repository"
+                ) from error
         base = replace(base, short_side=short_side, crop_size=size)
         if fields.get("num_channels") == 1:
             base = replace(base, channel_order="gray")
         return Pixels(base, f"short side {short_side}, center crop {size}x{size}"), None
+
+    def _preprocessor(self) -> tuple[str, Mapping[str, Any]]:
+        """The name and the table of the file that says how pixels are made; "" without one."""
+        if PROCESSOR in self.files.names:
+            table = self._json(PROCESSOR)
+            for key in PROCESSOR_KEYS:
+                if isinstance(table.get(key), dict):
+                    return PROCESSOR, table[key]
+        name = next((name for name in PREPROCESSORS if name in self.files.names), "")
+        return name, self._json(name) if name else {}
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.files.get(name)
@@ -206,14 +281,19 @@ class Repository:
             ) from error
         return table
 
-    def _weight_files(self) -> list[Path]:
-        """The file with the weights, or all shards; raises `WeightsError` naming a missing one."""
+    def _weights(self) -> Path:
+        """The file with the weights, or the index of its parts, which are there too.
+
+        Raises `WeightsError` naming a missing one.
+        """
         names = self.files.names
         for name in WEIGHTS:
             if name in names:
-                return [self.files.get(name)]
+                return self.files.get(name)
             if name + INDEX in names:
-                return [self.files.get(shard) for shard in self._shards(name + INDEX)]
+                for shard in self._shards(name + INDEX):
+                    self.files.get(shard)
+                return self.files.get(name + INDEX)
         others = ", ".join(sorted(names)[:5]) or "nothing"
         raise WeightsError(
             f"{self.files.place} has no {' or '.join(WEIGHTS)} (it has {others}); name another "
@@ -237,36 +317,12 @@ class Repository:
         return shards
 
 
-def _merged(paths: list[Path], place: str) -> RawCheckpoint:
-    """The tensors of all files, without a prefix that all of their names share."""
-    from vtcli.weights.formats.readers import RawCheckpoint, read_shard
-
-    tensors: dict[str, Any] = {}
-    for path in paths:
-        contents = read_shard(path)
-        if twice := tensors.keys() & contents.tensors.keys():
-            raise WeightsError(f"{place} has the tensor '{min(twice)}' in two files")
-        tensors |= contents.tensors
-    if len(paths) > 1:
-        return RawCheckpoint(tensors, contents.kind, contents.wrapper_keys)
-    return replace(contents, tensors=tensors)
-
-
-def _digest(paths: list[Path]) -> str:
-    """The sha256 of one file; of several, that of the list of their digests."""
-    if len(paths) == 1:
-        return file_sha256(paths[0])
-    lines = "".join(f"{file_sha256(path)}  {path.name}\n" for path in paths)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _without_prefix(contents: RawCheckpoint) -> RawCheckpoint:
-    """The tensors without the prefix of a wrapper (`model.`), where only then a layout fits."""
-    layouts = [x for name in list_architectures() for x in get_architecture(name).layouts.values()]
-    firsts = {name.partition(".")[0] for name in contents.tensors}
-    if len(firsts) != 1 or any(layout.recognizes(contents.tensors) for layout in layouts):
-        return contents
-    prefix = f"{firsts.pop()}."
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in contents.tensors.items()}
-    keys = [key for key in (contents.wrapper_keys, prefix[:-1]) if key]
-    return replace(contents, tensors=tensors, wrapper_keys=".".join(keys))
+def names_by_number(table: Any) -> tuple[str, ...]:
+    """The names of a label2id in the order of their numbers; none if these are not 0, 1, ..., or
+    if nobody named the classes (`LABEL_0`).
+    """
+    if not isinstance(table, dict) or all(name == f"LABEL_{n}" for name, n in table.items()):
+        return ()
+    names = {str(number): str(name) for name, number in table.items()}
+    order = [str(index) for index in range(len(table))]
+    return tuple(names[index] for index in order) if sorted(names) == sorted(order) else ()

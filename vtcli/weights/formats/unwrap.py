@@ -9,11 +9,13 @@ listed with the reason.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vtcli.errors import UsageError, WeightsError
@@ -111,17 +113,22 @@ def _distinct(candidates: list[Found]) -> list[Found]:
     """Without candidates that are the same tensors under another key."""
     seen: dict[tuple[Any, ...], Found] = {}
     for candidate in candidates:
-        place = tuple(sorted((n, t.data_ptr(), t.dtype) for n, t in candidate.tensors.items()))
-        seen.setdefault(tuple(map(str, place)), candidate)
+        place = tuple(sorted((n, _place(t), str(t.dtype)) for n, t in candidate.tensors.items()))
+        seen.setdefault(place, candidate)
     return list(seen.values())
+
+
+def _place(tensor: Tensor) -> int:
+    """Where its values are in memory; a sparse tensor has several places."""
+    return tensor.data_ptr() if tensor.layout is torch.strided else id(tensor)
 
 
 def _tensor_dicts(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Every dictionary with tensors, and the keys that lead to it, outermost first."""
-    stack: list[tuple[str, Any, int]] = [("", content, 0)]
+    queue: deque[tuple[str, Any, int]] = deque([("", content, 0)])
     seen: set[int] = set()
-    while stack and len(seen) < _MAX_NODES:
-        keys, node, depth = stack.pop()
+    while queue and len(seen) < _MAX_NODES:
+        keys, node, depth = queue.popleft()
         if id(node) in seen or depth > _MAX_DEPTH:
             continue
         seen.add(id(node))
@@ -129,10 +136,9 @@ def _tensor_dicts(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
         tensors = {k: v for k, v in table.items() if isinstance(v, Tensor)}
         if tensors and (not isinstance(node, list | tuple) or _is_pairs(node)):
             yield keys, tensors
-        inner = [(k, v) for k, v in table.items() if isinstance(v, Mapping | list | tuple)]
-        # Reversed: the first entry is taken from the stack first.
-        for key, value in reversed(inner):
-            stack.append((f"{keys}.{key}" if keys else key, value, depth + 1))
+        for key, value in table.items():
+            if isinstance(value, Mapping | list | tuple):
+                queue.append((f"{keys}.{key}" if keys else key, value, depth + 1))
 
 
 def _is_pairs(node: Any) -> bool:
@@ -154,19 +160,18 @@ def _candidates(keys: str, tensors: dict[str, Tensor], fits: Fits | None) -> Ite
     """The raw weights of a dictionary, and the EMA copy that may be stored between them."""
     unused = [(n, _COUNTER) for n, t in tensors.items() if _is_counter(n, t)]
     rest = {n: t for n, t in tensors.items() if not _is_counter(n, t)}
+    raw = {n: t for n, t in rest.items() if not _EMA.search(n.split(".")[0])}
+    marked = {n: t for n, t in rest.items() if n not in raw}
     is_ema = bool(_EMA.search(keys))
-    raw, copy = _split_ema(rest)
-    if copy and raw:
-        others = [n for n in rest if n not in raw]
-        yield Found(_unwrapped(raw, fits), keys, is_ema, [*unused, *_why(others, _OTHER_COPY)])
-        yield Found(
-            _unwrapped(copy, fits),
-            f"{keys}.ema" if keys else "ema",
-            True,
-            [*unused, *_why(list(raw), _RAW_COPY)],
-        )
-    elif rest:
-        yield Found(_unwrapped(rest, fits), keys, is_ema or bool(copy), unused)
+    if not raw or not marked:
+        for prefix, model in _models(rest, fits):
+            places = [key for key in (keys, prefix) if key]
+            yield Found(model, ".".join(places), is_ema or bool(marked), unused)
+        return
+    plain, copy_keys = _unwrapped(raw, fits), f"{keys}.ema" if keys else "ema"
+    copy = _unwrapped(_ema_names(marked, [*raw, *plain]), fits)
+    yield Found(plain, keys, is_ema, [*unused, *_why(list(marked), _OTHER_COPY)])
+    yield Found(copy, copy_keys, True, [*unused, *_why(list(raw), _RAW_COPY)])
 
 
 def _why(names: list[str], reason: str) -> list[tuple[str, str]]:
@@ -177,30 +182,35 @@ def _is_counter(name: str, tensor: Tensor) -> bool:
     return tensor.numel() == 1 and name.split(".")[-1] in _COUNTERS
 
 
-def _split_ema(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors without and with the mark of an EMA copy in the first part of their name.
+def _ema_names(marked: Mapping[str, Tensor], raw: list[str]) -> dict[str, Tensor]:
+    """The tensors of an EMA copy by the names of the raw weights.
 
-    A copy whose names were flattened (`ema_` and the name with `_` for `.`) gets its names back.
+    A copy whose names were flattened (`ema_` and the name with `_` or nothing for `.`) gets its
+    names back.
     """
-    raw = {n: t for n, t in tensors.items() if not _EMA.search(n.split(".")[0])}
-    marked = {n: t for n, t in tensors.items() if n not in raw}
-    flat: dict[str, str] = {}
-    for name in raw:
-        for variant in (name.replace(".", "_"), name.replace(".", "")):
-            flat[variant] = name
+    flat = {n.replace(".", dot): n for dot in ("_", "") for n in raw}
     copy: dict[str, Tensor] = {}
     for name, tensor in marked.items():
         first, _, rest = name.partition(".")
         plain = rest or re.sub(r"^(model_)?ema_", "", first)
         copy[flat.get(plain, plain)] = tensor
-    return raw, copy
+    return copy
 
 
 def _unwrapped(tensors: dict[str, Tensor], fits: Fits | None) -> dict[str, Tensor]:
-    """The tensors without the prefixes of wrappers, as far as the names of a layout need it."""
+    """The tensors without the prefixes of wrappers; of several models, the first."""
+    return _models(tensors, fits)[0][1]
+
+
+def _models(tensors: dict[str, Tensor], fits: Fits | None) -> list[tuple[str, dict[str, Tensor]]]:
+    """The tensors without the prefixes of wrappers, as far as the names of a layout need it.
+
+    More than one where groups under several prefixes fit, such as a student and its teacher: then
+    each with its prefix.
+    """
     names = {_INSERTED.sub("", name): tensor for name, tensor in tensors.items()}
     if len(names) < len(tensors):
-        return tensors
+        return [("", tensors)]
     while fits is None or not fits(names):
         heads = {name.partition(".")[0] for name in names if "." in name}
         common = len(heads) == 1 and all("." in name for name in names)
@@ -208,25 +218,33 @@ def _unwrapped(tensors: dict[str, Tensor], fits: Fits | None) -> dict[str, Tenso
             break
         names = {name.partition(".")[2]: tensor for name, tensor in names.items()}
     if fits is None or fits(names):
-        return names
-    return _with_group_unwrapped(names, fits)
+        return [("", names)]
+    groups = {
+        prefix: {n.removeprefix(prefix): t for n, t in names.items() if n.startswith(prefix)}
+        for prefix in _fitting_prefixes(names, fits)
+    }
+    if len(groups) > 1:
+        return [(prefix[:-1], group) for prefix, group in groups.items()]
+    for prefix, group in groups.items():
+        # All other tensors keep their names: they are reported.
+        names = {**group, **{n: t for n, t in names.items() if not n.startswith(prefix)}}
+    return [("", names)]
 
 
-def _with_group_unwrapped(names: dict[str, Tensor], fits: Fits) -> dict[str, Tensor]:
-    """The tensors under one prefix without it, if these fit; all others keep their names."""
-    prefixes: dict[str, int] = {}
+def _fitting_prefixes(names: Mapping[str, Tensor], fits: Fits) -> list[str]:
+    """The shortest prefixes under which names are those of a layout, the most frequent first."""
+    counts: dict[str, int] = {}
     for name in names:
         parts = name.split(".")
         for depth in range(1, min(len(parts), 4)):
             prefix = ".".join(parts[:depth]) + "."
-            prefixes[prefix] = prefixes.get(prefix, 0) + 1
-    common = sorted(prefixes, key=lambda prefix: (-prefixes[prefix], len(prefix)))
-    for prefix in common[:16]:
+            counts[prefix] = counts.get(prefix, 0) + 1
+    found: list[str] = []
+    for prefix in sorted(counts, key=lambda prefix: (-counts[prefix], len(prefix)))[:16]:
         group = {n.removeprefix(prefix): t for n, t in names.items() if n.startswith(prefix)}
-        if fits(group):
-            others = {n: t for n, t in names.items() if not n.startswith(prefix)}
-            return {**group, **others}
-    return names
+        if not prefix.startswith(tuple(found)) and fits(group):
+            found.append(prefix)
+    return found
 
 
 def _no_weights(path: Path, content: Any, has_tensors: bool) -> str:

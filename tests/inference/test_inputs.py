@@ -1,0 +1,51 @@
+"""Lists of videos are read in the forms in which spreadsheets and programs write them."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from pathlib import Path
+
+import pytest
+
+from vtcli.errors import DataError, UsageError
+from vtcli.inference.inputs import iter_inputs
+
+PATHS = ["a b.mp4", "é.mp4"]
+LINES = "\n".join(PATHS) + "\n"
+ROWS = "path,label\n" + "".join(f"{path},x\n" for path in PATHS)
+LISTS = {
+    "plain.txt": LINES.encode(),
+    "bom.txt": codecs.BOM_UTF8 + LINES.encode(),
+    "windows.txt": LINES.replace("\n", "\r\n").encode(),
+    "utf16.txt": LINES.encode("utf-16"),
+    "rows.csv": ROWS.encode(),
+    "excel.csv": codecs.BOM_UTF8 + ROWS.replace(",", ";").encode(),
+    "rows.tsv": ROWS.replace(",", "\t").encode(),
+    "rows.jsonl": "".join(json.dumps({"path": path}) + "\n" for path in PATHS).encode(),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_any_form_names_the_same_videos(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(LISTS[name])
+    assert list(iter_inputs([], tmp_path / name, None)) == PATHS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.txt", b"", "names no video"),
+        ("a.txt", b"a.mp4\0b.mp4\0", "null bytes; write one path per line"),
+        ("a.csv", b"a.mp4,x\nb.mp4,y\n", "no header; begin it with"),
+        ("a.csv", b"place,label\na.mp4,x\n", "no column 'path'.*--column"),
+        ("a.jsonl", b"a.mp4\n", "line 1, is not a JSON object"),
+        ("a.xlsx", b"PK", "save it as .txt"),
+    ],
+)
+def test_a_list_that_is_none_is_refused(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((DataError, UsageError), match=says):
+        list(iter_inputs([], tmp_path / name, None))

@@ -1,0 +1,77 @@
+"""Shared layers: every form that a device or processor takes gives the same result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vtcli.models import layers
+from vtcli.models.layers import (
+    DropPath,
+    add_branch,
+    attention,
+    depthwise_conv3d,
+    onednn_attention,
+    onednn_computes,
+    softmax,
+)
+
+
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
+@torch.inference_mode()
+def test_bf16_by_onednn_needs_avx512(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    x, has_onednn = torch.ones(4, 8), torch.backends.mkldnn.is_available()
+    assert onednn_computes(x) is has_onednn
+    assert onednn_computes(x.bfloat16()) is (has_onednn and capability == "AVX512")
+
+
+@torch.inference_mode()
+def test_a_convolution_in_bf16_runs_on_every_processor() -> None:
+    x = torch.rand(1, 4, 6, 6, 8, dtype=torch.bfloat16)
+    weight = torch.rand(8, 1, 3, 3, 3, dtype=torch.bfloat16)
+    expected = depthwise_conv3d(x.float(), weight.float(), None)
+    assert torch.allclose(depthwise_conv3d(x, weight, None).float(), expected, rtol=0.02)
+
+
+@torch.inference_mode()
+def test_softmax_in_bf16_runs_on_every_processor() -> None:
+    """oneDNN has one only with AVX-512; the tensor is large enough for it."""
+    scores = torch.randn(2, 256, 256, dtype=torch.bfloat16)
+    assert scores.numel() >= layers.MIN_SOFTMAX
+    expected = scores.float().softmax(-1)
+    assert (softmax(scores).float() - expected).abs().max() < 1e-2 * expected.max()
+
+
+@pytest.mark.parametrize("avx512", [True, False])
+@torch.inference_mode()
+def test_attention_over_many_keys_is_that_of_pytorch(
+    avx512: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_has_avx512", lambda: avx512)
+    monkeypatch.setattr(layers, "MAX_SCORES", 100 * layers.MIN_KEYS)
+    q, k, v = torch.randn(3, 1, 2, layers.MIN_KEYS, 16)
+    expected = F.scaled_dot_product_attention(q, k, v)
+    assert (attention(q, k, v) - expected).abs().max() < 1e-5
+
+
+@torch.inference_mode()
+def test_attention_of_one_head_adds_its_bias() -> None:
+    q, k, v = torch.randn(3, 1, 1, 49, 16)
+    bias = torch.randn(49, 49)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    found = onednn_attention(q[0, 0] / 4, k[0, 0], v[0, 0], bias)
+    assert (found - expected[0, 0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_branch_is_added_in_place_without_gradients_only(training: bool) -> None:
+    x, drop_path = torch.randn(2, 5, 8), DropPath(0.0).train(training)
+    before, expected = x.clone(), x + x.square()
+    added = add_branch(x, torch.square, drop_path, tokens=3)
+    assert torch.equal(added, expected)
+    assert torch.equal(x, before)
+    with torch.inference_mode():
+        added = add_branch(x.clone(), torch.square, drop_path, tokens=3)
+    assert torch.equal(added, expected)
