@@ -29,8 +29,8 @@ REPO, NAME, COMMIT = "org/model", "weights.bin", "a" * 40
 GOOD = os.urandom(40_000)
 OTHER = GOOD[::-1]
 PAGE = b"<html><body>Log in to the network of the hotel</body></html>"
-# Below 1 s, so that the whole file takes a few seconds.
-BUDGET_S = "0.8"
+# Of downloads that are refused: below 1 s, so that the whole file takes a few seconds.
+SHORT_S = "0.8"
 
 
 def digest(content: bytes) -> str:
@@ -121,7 +121,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("VT_CACHE", str(tmp_path / "vt"))
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setenv("VT_DOWNLOAD_TIMEOUT", BUDGET_S)
+    monkeypatch.setenv("VT_DOWNLOAD_TIMEOUT", "60")
     monkeypatch.setattr(download_errors, "BACKOFF_S", (0.05, 0.05, 0.05))
     yield running
     running.stop()
@@ -131,12 +131,13 @@ def fetched() -> bytes:
     return fetch_hub_file(REPO, None, [NAME]).read_bytes()
 
 
-def refused(tmp_path: Path, limit_s: float = 4.0) -> str:
+def refused(tmp_path: Path) -> str:
     """The one sentence of a download that ends in bounded time and leaves no file behind."""
     began = time.monotonic()
-    with pytest.raises(FetchError) as caught:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FetchError) as caught:
+        patch.setenv("VT_DOWNLOAD_TIMEOUT", SHORT_S)
         fetched()
-    assert time.monotonic() - began < limit_s
+    assert time.monotonic() - began < 10  # also where other work holds the cores
     blobs = (tmp_path / "hub").rglob("blobs/*")
     assert [path.name for path in blobs if not path.name.endswith(".incomplete")] == []
     message = str(caught.value)
@@ -145,9 +146,7 @@ def refused(tmp_path: Path, limit_s: float = 4.0) -> str:
     return message
 
 
-def test_retry_after_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VT_DOWNLOAD_TIMEOUT", "5")
-
+def test_retry_after_is_waited_for(server: Server) -> None:
     def answer(handler: Any, number: int) -> None:
         if handler.command == "GET" and number == 1:
             head(handler, 429, 0, Retry_After="1")
@@ -162,7 +161,7 @@ def test_retry_after_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPat
 
 def test_a_longer_wait_than_the_budget_ends_at_once(server: Server, tmp_path: Path) -> None:
     server.answer = lambda handler, number: head(handler, 429, 0, Retry_After="20")
-    assert "status 429) and asks to wait 20 seconds" in refused(tmp_path, 1.0)
+    assert "status 429) and asks to wait 20 seconds" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
