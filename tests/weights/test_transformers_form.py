@@ -27,8 +27,9 @@ from vtcli.errors import UsageError
 from vtcli.labels.heads import HeadSpec
 from vtcli.models import get_architecture
 from vtcli.models.vivit.configs import ViViTConfig
+from vtcli.video.pipeline import MULTI_LABEL
 from vtcli.weights import repository_model
-from vtcli.weights.checkpoint import CARD_KEY, ModelCard, write_checkpoint
+from vtcli.weights.checkpoint import CARD_KEY, ModelCard, open_tensors, write_checkpoint
 from vtcli.weights.load import load_model
 from vtcli.weights.model_card import Pushed, model_card
 from vtcli.weights.push import push
@@ -157,6 +158,19 @@ def test_our_own_card_is_read_back(
     state = theirs.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in ours.state_dict().items())
     assert caplog.text == ""
+
+
+def test_classes_that_do_not_exclude_each_other_stay_so(hub: Hub, tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    card = our_file(path)
+    many = replace(card, pipeline=replace(card.pipeline, view_fusion=MULTI_LABEL))
+    write_checkpoint(path, open_tensors(path), {CARD_KEY: many.to_json()})
+    push(path, REPO, form="transformers")
+    folder = received(hub, tmp_path / "received")
+    (folder / "vt.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert resolve(folder).card.pipeline.multi_label
 
 
 @pytest.mark.parametrize("change", ["weights", "labels", "card", "network"])

@@ -19,6 +19,7 @@ from tests.weights.hf_models import (
     make_processor,
     our_logits,
 )
+from vtcli import Predictor
 from vtcli.errors import (
     DataError,
     InputError,
@@ -406,6 +407,21 @@ def test_labels_are_known_from_either_table_and_a_contradiction_is_said(
     assert "id2label and label2id of config.json disagree" in caplog.text
     write_config(folder, id2label=None)
     assert resolve(folder).card.labels == ("walk", "fall", "sit")
+
+
+def test_scores_of_classes_that_do_not_exclude_each_other_are_sigmoids(
+    folder: Path, video: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model(folder)
+    make_processor(folder)
+    write_config(folder, problem_type="multi_label_classification")
+    with Predictor(str(folder), topk=3, device="cpu") as predictor:
+        found = {p.label: p.score for p in next(predictor.predict([video])).predictions}
+    logits = expected_logits(folder, video)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert [found[name] for name in LABELS] == pytest.approx(logits.sigmoid().tolist(), abs=1e-5)
+    assert resolve(folder).card.pipeline.multi_label
+    assert "softmax" not in caplog.text
 
 
 def test_a_nested_processor_is_followed(folder: Path, video: Path) -> None:

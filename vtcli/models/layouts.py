@@ -60,7 +60,7 @@ class Concat:
 
 SAME = Same()
 Recreate = Callable[[str, Any], Tensor]
-Sidecar = Callable[[Any, Sequence[str]], tuple[str, str]]
+Sidecar = Callable[[Any, Sequence[str], bool], tuple[str, str]]
 
 
 @dataclass(frozen=True)

@@ -138,11 +138,13 @@ def _pipeline(done: Converted, default: Checkpoint) -> Pipeline:
     entry, stated = done.origin.entry, done.origin.stated
     if entry is not None:
         return entry.pipeline
-    if stated is not None and stated.pipeline is not None:
-        _, frames, size, _ = clip_shape(done.config)
-        if stated.pipeline.crop_size == size:
-            return replace(stated.pipeline, frames=frames)
-    return pipeline_for(default, done.config)
+    own = pipeline_for(default, done.config)
+    if stated is None or stated.pipeline is None:
+        return own
+    _, frames, size, _ = clip_shape(done.config)
+    if stated.pipeline.crop_size == size:
+        return replace(stated.pipeline, frames=frames)
+    return replace(own, view_fusion=stated.pipeline.view_fusion)
 
 
 def _heads(done: Converted, labels: str | Path | None) -> tuple[HeadSpec, ...]:

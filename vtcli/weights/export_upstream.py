@@ -94,7 +94,7 @@ def _sidecar(dst: Path, layout: Layout, config: Any, card: ModelCard) -> tuple[s
     """
     if layout.sidecar is None:
         return None
-    name, text = layout.sidecar(config, card.labels)
+    name, text = layout.sidecar(config, card.labels, card.pipeline.multi_label)
     path = dst.with_name(name)
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         raise UsageError(f"{path} would be overwritten; write to another folder with -o")

@@ -55,7 +55,7 @@ def write_form(path: Path, card: ModelCard, folder: Path) -> dict[str, Path | by
         )
     tensors = open_tensors(path)
     write_checkpoint(folder / WEIGHTS_FILE, from_vt(layout, tensors, config), {})
-    name, text = layout.sidecar(config, card.labels)
+    name, text = layout.sidecar(config, card.labels, card.pipeline.multi_label)
     own = {"card": json.loads(card.to_json()), "tensors_sha256": tensor_digest(tensors)}
     return {
         WEIGHTS_FILE: folder / WEIGHTS_FILE,

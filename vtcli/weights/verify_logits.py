@@ -126,7 +126,7 @@ def _transformers_network(
         folder = Path(name)
         write_checkpoint(folder / WEIGHTS_FILE, upstream, {})
         assert done.layout.sidecar is not None
-        config_name, text = done.layout.sidecar(done.config, labels)
+        config_name, text = done.layout.sidecar(done.config, labels, False)
         table = {**json.loads(text), **_library_config(done)}
         table["architectures"] = ["VivitForVideoClassification"]
         (folder / config_name).write_text(json.dumps(table), encoding="utf-8")

@@ -195,8 +195,11 @@ def _hf_packed(end: str) -> Rule:
 HF_ACTIVATIONS = {"gelu_tanh": "gelu_fast", "gelu": "gelu", "quick_gelu": "quick_gelu"}
 
 
-def hf_config(config: ViViTConfig, labels: Sequence[str]) -> tuple[str, str]:
-    """Name and text of the `config.json` that transformers reads next to the weights."""
+def hf_config(config: ViViTConfig, labels: Sequence[str], multi_label: bool) -> tuple[str, str]:
+    """Name and text of the `config.json` that transformers reads next to the weights.
+
+    multi_label: the classes do not exclude each other.
+    """
     table = {
         "model_type": "vivit",
         "architectures": ["VivitForVideoClassification"],
@@ -213,6 +216,7 @@ def hf_config(config: ViViTConfig, labels: Sequence[str]) -> tuple[str, str]:
         "qkv_bias": config.qkv_bias,
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
+        **({"problem_type": "multi_label_classification"} if multi_label else {}),
     }
     return "config.json", json.dumps(table, indent=2, ensure_ascii=False) + "\n"
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vtcli.errors import DataError, FetchError, LayoutError, WeightsError
 from vtcli.models import get_architecture, list_architectures
 from vtcli.runtime.progress import ProgressCallback, no_progress
-from vtcli.video.pipeline import Pipeline
+from vtcli.video.pipeline import MULTI_LABEL, Pipeline
 from vtcli.weights.checkpoint import CARD_KEY, WEIGHTS_FILE, read_card, read_header
 from vtcli.weights.downloaded import named_by_source
 from vtcli.weights.formats.preprocessor import Pixels, follow_preprocessor
@@ -146,11 +146,6 @@ class Repository:
         problem = self.config.get("problem_type")
         if problem == "regression":
             raise LayoutError(f"{self.files.place} predicts numbers, not classes (problem_type)")
-        if problem == "multi_label_classification":
-            warnings.append(
-                "it was trained with several labels per video (problem_type): the ranking is its "
-                "own, but scores are a softmax over the classes"
-            )
         if source is None:
             warnings.append(
                 f"it has no {PREPROCESSORS[0]}: pixels are prepared as the pipeline "
@@ -166,19 +161,23 @@ class Repository:
             raise
         except WeightsError as error:
             warnings.append(str(error))
-        rule, gray = pixels.pipeline.sampling, pixels.pipeline.channel_order == "gray"
+        pipeline = pixels.pipeline
+        if problem == "multi_label_classification":
+            pipeline = replace(pipeline, view_fusion=MULTI_LABEL)
+        rule, gray = pipeline.sampling, pipeline.channel_order == "gray"
         return Stated(
             place=self.files.place,
             config=fields,
             library_config=self.config,
             labels=labels,
             confidence=confidence,
-            pipeline=pixels.pipeline,
+            pipeline=pipeline,
             facts={
                 "network": CONFIG,
                 "labels": confidence or "not stated",
                 "pixels": source or f"not stated; pipeline {BASE_PIPELINES[name]}",
                 "frames": f"how to sample them is not stated; {rule}",
+                **({"scores": "class by class (problem_type)"} if pipeline.multi_label else {}),
                 **({"gray": "how to make it is not stated; ITU-R BT.601"} if gray else {}),
             },
             summary=(
