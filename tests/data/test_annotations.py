@@ -332,6 +332,12 @@ def test_the_header_of_a_list_without_labels_is_not_a_video(tmp_path: Path) -> N
         ("m.ndjson", ['{"path": "a.mp4", "label": "x"}'], ["x"]),
         ("m.csv", ["path,label", "a.mp4,e\u0301", "b.mp4,\u00e9"], ["\u00e9", "\u00e9"]),
         ("m.csv", ["path,go,stop", "a.mp4,1,0", "b.mp4,0,1"], ["go", "stop"]),
+        ("m.csv", ["x,a.mp4", '"y, z","b, c.mp4"'], ["x", "y, z"]),
+        ("m.csv", ["x;a.mp4", "y;b.mp4"], ["x", "y"]),
+        ("m.csv", ["a.mp4;x", "b.mp4;y"], ["x", "y"]),
+        ("m.tsv", ["x\ta.mp4", "y\tb c.mp4"], ["x", "y"]),
+        ("m.tsv", ["a.mp4\tx", "b c.mp4\ty z"], ["x", "y z"]),
+        ("m.txt", ["a.mp4|x", "b.mp4|y"], ["x", "y"]),
     ],
 )  # fmt: skip
 def test_forms_of_lists_give_the_labels_of_each_video(
@@ -340,6 +346,19 @@ def test_forms_of_lists_give_the_labels_of_each_video(
     dataset = open_dataset(lines(tmp_path / name, *content))
     names = dataset.classes["action"]
     assert ["+".join(names[i] for i in s.labels) for s in dataset.samples] == labels
+
+
+def test_a_class_number_may_come_first(tmp_path: Path) -> None:
+    assert read(lines(tmp_path / "a.csv", "3,a.mp4", "0,b.mp4")) == [
+        ("a.mp4", (3,)),
+        ("b.mp4", (0,)),
+    ]
+    path = lines(tmp_path / "b.txt", "3 a.mp4", "0 b.mp4")
+    assert read(path) == [("3 a.mp4", ()), ("0 b.mp4", ())]
+    (tmp_path / "a.mp4").touch()
+    assert read(path) == [("a.mp4", (3,)), ("b.mp4", (0,))]
+    (tmp_path / "3 a.mp4").touch()
+    assert read(path) == [("3 a.mp4", ()), ("0 b.mp4", ())]
 
 
 @pytest.mark.parametrize(
@@ -365,6 +384,8 @@ def test_parts_of_a_video_are_read_in_each_unit(tmp_path: Path, header, row, seg
         (["path,label,first_frame,last_frame", "a.mp4,x,9,3"], "ends before it begins"),
         (["path,label", "a.mp4,x", "b.mp4,nan"], "line 3: has no label"),
         (["path,label", "a.mp4,x", "b.mp4,N/A"], "line 3: has no label"),
+        (["a.mp4,x,train", "b.mp4,y,val"], "line 1: has a column 'train' without a name"),
+        (["x,a.mp4", "y,b.mp4", "c.mp4"], "line 3: does not fit the list 'class, video'"),
         (["PK\x03\x04"], "Excel workbook.*save it as csv"),
     ],
 )  # fmt: skip

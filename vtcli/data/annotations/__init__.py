@@ -18,6 +18,7 @@ from vtcli.data.annotations.diving48 import read_diving48
 from vtcli.data.annotations.epic import read_epic
 from vtcli.data.annotations.folders import read_class_folders, read_videofolder
 from vtcli.data.annotations.kinetics import read_kinetics
+from vtcli.data.annotations.label_lists import read_label_list
 from vtcli.data.annotations.lists import LINE_FORMATS, read_list, read_pyslowfast
 from vtcli.data.annotations.manifest import read_manifest, read_metadata
 from vtcli.data.annotations.moments import read_moments
@@ -31,7 +32,7 @@ FOLDER_FORMATS = ("class-folders", "huggingface")
 # Paths in these are relative to the list's own folder.
 TOOL_FORMATS = ("label-studio", "fiftyone", "cvat", "via", "parquet", "webdataset")
 LIST_FORMATS = (
-    *("manifest", "huggingface", *LINE_FORMATS, "pyslowfast", "pyslowfast-frames"),
+    *("manifest", "huggingface", *LINE_FORMATS, "pyslowfast", "pyslowfast-frames", "label-list"),
     *TOOL_FORMATS,
 )
 
@@ -47,6 +48,7 @@ FORMATS: Mapping[str, Callable[[Path], Annotation]] = {
     **{name: partial(read_list, format=name) for name in LINE_FORMATS},
     "pyslowfast": read_pyslowfast,
     "pyslowfast-frames": read_frame_list,
+    "label-list": read_label_list,
     "label-studio": read_label_studio,
     "fiftyone": read_fiftyone,
     "cvat": read_cvat,

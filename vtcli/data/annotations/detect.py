@@ -12,6 +12,7 @@ from vtcli.data.annotations import kinetics, pyslowfast_frames, tools
 from vtcli.data.annotations.base import csv_fields, delimiter_of, read_json, read_lines, sibling
 from vtcli.data.annotations.columns import PATHS, has_class_columns, named_columns
 from vtcli.data.annotations.json_tables import records_of
+from vtcli.data.annotations.label_lists import form_of
 from vtcli.data.annotations.lists import NUMBER, detect_list_format
 from vtcli.data.annotations.ucf_hmdb import HMDB_NAME, UCF_NAME
 from vtcli.errors import DataError
@@ -75,6 +76,8 @@ def _detect_lines(path: Path, lines: Sequence[tuple[int, str]]) -> list[str]:
         return ["manifest"]
     if _most(lines, _has_class_name):
         return ["mit"]
+    if form_of(path, lines):
+        return ["label-list"]
     return detect_list_format(path, lines) or (["id-label"] if _most(lines, _has_semicolon) else [])
 
 

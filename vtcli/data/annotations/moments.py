@@ -15,6 +15,7 @@ from vtcli.data.annotations.base import (
     read_lines,
     sibling,
 )
+from vtcli.data.annotations.lists import NUMBER
 from vtcli.video.extensions import has_video_suffix
 
 
@@ -25,7 +26,7 @@ def read_moments(path: Path) -> Annotation:
     """
     rows = []
     for line, text in read_lines(path):
-        video, label, *_ = [*csv_fields(text), "", ""]
+        video, label, *votes = [*csv_fields(text), "", ""]
         if not has_video_suffix(video) or not label:
             raise annotation_error(
                 path,
@@ -33,6 +34,11 @@ def read_moments(path: Path) -> Annotation:
                 "is not 'video,class name'; fix the line, or "
                 "name the columns in a first line path,label",
             )
+        if unnamed := next((vote for vote in votes if vote and not NUMBER.fullmatch(vote)), ""):
+            text = (
+                f"has a column '{unnamed}' without a name; name it in a first line path,label,split"
+            )
+            raise annotation_error(path, line, text)
         rows.append(AnnotationRow((video,), (label,), line))
     source = sibling(path, "moments_categories.txt")
     classes = {"action": _categories(source)} if source else {}
