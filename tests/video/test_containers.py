@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 
@@ -100,16 +101,37 @@ def shown(stored: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
     return result
 
 
+def write_matrix(path: Path, matrix: tuple[float, float, float, float]) -> None:
+    """Set the display matrix of an MP4 file: 40 bytes after the name of a box of version 0.
+
+    Source: ISO/IEC 14496-12, 8.3.2.
+    """
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    place = data.index(b"tkhd") + 4 + 40
+    struct.pack_into(">9i", data, place, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("degrees", "turned"), [(30, 0), (60, 90), (0.2, None), (90, None)])
+def test_a_turn_by_another_angle_is_said(
+    degrees: float, turned: int | None, tmp_path: Path
+) -> None:
+    path = write_clip(tmp_path / "a.mp4", options=X264)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    write_matrix(path, (cos, -sin, sin, cos))
+    info = probe(path)
+    assert bool(info.warnings) == (turned is not None)
+    if turned is not None:
+        assert f"turned by {degrees} degrees, but are turned by {turned}" in info.warnings[0]
+        assert info.rotation == turned
+
+
 @pytest.mark.parametrize("name", MATRICES)
 def test_the_display_matrix_is_honored_also_where_it_mirrors(name: str, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", options=X264)
     stored = read_frames(path, [3, 40])
-    data = bytearray(path.read_bytes())
-    # ISO/IEC 14496-12, 8.3.2: the matrix is 40 bytes after the name of a box of version 0.
-    a, b, c, d = (value << 16 for value in MATRICES[name])
-    place = data.index(b"tkhd") + 4 + 40
-    struct.pack_into(">9i", data, place, a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
+    write_matrix(path, MATRICES[name])
     info = probe(path)
     expected = [shown(frame, MATRICES[name]) for frame in stored]
     assert (info.height, info.width) == expected[0].shape[:2]

@@ -30,7 +30,7 @@ from vtcli.video.held import holder_here
 from vtcli.video.joined import begins_anew
 from vtcli.video.last_packet import RAW, LastPackets
 from vtcli.video.limits import DEFAULT_LIMITS, Limits, check_cost, check_size
-from vtcli.video.orientation import is_mirrored, quarter_turns
+from vtcli.video.orientation import askew_degrees, is_mirrored, quarter_turns
 from vtcli.video.remote import RemotePath
 from vtcli.video.stated import missing_end, missing_frames
 from vtcli.video.times import MAX_CLOCK_JUMP, NO_TIME, continued, even_times, shown_times
@@ -356,6 +356,12 @@ def _describe(
     rate: float,
 ) -> VideoInfo:
     turns = quarter_turns(first)
+    askew = askew_degrees(first)
+    if askew is not None:
+        damage().notes.append(
+            f"frames are to be shown turned by {askew} degrees, but are turned by {90 * turns}: "
+            "only quarter turns are applied"
+        )
     size = (first.height, first.width) if turns % 2 else (first.width, first.height)
     names = container.format.name.split(",")
     suffix = path.suffix[1:].lower()
