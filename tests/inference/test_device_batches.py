@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests import tiny
-from vtcli.errors import OutOfMemoryError
+from vtcli.errors import OutOfMemoryError, UsageError
 from vtcli.inference import device_batches, scoring
 from vtcli.inference import predictor as predictor_module
 from vtcli.inference.batching import ViewIndex
@@ -22,7 +23,7 @@ from vtcli.inference.device_batches import CpuBatches, GpuBatches, Running, batc
 from vtcli.inference.predictor import Predictor
 from vtcli.inference.stream import ViewStream
 from vtcli.video.pipeline import Pipeline, plan_views
-from vtcli.video.views import views_from_frames
+from vtcli.video.views import views_from_frames, views_from_parts
 from vtcli.weights.registry import load_registry
 
 MODEL = "uniformerv2-nano"
@@ -66,6 +67,11 @@ def test_clips_normalized_on_the_device_are_those_of_the_cpu(pipeline: Pipeline)
     torch.testing.assert_close(gpu[:2], cpu[:2], atol=1e-4, rtol=0)
     for slot in (0, 1):
         torch.testing.assert_close(found[slot]["action"], expected[slot]["action"])
+    resized_there = views_from_parts(
+        [(range(40), frames)], range(40), pipeline, views, device="cpu"
+    )
+    for clip, same in zip(on_gpu.clips_of(resized_there), given.values(), strict=True):
+        torch.testing.assert_close(clip, same, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -79,12 +85,22 @@ def test_scores_are_those_of_the_cpu(
     with Predictor(MODEL, precision="fp32", views=views, batch_size=4) as one:
         expected = dict(one.predict_part(videos, range(5), ordered=ordered))
         monkeypatch.setattr(predictor_module, "batches_for", GpuBatches)
+        monkeypatch.setattr(predictor_module, "resize_device", lambda settings: "cpu")
         found = dict(one.predict_part(videos, range(5), ordered=ordered))
     assert list(found) == list(range(5)) or not ordered
     assert found.keys() == expected.keys()
     for number in (0, 1, 3, 4):
         a, b = (outcomes[number].view_logits["action"] for outcomes in (found, expected))
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def test_resizing_on_a_gpu_needs_one(tmp_path: Path) -> None:
+    video = tiny.video(tmp_path / "a.mp4", 20)
+    with (
+        Predictor(MODEL, device="cpu", gpu_resize=True) as one,
+        pytest.raises(UsageError, match="--gpu-resize is for NVIDIA and AMD GPUs, not cpu; leave"),
+    ):
+        list(one.predict([video]))
 
 
 def test_a_batch_is_read_when_the_next_is_under_way(

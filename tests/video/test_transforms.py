@@ -110,6 +110,21 @@ def test_opencv_rule_follows_the_fixed_point_formula(
         assert ours[:, :, channel].tolist() == expected
 
 
+@pytest.mark.parametrize("name", [n for n, rule in RESIZE_RULES.items() if rule.on_devices])
+@pytest.mark.parametrize(("height", "width", "short_side"), SIZES)
+def test_frames_of_a_device_are_resized_at_once_with_the_same_result(
+    name: str, height: int, width: int, short_side: int
+) -> None:
+    rule, frames = RESIZE_RULES[name], noise(height, width, 3)
+    if rule.normalized_first:
+        frames = frames.float()
+    size = rule.size(height, width, short_side)
+    box = slice(1, size[0] - 1), slice(0, size[1] - 2)
+    for part in (None, box):
+        on_device = rule.pixels(frames, *size, part, device="cpu")
+        assert torch.equal(on_device, rule.pixels(frames, *size, part))
+
+
 @pytest.mark.parametrize("rule", RESIZE_RULES)
 @pytest.mark.parametrize(("height", "width", "short_side"), SIZES)
 def test_frames_are_resized_independently(

@@ -256,6 +256,13 @@ CompileOption = Annotated[
         help="Compile the model with torch.compile: a minute that pays off in long runs.",
     ),
 ]
+GpuResizeOption = Annotated[
+    bool,
+    typer.Option(
+        "--gpu-resize",
+        help="Resize frames on the GPU, for machines with few cores per GPU.",
+    ),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(

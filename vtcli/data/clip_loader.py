@@ -77,7 +77,8 @@ class ClipReader:
     """Turns samples into clips, by a pipeline, a number of views per video and a decoder.
 
     `frame_rate` is that of folders of frames, whose images do not state it. `strict`: a video that
-    shows signs of damage is refused.
+    shows signs of damage is refused. `device`: where frames are resized, if the pipeline's rule
+    gives the same bytes there (None: on the CPU).
     """
 
     pipeline: Pipeline
@@ -86,6 +87,7 @@ class ClipReader:
     frame_rate: float | None = None
     decoder: Backend = "auto"
     strict: bool = False
+    device: str | None = None
 
     def open(
         self,
@@ -122,7 +124,8 @@ class ClipReader:
         max_bytes = DEFAULT_LIMITS.max_bytes
         try:
             with closing(source.parts(numbers)) as parts:
-                clips = views_from_parts(parts, numbers, self.pipeline, chosen, max_bytes)
+                p = self.pipeline
+                clips = views_from_parts(parts, numbers, p, chosen, max_bytes, self.device)
         except VideoDecodeError:
             raise
         except FrameLimitError as error:

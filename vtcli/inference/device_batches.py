@@ -2,7 +2,8 @@
 
 A GPU takes the crops as uint8 from pinned memory, a quarter of the bytes, and normalizes them. They
 are copied in a stream of their own while the batch before is computed, and logits are copied back
-without being waited for: the caller reads those of a batch when the next one is under way.
+without being waited for: the caller reads those of a batch when the next one is under way. With
+`PredictSettings.gpu_resize` whole frames are moved instead, and resized there.
 
 Shape legend: B slots of a batch, T frames of a clip, S crop size, K classes.
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from vtcli.errors import UsageError
 from vtcli.inference.scoring import fill_batch, heads_of, memory_errors, on_device, score_slots
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from vtcli.inference.settings import PredictSettings
     from vtcli.models.protocol import VideoModel
     from vtcli.video.pipeline import Pipeline
 
@@ -53,6 +56,18 @@ def batches_for(net: VideoModel, pipeline: Pipeline) -> Batches:
     """How this network's device takes batches."""
     on_gpu = next(net.parameters()).device.type == "cuda"
     return GpuBatches(net, pipeline) if on_gpu else CpuBatches(net)
+
+
+def resize_device(settings: PredictSettings) -> str | None:
+    """Where frames are resized, None for the CPU; raises `UsageError` without a GPU for it."""
+    from vtcli.runtime.device import resolve_device
+
+    if not settings.gpu_resize:
+        return None
+    device = resolve_device(settings.device)
+    if device.type != "cuda":
+        raise UsageError(f"--gpu-resize is for NVIDIA and AMD GPUs, not {device}; leave it out")
+    return str(device)
 
 
 class CpuBatches:
@@ -112,7 +127,7 @@ class GpuBatches:
         """The batch on the device, as the network takes it."""
         import torch
 
-        if self.copies is None:
+        if self.copies is None or batch_B3TSS.device.type == "cuda":  # resized there
             return self._normalized(batch_B3TSS)
         with torch.cuda.stream(self.copies):
             moved = self._normalized(batch_B3TSS.to(self.device, non_blocking=True))

@@ -28,7 +28,7 @@ from vtcli.inference.adaptive import AdaptiveStream, refuse_auto_views, score_un
 from vtcli.inference.arrays import loaded_network
 from vtcli.inference.batching import make_units, slots_per_batch
 from vtcli.inference.decision import Decision, DecisionRule, ThresholdRule, decision_rule
-from vtcli.inference.device_batches import batches_for
+from vtcli.inference.device_batches import batches_for, resize_device
 from vtcli.inference.gather import Gather, VideoScores
 from vtcli.inference.loading import load_network
 from vtcli.inference.results import (
@@ -288,8 +288,9 @@ class Predictor:
 
     def reader(self) -> ClipReader:
         """What makes the clips of a video's views."""
-        s = self.settings
-        return ClipReader(self.pipeline, self.clips, self.crops, decoder=s.decoder, strict=s.strict)
+        s, views = self.settings, (self.clips, self.crops)
+        where = resize_device(s)
+        return ClipReader(self.pipeline, *views, None, s.decoder, s.strict, where)
 
     def open_source(self, path: Path, *arguments: Any, **choose: Any) -> FrameSource:
         """Open a file or URL in a decoding process; a URL is opened by that process itself."""

@@ -67,10 +67,17 @@ def fill_batch(
     row_of = {slot: slot if slots else row for row, slot in enumerate(order)}
     first = clips[order[0]]
     size = slots or len(order)
-    if size == 1 and not pinned:
+    if size == 1 and not (pinned and first.device.type == "cpu"):
         return first[None], row_of
     new = torch.empty if size == len(order) else torch.zeros
-    batch = new(size, *first.shape, dtype=first.dtype, pin_memory=pinned)
+    is_host = first.device.type == "cpu"
+    batch = new(
+        size,
+        *first.shape,
+        dtype=first.dtype,
+        device=first.device,
+        pin_memory=pinned and is_host,
+    )
     for slot in order:
         batch[row_of[slot]] = clips[slot]
     return batch, row_of

@@ -26,7 +26,8 @@ class PredictSettings:
     restricted to. pipeline: a pipeline of the registry instead of the checkpoint's own. strict: a
     video that shows signs of damage is a failure. abstain, coverage: error rate among the answers
     and coverage of the sets of classes that a calibrated model promises
-    (`vtcli.inference.decision`). compile: compile the network with `torch.compile`.
+    (`vtcli.inference.decision`). compile: compile the network with `torch.compile`. gpu_resize:
+    frames are resized on the GPU, where the pipeline's rule gives the same clip there.
     """
 
     topk: int = 5
@@ -43,6 +44,7 @@ class PredictSettings:
     abstain: float | None = None
     coverage: float | None = None
     compile: bool = False
+    gpu_resize: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self.precision, self.label_set)

@@ -2,7 +2,8 @@
 
 Each function takes frames [T, H, W, 3], the new height and width, and the box of the result that is
 wanted: only the pixels that this box depends on are read. Two-tap kernels go through a frame in
-bands of rows, so that intermediate results stay in the cache.
+bands of rows, so that intermediate results stay in the cache; `device` is where frames are that are
+to be computed all at once instead, as suits a GPU, with the same result.
 
 Shape legend: T frames, H height, W width in, h height, w width of the box out, R rows that are
 read, B rows of a band, C = 3 channels; rows are flattened to W*3 values.
@@ -37,8 +38,17 @@ PILLOW_BYTES = 2**25
 # --- PyTorch: two taps per axis in float32 --------------------------------------------------------
 
 
-def torch_bilinear(frames_THWC: Tensor, height: int, width: int, box: Box | None = None) -> Tensor:
-    """Two taps per axis in float32, no antialiasing. Takes and returns float32."""
+def torch_bilinear(
+    frames_THWC: Tensor,
+    height: int,
+    width: int,
+    box: Box | None = None,
+    device: str | None = None,
+) -> Tensor:
+    """Two taps per axis in float32, no antialiasing. Takes and returns float32.
+
+    PyTorch's kernels for other devices may round the last bit otherwise.
+    """
     frames_TCHW = frames_THWC.permute(0, 3, 1, 2)
     resized_TCHW = interpolate(
         frames_TCHW, size=(height, width), mode="bilinear", align_corners=False
@@ -82,25 +92,27 @@ class _Plan:
     bands: tuple[_Band, ...]
 
 
-def _plan(down: Taps, across: Taps) -> _Plan:
+def _plan(down: Taps, across: Taps, device: str | None) -> _Plan:
     left, right, left_weight, right_weight = across
     columns = slice(int(left.min()), int(right.max()) + 1)
     top, bottom, top_weight, bottom_weight = down
     length = max(1, BAND_VALUES // (6 * max(len(left), columns.stop - columns.start)))
+    if device is not None:
+        length = len(top)
     bands = []
     for start in range(0, len(top), length):
         part = slice(start, start + length)
         taps = np.concatenate([top[part], bottom[part]])
         rows_R, positions = (torch.from_numpy(a) for a in np.unique(taps, return_inverse=True))
         top_B, bottom_B = positions.chunk(2)
-        weights = top_weight[part, None], bottom_weight[part, None]
-        bands.append(_Band(part, rows_R, top_B, bottom_B, *weights))
+        tensors = rows_R, top_B, bottom_B, top_weight[part, None], bottom_weight[part, None]
+        bands.append(_Band(part, *(tensor.to(device) for tensor in tensors)))
     return _Plan(
         columns,
-        _values(left - columns.start),
-        _values(right - columns.start),
-        left_weight.repeat_interleave(3),
-        right_weight.repeat_interleave(3),
+        _values(left - columns.start).to(device),
+        _values(right - columns.start).to(device),
+        left_weight.repeat_interleave(3).to(device),
+        right_weight.repeat_interleave(3).to(device),
         tuple(bands),
     )
 
@@ -111,52 +123,68 @@ def _values(columns_w: npt.NDArray[np.int64]) -> Tensor:
 
 
 def _two_taps(
-    frames_THWC: Tensor, plan: _Plan, band_pixels: Callable[[Tensor, _Plan, _Band], Tensor]
+    frames_THWC: Tensor,
+    plan: _Plan,
+    band_pixels: Callable[[Tensor, _Plan, _Band], Tensor],
+    device: str | None,
 ) -> Tensor:
-    """Each band of each frame by `band_pixels`, which takes its source rows as float32 [R, W*3]."""
+    """Each band of each frame by `band_pixels`, which takes its source rows as float32 [R, W*3], or
+    of all frames [T, R, W*3] at once.
+    """
     height, width3 = sum(len(band.top) for band in plan.bands), len(plan.left_w3)
-    resized = torch.empty((len(frames_THWC), height, width3), dtype=torch.uint8)
-    for frame_HWC, resized_hw3 in zip(frames_THWC, resized, strict=True):
-        source_HWC = frame_HWC[:, plan.columns]
+    resized = frames_THWC.new_empty((len(frames_THWC), height, width3))
+    one_by_one = zip(frames_THWC, resized, strict=True)
+    for frames_HWC, resized_hw3 in one_by_one if device is None else [(frames_THWC, resized)]:
+        source_HWC = frames_HWC[..., plan.columns, :]
         for band in plan.bands:
-            values = source_HWC.index_select(0, band.source).float().flatten(1)
-            resized_hw3[band.rows] = band_pixels(values, plan, band)
+            values = source_HWC.index_select(-3, band.source).float().flatten(-2)
+            resized_hw3[..., band.rows, :] = band_pixels(values, plan, band)
     return resized.unflatten(2, (-1, 3))
 
 
-def opencv_bilinear(frames_THWC: Tensor, height: int, width: int, box: Box | None = None) -> Tensor:
+def opencv_bilinear(
+    frames_THWC: Tensor,
+    height: int,
+    width: int,
+    box: Box | None = None,
+    device: str | None = None,
+) -> Tensor:
     """cv2.resize with INTER_LINEAR on uint8, to the byte: weights of 11 bits, two truncations.
 
     Columns are weighted first and 4 of their 11 extra bits dropped; of the rows, each product is
     truncated by itself before the sum is rounded. The sums over columns are exact in float32.
     """
-    return _two_taps(frames_THWC, _opencv_plan(frames_THWC, height, width, box), _opencv_band)
+    plan = _opencv_plan_of(*_axes(frames_THWC, height, width, box), device)
+    return _two_taps(frames_THWC, plan, _opencv_band, device)
 
 
 def _opencv_band(source: Tensor, plan: _Plan, band: _Band) -> Tensor:
-    across = source.index_select(1, plan.left_w3).mul_(plan.left_weight_w3)
-    across.addcmul_(source.index_select(1, plan.right_w3), plan.right_weight_w3)
+    across = source.index_select(-1, plan.left_w3).mul_(plan.left_weight_w3)
+    across.addcmul_(source.index_select(-1, plan.right_w3), plan.right_weight_w3)
     truncated = across.int()
-    above = truncated.index_select(0, band.top).mul_(band.top_weight)
-    below = truncated.index_select(0, band.bottom).mul_(band.bottom_weight)
+    above = truncated.index_select(-2, band.top).mul_(band.top_weight)
+    below = truncated.index_select(-2, band.bottom).mul_(band.bottom_weight)
     above.bitwise_right_shift_(16).add_(below.bitwise_right_shift_(16))
     return above.add_(2).bitwise_right_shift_(2)
 
 
-def _opencv_plan(frames_THWC: Tensor, height: int, width: int, box: Box | None) -> _Plan:
+def _axes(
+    frames_THWC: Tensor, height: int, width: int, box: Box | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Size in, size out, start and stop of the box: down and across."""
     rows, columns = box or _whole(height, width)
-    return _opencv_plan_of(
+    return (
         (frames_THWC.shape[1], height, rows.start, rows.stop),
         (frames_THWC.shape[2], width, columns.start, columns.stop),
     )
 
 
 @lru_cache(maxsize=64)
-def _opencv_plan_of(down: tuple[int, ...], across: tuple[int, ...]) -> _Plan:
+def _opencv_plan_of(down: tuple[int, ...], across: tuple[int, ...], device: str | None) -> _Plan:
     left, right, *weights = _opencv_taps(*across)
     # 1/16 is exact in float32: 4 bits are dropped with the fraction.
     left_weight, right_weight = (weight.float() / 16 for weight in weights)
-    return _plan(_opencv_taps(*down), (left, right, left_weight, right_weight))
+    return _plan(_opencv_taps(*down), (left, right, left_weight, right_weight), device)
 
 
 def _opencv_taps(source: int, target: int, start: int, stop: int) -> Taps:
@@ -170,29 +198,31 @@ def _opencv_taps(source: int, target: int, start: int, stop: int) -> Taps:
 
 
 def tensorflow_bilinear(
-    frames_THWC: Tensor, height: int, width: int, box: Box | None = None
+    frames_THWC: Tensor,
+    height: int,
+    width: int,
+    box: Box | None = None,
+    device: str | None = None,
 ) -> Tensor:
     """tf.image.resize of uint8 without antialiasing, its float result truncated to uint8."""
-    rows, columns = box or _whole(height, width)
-    plan = _tensorflow_plan_of(
-        (frames_THWC.shape[1], height, rows.start, rows.stop),
-        (frames_THWC.shape[2], width, columns.start, columns.stop),
-    )
-    return _two_taps(frames_THWC, plan, _tensorflow_band)
+    plan = _tensorflow_plan_of(*_axes(frames_THWC, height, width, box), device)
+    return _two_taps(frames_THWC, plan, _tensorflow_band, device)
 
 
 def _tensorflow_band(source: Tensor, plan: _Plan, band: _Band) -> Tensor:
-    left = source.index_select(1, plan.left_w3)
-    across = source.index_select(1, plan.right_w3)
+    left = source.index_select(-1, plan.left_w3)
+    across = source.index_select(-1, plan.right_w3)
     across.sub_(left).mul_(plan.right_weight_w3).add_(left)
-    above = across.index_select(0, band.top)
-    below = across.index_select(0, band.bottom)
+    above = across.index_select(-2, band.top)
+    below = across.index_select(-2, band.bottom)
     return below.sub_(above).mul_(band.bottom_weight).add_(above).int()
 
 
 @lru_cache(maxsize=64)
-def _tensorflow_plan_of(down: tuple[int, ...], across: tuple[int, ...]) -> _Plan:
-    return _plan(_tensorflow_taps(*down), _tensorflow_taps(*across))
+def _tensorflow_plan_of(
+    down: tuple[int, ...], across: tuple[int, ...], device: str | None
+) -> _Plan:
+    return _plan(_tensorflow_taps(*down), _tensorflow_taps(*across), device)
 
 
 def _tensorflow_taps(source: int, target: int, start: int, stop: int) -> Taps:

@@ -97,17 +97,20 @@ class ResizeRule:
     height, width and box (optional) to the box of the resized frames.
 
     `normalized_first`: frames are normalized before they are resized, else after the crop.
+    `on_devices`: `pixels` takes the device of the frames, and gives the same bytes on each, or the
+    same float32 values within rounding.
     """
 
     size: Callable[[int, int, int], Size]
     pixels: Callable[..., Tensor]
     normalized_first: bool = False
+    on_devices: bool = False
 
 
 RESIZE_RULES: Mapping[str, ResizeRule] = {
-    "normalized_bilinear": ResizeRule(long_side_of_float_ratio, torch_bilinear, True),
-    "opencv_bilinear": ResizeRule(long_side_to_nearest, opencv_bilinear),
-    "tensorflow_bilinear": ResizeRule(long_side_of_integers, tensorflow_bilinear),
+    "normalized_bilinear": ResizeRule(long_side_of_float_ratio, torch_bilinear, True, True),
+    "opencv_bilinear": ResizeRule(long_side_to_nearest, opencv_bilinear, on_devices=True),
+    "tensorflow_bilinear": ResizeRule(long_side_of_integers, tensorflow_bilinear, on_devices=True),
     **{
         f"pillow_{filter.name.lower()}": ResizeRule(
             long_side_of_integers, partial(pillow_resize, filter=filter)
@@ -203,14 +206,15 @@ def normalize_frames(
     """Normalize uint8 frames [T, H, W, 3] to float32 of the same shape."""
     width = frames_THWC.shape[2]
     # Flattened rows and a repeated mean: four times as fast as broadcasting over three channels.
-    row_mean, row_std = _row(tuple(mean), width), _row(tuple(std), width)
+    device = str(frames_THWC.device)
+    row_mean, row_std = (_row(tuple(values), width, device) for values in (mean, std))
     flat = NORMALIZE_RULES[rule](frames_THWC.flatten(2).float(), row_mean, row_std)
     return flat.view(frames_THWC.shape)
 
 
 @lru_cache(maxsize=64)
-def _row(values: tuple[float, ...], width: int) -> Tensor:
-    return torch.tensor(values).repeat(width)
+def _row(values: tuple[float, ...], width: int, device: str) -> Tensor:
+    return torch.tensor(values, device=device).repeat(width)
 
 
 def normalize_clip(

@@ -30,6 +30,8 @@ from vtcli.video.transforms import (
 
 CHUNK_BYTES = 1 << 21
 """Bytes of frames that are resized at a time, so that intermediate results stay in the cache."""
+DEVICE_CHUNK_BYTES = 1 << 26
+"""The same on a GPU: enough to keep it busy; float32 copies of them take four times as much."""
 
 
 class FrameLimitError(InputError):
@@ -80,14 +82,16 @@ def views_from_parts(
     pipeline: Pipeline,
     views: Sequence[View],
     max_bytes: float = math.inf,
+    device: str | None = None,
 ) -> ViewClips:
     """The views one by one, in their order: float32 [3, T, S, S] each.
 
     `parts` are the RGB frames `indices`, all of one size. They are resized before this returns,
     each once however many views show it, and only what the crops show of them is kept in memory;
-    each view is cropped when it is requested. Raises `InputError` for frames that are smaller than
-    the crop, and `FrameLimitError` where both the frames and what is kept of them are more than
-    `max_bytes`.
+    each view is cropped when it is requested. With `device` they are moved there before they are
+    resized, if the pipeline's rule gives the same there. Raises `InputError` for frames that are
+    smaller than the crop, and `FrameLimitError` where both the frames and what is kept of them are
+    more than `max_bytes`.
     """
     kept_CNHW, corners_V, box = torch.empty(0), [(0, 0)], (slice(0), slice(0))
     for rows, frames_NHWC in parts:
@@ -95,7 +99,7 @@ def views_from_parts(
             size = resized_size(frames_NHWC, pipeline)
             corners_V = [_corners(size, pipeline, v.num_crops)[v.crop] for v in views]
             box = _around(corners_V, pipeline.crop_size)
-        resized_NHWC = resize_frames(frames_NHWC, pipeline, box)
+        resized_NHWC = resize_frames(frames_NHWC, pipeline, box, device)
         if not len(kept_CNHW):
             nbytes = len(indices) * min(resized_NHWC[0].nbytes, frames_NHWC[0].nbytes)
             if nbytes > max_bytes:
@@ -174,22 +178,32 @@ def center_box(height: int, width: int, pipeline: Pipeline) -> tuple[float, floa
     return top / tall, left / wide, (top + side) / tall, (left + side) / wide
 
 
-def resize_frames(frames_NHWC: npt.NDArray[np.uint8], pipeline: Pipeline, box: Box) -> Tensor:
+def resize_frames(
+    frames_NHWC: npt.NDArray[np.uint8], pipeline: Pipeline, box: Box, device: str | None = None
+) -> Tensor:
     """A box of the frames resized to the pipeline's size, in its channel order: [n, h, w, 3].
 
-    uint8, or normalized float32 where the resize rule takes normalized pixels.
+    uint8, or normalized float32 where the resize rule takes normalized pixels. On `device`, if it
+    is given and the rule gives the same there.
     """
     # Contiguous and writable, as PyTorch takes it: nearly always without a copy.
     frames_THWC = torch.from_numpy(np.require(frames_NHWC, requirements=("C", "W")))
+    if device is not None and RESIZE_RULES[pipeline.resize].on_devices:
+        chunks = frames_THWC.split(_chunk_length(frames_NHWC, DEVICE_CHUNK_BYTES))
+        return torch.cat(
+            [_resize_chunk(chunk.to(device), pipeline, box, device) for chunk in chunks]
+        )
     chunks = frames_THWC.split(_chunk_length(frames_NHWC))
     return torch.cat([_resize_chunk(chunk, pipeline, box) for chunk in chunks])
 
 
-def _chunk_length(frames_NHWC: npt.NDArray[np.uint8]) -> int:
-    return max(1, CHUNK_BYTES // max(1, frames_NHWC[0].nbytes))
+def _chunk_length(frames_NHWC: npt.NDArray[np.uint8], most: int = CHUNK_BYTES) -> int:
+    return max(1, most // max(1, frames_NHWC[0].nbytes))
 
 
-def _resize_chunk(frames_THWC: Tensor, pipeline: Pipeline, box: Box) -> Tensor:
+def _resize_chunk(
+    frames_THWC: Tensor, pipeline: Pipeline, box: Box, device: str | None = None
+) -> Tensor:
     rule, (height, width) = RESIZE_RULES[pipeline.resize], resized_size(frames_THWC, pipeline)
     # Channels are reversed in the result, which has fewer pixels.
     order = -1 if pipeline.channel_order == "bgr" else 1
@@ -202,7 +216,8 @@ def _resize_chunk(frames_THWC: Tensor, pipeline: Pipeline, box: Box) -> Tensor:
         mean, std = pipeline.mean[::order], pipeline.std[::order]
         frames_THWC = normalize_frames(frames_THWC, pipeline.normalize, mean, std)
     if not is_resized:
-        frames_THWC = rule.pixels(frames_THWC, height, width, box)
+        where = {"device": device} if rule.on_devices else {}
+        frames_THWC = rule.pixels(frames_THWC, height, width, box, **where)
     return frames_THWC.flip(-1) if order == -1 else frames_THWC
 
 
@@ -225,7 +240,8 @@ def _crop(
     """One crop of the frames in `rows`, normalized: [3, T, S, S]."""
     (top, left), size = corner, pipeline.crop_size
     crop_CNSS = resized_CNHW[:, :, top : top + size, left : left + size]
-    clip_CTSS = torch.empty((3, len(rows), size, size), dtype=torch.float32)
+    shape = 3, len(rows), size, size
+    clip_CTSS = torch.empty(shape, dtype=torch.float32, device=resized_CNHW.device)
     p, is_normalized = pipeline, RESIZE_RULES[pipeline.resize].normalized_first
     count = max(1, CHUNK_BYTES // (4 * 3 * 4 * size * size))  # what stays in the cache
     for first in range(0, len(rows), count):
