@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pytest
 from tests import tiny
 from tests.evaluation.harness import model_file
 from tests.remote_server import FileServer, serve
+from tests.rtsp_server import Camera
+from tests.rtsp_server import serve as serve_rtsp
 from tests.runtime.processes import children
 from vtcli.errors import UsageError
 from vtcli.inference import live, live_reader
@@ -136,6 +139,34 @@ def test_a_network_stream_that_breaks_off_is_opened_again(model: Path, stream: P
     starts = [w.prediction.window.start for w in windows]
     assert starts == sorted(starts)
     assert all(w.prediction.window.end - w.prediction.window.start > 0.79 for w in windows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("packets", "says_bye"), [(None, True), (40, False)])
+def test_an_rtsp_camera_has_the_windows_of_its_film_and_is_opened_again(
+    model: Path, stream: Path, packets: int | None, says_bye: bool
+) -> None:
+    predictor = timeliner(model)
+    (expected,) = predictor.predict([stream])
+    assert isinstance(expected, Timeline)
+    notes: list[str] = []
+    windows: list[LiveWindow] = []
+    with serve_rtsp(Camera(stream, packets, says_bye)) as camera:
+        rtsp = LivePredictor(predictor, [camera.url], notes.append)
+        for one in rtsp.predict():
+            if isinstance(one, LiveEnd):
+                assert one.error is None
+                continue
+            windows.append(one)
+            if len(notes) == 2:  # it was away, and is back
+                rtsp.stop()
+    seconds = (packets or 60) / 25 + 1e-6
+    planned = tuple(w for w in expected.windows if w.window.end <= seconds)
+    assert len(planned) > 1
+    assert_same_windows(windows[: len(planned)], replace(expected, windows=planned))
+    assert camera.played >= 2
+    assert [note.removeprefix(f"{camera.url}: ") for note in notes[1:2]] == ["the stream is back"]
+    assert notes[0].endswith("trying again in 0.1 s")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
