@@ -17,6 +17,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,10 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cli.bulk_runs import MODEL, TORCHRUN, VT, folder_of, kept_rows, rows_of, start, values_of
+from tests.cli.bulk_runs import MODEL, TORCHRUN, folder_of, kept_rows, rows_of, start, values_of
 from tests.runtime.processes import kill_tree
 
 Processes = list["subprocess.Popen[str]"]
+VT = (sys.executable, "-m", "vtcli")
 DEADLINE = 120.0
 """Seconds in which a run must store a further row."""
 
@@ -110,11 +112,11 @@ def on_ray(scenario: Scenario, points: list[int | None], kind: str) -> None:
                 found.append(int(json.loads(path.read_bytes())["pid"]))
         return found
 
-    driver = start(words)
+    driver = start(words, VT)
     for point in points:
         if driver.poll() is not None:  # one part has ended two actors
             driver.communicate()
-            driver = start(words)
+            driver = start(words, VT)
         scenario.wait(point, [driver])
         if kind == "ray-node":
             cluster.remove_node(second, allow_graceful=False)
@@ -125,7 +127,7 @@ def on_ray(scenario: Scenario, points: list[int | None], kind: str) -> None:
                 os.kill(scenario.chance.choice(pids), signal.SIGKILL)
             scenario.note("actor at")
     if driver.wait() == 7:
-        driver = start(words)
+        driver = start(words, VT)
     driver.communicate()
     cluster.shutdown()
 
@@ -153,7 +155,7 @@ def main() -> None:
         folder = Path(temporary)
         videos = folder_of(folder / "in", args.files)
         unbroken = Scenario(videos, folder / "unbroken", args.files, chance)
-        start(unbroken.words()).communicate()
+        start(unbroken.words(), VT).communicate()
         scenario = Scenario(videos, folder / "run", args.files, chance)
         begin = time.monotonic()
         SCENARIOS[args.scenario](scenario, points, args.scenario)
