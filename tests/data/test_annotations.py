@@ -25,6 +25,13 @@ UNUSUAL_NAMES = (
 
 KINETICS = "label,youtube_id,time_start,time_end"
 EPIC_ROW = "P01_1,P01,P01_1,,soon,00:00:01.0,1,2,x,v,0,n,0,[],[]"
+COCO = json.dumps(
+    {
+        "videos": [{"id": 1, "file_name": "a.mp4"}, {"id": 2, "file_name": "b.mp4"}],
+        "annotations": [{"video_id": 1, "category_id": 7}, {"video_id": 2, "category_id": 9}],
+        "categories": [{"id": 7, "name": "x"}, {"id": 9, "name": "y"}],
+    }
+)
 SSV2 = '[{"id": "1", "template": "A [b]"}, {"id": "2"}]'
 
 
@@ -332,6 +339,7 @@ def test_the_header_of_a_list_without_labels_is_not_a_video(tmp_path: Path) -> N
         ("m.ndjson", ['{"path": "a.mp4", "label": "x"}'], ["x"]),
         ("m.csv", ["path,label", "a.mp4,e\u0301", "b.mp4,\u00e9"], ["\u00e9", "\u00e9"]),
         ("m.csv", ["path,go,stop", "a.mp4,1,0", "b.mp4,0,1"], ["go", "stop"]),
+        ("m.json", [COCO], ["x", "y"]),
         ("m.csv", ["x,a.mp4", '"y, z","b, c.mp4"'], ["x", "y, z"]),
         ("m.csv", ["x;a.mp4", "y;b.mp4"], ["x", "y"]),
         ("m.csv", ["a.mp4;x", "b.mp4;y"], ["x", "y"]),
@@ -346,6 +354,57 @@ def test_forms_of_lists_give_the_labels_of_each_video(
     dataset = open_dataset(lines(tmp_path / name, *content))
     names = dataset.classes["action"]
     assert ["+".join(names[i] for i in s.labels) for s in dataset.samples] == labels
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"train": [{"video": "a.mp4", "label": "x"}], "val": [{"video": "b.mp4", "label": "y"}]},
+        {"training": {"a.mp4": "x"}, "validation": {"b.mp4": "y"}, "version": "1.0"},
+        {"train": {"x": ["a.mp4"]}, "val": {"y": ["b.mp4"]}},
+    ],
+)
+def test_json_may_have_a_list_per_split(tmp_path: Path, content: dict[str, Any]) -> None:
+    path = lines(tmp_path / "m.json", json.dumps(content))
+    assert [s.id for s in open_dataset(path, split="train").samples] == ["a.mp4"]
+    assert [s.id for s in open_dataset(path, split="validation").samples] == ["b.mp4"]
+
+
+def test_segments_of_a_coco_table_keep_their_times(tmp_path: Path) -> None:
+    table = json.loads(COCO)
+    table["annotations"] = [
+        {"video_id": 1, "category_id": 7, "start": 0, "end": 1.5},
+        {"video_id": 1, "category_id": 9, "start": 2, "end": 3},
+    ]
+    dataset = open_dataset(lines(tmp_path / "m.json", json.dumps(table)))
+    assert [(s.start, s.end, s.labels) for s in dataset.samples] == [
+        (0.0, 1.5, (0,)),
+        (2.0, 3.0, (1,)),
+    ]
+
+
+def test_the_official_json_of_kinetics_is_read_as_its_csv(tmp_path: Path) -> None:
+    about = {"duration": 10.0, "subset": "train", "url": "https://host/v"}
+    table = {
+        "--3ouPhoy2A": {"annotations": {"label": "eating", "segment": [20.0, 30.0]}, **about},
+        "-0F1": {"annotations": {"label": "zumba", "segment": [4, 14]}, **about},
+    }
+    path = lines(tmp_path / "train.json", json.dumps(table))
+    csv = lines(
+        tmp_path / "train.csv",
+        f"{KINETICS},split",
+        "eating,--3ouPhoy2A,20,30,train",
+        "zumba,-0F1,4,14,train",
+    )
+    assert detect_file_format(path) == "kinetics"
+    assert (
+        read(path)
+        == read(csv)
+        == [("--3ouPhoy2A_000020_000030", (0,)), ("-0F1_000004_000014", (1,))]
+    )
+    table["-0F1"]["annotations"] = {"label": "zumba", "segment": [4]}
+    with pytest.raises(DataError, match="record 2: video -0F1 has no usable label and segment"):
+        open_dataset(lines(tmp_path / "bad.json", json.dumps(table)))
 
 
 def test_a_class_number_may_come_first(tmp_path: Path) -> None:
@@ -385,6 +444,7 @@ def test_parts_of_a_video_are_read_in_each_unit(tmp_path: Path, header, row, seg
         (["path,label", "a.mp4,x", "b.mp4,nan"], "line 3: has no label"),
         (["path,label", "a.mp4,x", "b.mp4,N/A"], "line 3: has no label"),
         (["a.mp4,x,train", "b.mp4,y,val"], "line 1: has a column 'train' without a name"),
+        (["v_1 0.2 1.0", "v_2 0.5 1.0"], "line 1: '0.2' is no number of frames.*path,start,end"),
         (["x,a.mp4", "y,b.mp4", "c.mp4"], "line 3: does not fit the list 'class, video'"),
         (["PK\x03\x04"], "Excel workbook.*save it as csv"),
     ],

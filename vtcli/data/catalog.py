@@ -129,6 +129,9 @@ def _spelling(name: str) -> str:
     return re.sub(r"[-_. ]", "", name.casefold())
 
 
+STANDARD_SPLITS = ("train", "validation", "test")
+
+
 @lru_cache(maxsize=1024)  # annotations of a million rows name a few splits
 def canonical_split(word: str) -> str:
     """The one name of a split, whatever an annotation or a user calls it.

@@ -19,6 +19,7 @@ from vtcli.data.annotations.detect import detect_file_format
 from vtcli.data.annotations.folders import detect_folder_format, split_in
 from vtcli.data.build import build_dataset, splits_of
 from vtcli.data.catalog import (
+    STANDARD_SPLITS,
     CatalogEntry,
     canonical_split,
     known_entry,
@@ -43,7 +44,6 @@ ANNOTATION_FOLDERS = (
 _EXTENSIONS = (".csv", ".txt", ".json", ".jsonl", ".ndjson", ".tsv", ".xml", ".parquet", ".tar")
 _SHARD = re.compile(r"(.*?)[-_]?\d+(-of-\d+)?(-[0-9a-f]+)?\.(parquet|tar)")
 _MANIFEST_NAMES = ("manifest.csv", "manifest.jsonl")
-_STANDARD_SPLITS = ("train", "validation", "test")
 # What PySlowFast and its descendants call their lists, whatever the dataset.
 _LIST_NAMES = {"train": ("train.csv",), "validation": ("val.csv",), "test": ("test.csv",)}
 
@@ -248,7 +248,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of class folders of each split."""
     below = sorted(p for p in root.iterdir() if p.is_dir())
     named = {canonical_split(p.name): p for p in below}
-    return {s: named[s] for s in _STANDARD_SPLITS if s in named and detect_folder_format(named[s])}
+    return {s: named[s] for s in STANDARD_SPLITS if s in named and detect_folder_format(named[s])}
 
 
 def _in_folder(folder: Path, root: Path, format: str | None) -> _Source:
@@ -290,7 +290,7 @@ def _annotations_in(folder: Path) -> dict[str, Path]:
     worded = {split_in(_stem(p)): p for p in files}
     if len(worded) == len(files) and "" not in worded:
         by_split = worded  # train_list.csv, val_list.csv
-    named = {split: by_split[split] for split in _STANDARD_SPLITS if split in by_split}
+    named = {split: by_split[split] for split in STANDARD_SPLITS if split in by_split}
     if named:
         return named
     if not files:

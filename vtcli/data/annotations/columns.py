@@ -37,6 +37,7 @@ ENDS = (
 FIRST_FRAMES, LAST_FRAMES = ("first_frame",), ("last_frame",)
 FRAMES = ("frames", "num_frames", "n_frames", "nframes", "frame_count", "total_frames")
 SPLITS = ("split", "subset", "partition", "set", "usage")
+TIMES = frozenset((*STARTS, *ENDS, *FIRST_FRAMES, *LAST_FRAMES))
 _OTHERS = (STARTS, ENDS, SPLITS, FRAMES, FIRST_FRAMES, LAST_FRAMES)
 # Words of columns that hold a part of the video in a unit or numbering that is not known.
 _BEGINNINGS = frozenset({"start", "begin", "from", "first", "onset", "t0"})

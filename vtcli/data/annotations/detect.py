@@ -122,6 +122,8 @@ def _detect_json(path: Path) -> str:
     content = read_json(path)
     if isinstance(content, dict) and "database" in content:
         return "activitynet"
+    if kinetics.is_kinetics_json(content):
+        return "kinetics"
     first = next(iter(records_of(content)), None)
     if isinstance(content, dict) and tools.is_fiftyone(content):
         return "fiftyone"

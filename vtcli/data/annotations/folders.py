@@ -14,10 +14,9 @@ from pathlib import Path
 from vtcli.data.annotations.base import Annotation, AnnotationRow, Skipped
 from vtcli.data.annotations.folder_walk import Entry, list_folder, walk_class
 from vtcli.data.annotations.manifest import metadata_file, read_metadata
-from vtcli.data.catalog import canonical_split
+from vtcli.data.catalog import STANDARD_SPLITS, canonical_split
 from vtcli.errors import DataError
 
-_STANDARD_SPLITS = ("train", "validation", "test")
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _NAMES_SHOWN = 3
 
@@ -47,7 +46,7 @@ def _split_folders(folder: Path, below: Sequence[Path]) -> dict[Path, str]:
     Raises `DataError` if two folders are the same split.
     """
     exact = {p: canonical_split(p.name) for p in below}
-    found = {p: s for p, s in exact.items() if s in _STANDARD_SPLITS and _has_classes(p, folder)}
+    found = {p: s for p, s in exact.items() if s in STANDARD_SPLITS and _has_classes(p, folder)}
     worded = {p: s for p in below if p not in found and (s := split_in(p.name))}
     if found:  # what has the class folders of a split is another one, whatever it is called
         worded |= {p: exact[p] for p in below if p not in found and p not in worded}
@@ -56,7 +55,7 @@ def _split_folders(folder: Path, below: Sequence[Path]) -> dict[Path, str]:
         others = set().union(*(names for other, names in classes.items() if other != path))
         if classes[path] & others:
             found[path] = split
-    for split in _STANDARD_SPLITS:
+    for split in STANDARD_SPLITS:
         same = [p.name for p in found if found[p] == split]
         if len(same) > 1:
             raise DataError(
@@ -69,7 +68,7 @@ def _split_folders(folder: Path, below: Sequence[Path]) -> dict[Path, str]:
 def split_in(name: str) -> str:
     """The split that one word of a name stands for; "" if none does, or if several do."""
     words = {canonical_split(word) for word in _WORDS.findall(name)}
-    splits = words & set(_STANDARD_SPLITS)
+    splits = words & set(STANDARD_SPLITS)
     return splits.pop() if len(splits) == 1 else ""
 
 
@@ -142,7 +141,7 @@ def read_videofolder(folder: Path) -> Annotation:
     rows: list[AnnotationRow] = []
     skipped = _as_skipped(rest)
     found = []
-    splits = {p: s for p in below if (s := canonical_split(p.name)) in _STANDARD_SPLITS}
+    splits = {p: s for p in below if (s := canonical_split(p.name)) in STANDARD_SPLITS}
     splits |= _split_folders(folder, below)
     for path in below:
         if path not in splits:

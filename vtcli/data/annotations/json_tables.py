@@ -1,7 +1,9 @@
 """The forms in which a list of videos is written as JSON, brought to one record per video.
 
 A list of records; such a list under a key; pandas' columns, `{"path": {"0": ...}, ...}`; a label
-for each video, `{"a.mp4": "jump"}`; and the videos of each class, `{"jump": ["a.mp4"]}`.
+for each video, `{"a.mp4": "jump"}`; the videos of each class, `{"jump": ["a.mp4"]}`; any of these
+under the name of each split, `{"train": ..., "val": ...}`; and COCO's tables `videos`,
+`annotations` and `categories`.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vtcli.data.annotations.columns import named_columns
+from vtcli.data.annotations.columns import PATHS, TIMES, named_columns
+from vtcli.data.catalog import STANDARD_SPLITS, canonical_split
 from vtcli.video.extensions import has_video_suffix
 
 
@@ -19,7 +22,8 @@ def records_of(content: Any) -> list[Any]:
         return content
     if not isinstance(content, dict) or not content:
         return []
-    return _columns(content) or _by_video(content) or _by_class(content) or _nested(content)
+    forms = (_coco, _columns, _by_video, _by_class, _by_split, _nested)
+    return next((found for form in forms if (found := form(content))), [])
 
 
 def _columns(table: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -46,6 +50,52 @@ def _by_class(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not all(isinstance(names, list) and _are_videos(names) for names in table.values()):
         return []
     return [{"path": name, "label": label} for label, names in table.items() for name in names]
+
+
+def _by_split(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Records of several splits; what else is in the table has no records."""
+    parts = {name: found for name, value in table.items() if (found := records_of(value))}
+    splits = [canonical_split(name) for name in parts]
+    if (
+        len(parts) < 2
+        or len(set(splits)) < len(parts)
+        or not set(STANDARD_SPLITS).issuperset(splits)
+    ):
+        return []
+    return [
+        {"split": name, **record}
+        for name, found in parts.items()
+        for record in found
+        if isinstance(record, dict)
+    ]
+
+
+def _coco(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A record per annotation, or one per video with all its labels where they have no times."""
+    videos, annotations = table.get("videos"), table.get("annotations")
+    if not _have(videos, "id") or not _have(annotations, "video_id", "category_id"):
+        return []
+    name = next((n for n in PATHS if isinstance(videos, list) and n in videos[0]), "")
+    categories = table.get("categories")
+    names = {c["id"]: c.get("name") for c in categories} if _have(categories, "id") else {}
+    video_of = {video["id"]: video.get(name) for video in videos}
+    records: dict[Any, dict[str, Any]] = {}
+    for number, annotation in enumerate(annotations):
+        number_of_class = annotation["category_id"]
+        label = names.get(number_of_class) or number_of_class
+        video = annotation["video_id"]
+        others = {k: v for k, v in annotation.items() if k in TIMES}
+        key = number if others else ("video", video)
+        record = records.setdefault(key, {"path": video_of.get(video), "label": [], **others})
+        record["label"] += [label] if label not in record["label"] else []
+    return list(records.values())
+
+
+def _have(rows: Any, *keys: str) -> bool:
+    """Whether this is a list of objects with these keys."""
+    if not isinstance(rows, list) or not rows:
+        return False
+    return all(isinstance(row, dict) and set(keys) <= set(row) for row in rows)
 
 
 def _nested(table: Mapping[str, Any]) -> list[Any]:

@@ -184,6 +184,12 @@ def _row(path: Path, line: _Line, line_format: _LineFormat) -> AnnotationRow:
             raise annotation_error(path, line.number, text)
     numbers = tuple(int(float(label)) for label in labels)
     frames = whole_number(line.fields[0]) if line_format.skipped == 1 else None
+    if line_format.skipped == 1 and frames is None:
+        text = (
+            f"'{line.fields[0]}' is no number of frames, as '{line_format.columns}' needs it; name "
+            "the columns in a first line, such as path,start,end,label"
+        )
+        raise annotation_error(path, line.number, text)
     return AnnotationRow(candidate_paths(line.path), numbers, line.number, frames=frames)
 
 
