@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -397,14 +398,20 @@ def test_the_official_json_of_kinetics_is_read_as_its_csv(tmp_path: Path) -> Non
         "zumba,-0F1,4,14,train",
     )
     assert detect_file_format(path) == "kinetics"
-    assert (
-        read(path)
-        == read(csv)
-        == [("--3ouPhoy2A_000020_000030", (0,)), ("-0F1_000004_000014", (1,))]
-    )
+    found = [("--3ouPhoy2A_000020_000030", (0,)), ("-0F1_000004_000014", (1,))]
+    assert read(path) == read(csv) == found
     table["-0F1"]["annotations"] = {"label": "zumba", "segment": [4]}
     with pytest.raises(DataError, match="record 2: video -0F1 has no usable label and segment"):
         open_dataset(lines(tmp_path / "bad.json", json.dumps(table)))
+
+
+def test_urls_of_files_and_paths_of_the_user_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    found = [layouts.video(tmp_path / "a b.mp4"), layouts.video(tmp_path / "home" / "c.mp4")]
+    path = lines(tmp_path / "m.csv", "path,label", f"{found[0].as_uri()},x", "~/c.mp4,y")
+    assert [sample.path for sample in open_dataset(path).samples] == found
 
 
 def test_a_class_number_may_come_first(tmp_path: Path) -> None:
@@ -444,6 +451,7 @@ def test_parts_of_a_video_are_read_in_each_unit(tmp_path: Path, header, row, seg
         (["path,label", "a.mp4,x", "b.mp4,nan"], "line 3: has no label"),
         (["path,label", "a.mp4,x", "b.mp4,N/A"], "line 3: has no label"),
         (["a.mp4,x,train", "b.mp4,y,val"], "line 1: has a column 'train' without a name"),
+        (["path,label", "a.mp4,x", "https://h/b.mp4,x"], "line 3: 'https://h/b.mp4' is a URL;"),
         (["v_1 0.2 1.0", "v_2 0.5 1.0"], "line 1: '0.2' is no number of frames.*path,start,end"),
         (["x,a.mp4", "y,b.mp4", "c.mp4"], "line 3: does not fit the list 'class, video'"),
         (["PK\x03\x04"], "Excel workbook.*save it as csv"),

@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from vtcli.errors import DataError
 from vtcli.runtime.text_files import encoding_of
@@ -338,8 +341,12 @@ def are_numbers(labels: Sequence[str]) -> bool:
 
 def candidate_paths(listed: str) -> tuple[str, ...]:
     """Where a listed video may be: as written and, for a path of Windows, with slashes; below the
-    data folder if it is absolute there.
+    data folder if it is absolute there. The URL of a file is its path, `~/` the user's folder.
     """
+    if listed.startswith("file://"):
+        return (url2pathname(urlsplit(listed).path),)
+    if listed.startswith("~/"):
+        return (listed, os.path.expanduser(listed))
     if "\\" not in listed:
         return (listed,)
     parts = [part for part in listed.split("\\") if part]

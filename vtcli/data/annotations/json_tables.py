@@ -72,12 +72,12 @@ def _by_split(table: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _coco(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A record per annotation, or one per video with all its labels where they have no times."""
-    videos, annotations = table.get("videos"), table.get("annotations")
-    if not _have(videos, "id") or not _have(annotations, "video_id", "category_id"):
+    videos = _rows(table, "videos", "id")
+    annotations = _rows(table, "annotations", "video_id", "category_id")
+    if not videos or not annotations:
         return []
-    name = next((n for n in PATHS if isinstance(videos, list) and n in videos[0]), "")
-    categories = table.get("categories")
-    names = {c["id"]: c.get("name") for c in categories} if _have(categories, "id") else {}
+    name = next((n for n in PATHS if n in videos[0]), "")
+    names = {c["id"]: c.get("name") for c in _rows(table, "categories", "id")}
     video_of = {video["id"]: video.get(name) for video in videos}
     records: dict[Any, dict[str, Any]] = {}
     for number, annotation in enumerate(annotations):
@@ -91,11 +91,12 @@ def _coco(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(records.values())
 
 
-def _have(rows: Any, *keys: str) -> bool:
-    """Whether this is a list of objects with these keys."""
-    if not isinstance(rows, list) or not rows:
-        return False
-    return all(isinstance(row, dict) and set(keys) <= set(row) for row in rows)
+def _rows(table: Mapping[str, Any], name: str, *keys: str) -> list[dict[str, Any]]:
+    """The list of objects with these keys that a table has under a name; empty if it has none."""
+    rows = table.get(name)
+    if not isinstance(rows, list):
+        return []
+    return rows if all(isinstance(r, dict) and set(keys) <= set(r) for r in rows) else []
 
 
 def _nested(table: Mapping[str, Any]) -> list[Any]:
