@@ -7,11 +7,14 @@ dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vtcli.runtime.device import cpu_features
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
@@ -103,13 +106,30 @@ def onednn_computes(x_LC: Tensor) -> bool:
 def attends_by_onednn(q_LD: Tensor) -> bool:
     """Whether attention in fp32 is faster by oneDNN's products than by PyTorch's fused kernel.
 
-    Only with AVX-512: without it, oneDNN multiplies no faster than MKL, which the kernel calls.
+    Only with AVX-512: without it, oneDNN multiplies no faster than MKL, which the kernel calls; nor
+    on a processor with AMX, which is Intel's, where MKL uses the full vector width.
     """
-    return q_LD.dtype == torch.float32 and onednn_computes(q_LD) and _has_avx512()
+    is_fp32 = q_LD.dtype == torch.float32
+    return is_fp32 and onednn_computes(q_LD) and _has_avx512() and not _has_amx()
+
+
+def attends_fused(q_LD: Tensor) -> bool:
+    """Whether attention on a CPU is fastest by PyTorch's fused kernel.
+
+    In bf16 the kernel is fast with AMX alone; elsewhere a plain matrix product is far faster.
+    """
+    if not onednn_computes(q_LD):
+        return False
+    return _has_amx() if q_LD.dtype == torch.bfloat16 else not attends_by_onednn(q_LD)
 
 
 def _has_avx512() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+@cache
+def _has_amx() -> bool:
+    return "amx_tile" in cpu_features()
 
 
 def onednn_convolution(
@@ -167,9 +187,9 @@ def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     if attends_by_onednn(q_BHND) and k_BHMD.shape[2] >= MIN_KEYS:
         return _attention_by_rows(q_BHND, k_BHMD, v_BHMD)
     on_cpu_in_half = q_BHND.device.type == "cpu" and q_BHND.dtype != torch.float32
-    if not on_cpu_in_half or torch.compiler.is_compiling():
+    if not on_cpu_in_half or torch.compiler.is_compiling() or attends_fused(q_BHND):
         return F.scaled_dot_product_attention(q_BHND, k_BHMD, v_BHMD)
-    # The CPU's fused kernel multiplies bf16 far slower than a plain matrix product does.
+    # Without AMX, the CPU's fused kernel multiplies bf16 far slower than a plain product does.
     q_XND, k_XMD, v_XMD = (x.flatten(0, 1).contiguous() for x in (q_BHND, k_BHMD, v_BHMD))
     rows = max(1, MAX_SCORES // k_XMD.shape[1])
     heads = max(1, rows // q_XND.shape[1])
@@ -256,12 +276,17 @@ def add_branch(
     On a CPU without gradients it is added in place, some tokens at a time: x must be contiguous and
     must not be used afterwards.
     """
-    on_cpu = x_BLC.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not on_cpu or torch.is_grad_enabled() or drop_path.training:
+    if not adds_in_place(x_BLC, drop_path):
         return x_BLC + drop_path(branch(x_BLC))
     for chunk_MC in x_BLC.view(-1, x_BLC.shape[-1]).split(tokens):
         chunk_MC.add_(branch(chunk_MC))
     return x_BLC
+
+
+def adds_in_place(x_BLC: Tensor, drop_path: DropPath) -> bool:
+    """Whether branches are added to x in place: on a CPU, without gradients."""
+    on_cpu = x_BLC.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and not torch.is_grad_enabled() and not drop_path.training
 
 
 class Attention(nn.Module):
@@ -314,6 +339,13 @@ def depthwise_conv3d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     return y_BCTHW.permute(0, 2, 3, 4, 1)
 
 
+def _moves_as_integers(x_BCTHW: Tensor) -> bool:
+    """Whether values of 16 bits can be seen as integers of 64 bits, and a CPU moves them."""
+    if x_BCTHW.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return x_BCTHW.is_contiguous() and x_BCTHW.storage_offset() % 4 == 0
+
+
 def patches(x_BCTHW: Tensor, kernel: tuple[int, int, int]) -> Tensor:
     """Non-overlapping patches of a clip as rows, flattened like a convolution kernel.
 
@@ -321,6 +353,11 @@ def patches(x_BCTHW: Tensor, kernel: tuple[int, int, int]) -> Tensor:
     """
     kt, kh, kw = kernel
     B, C, T, H, W = x_BCTHW.shape
+    # Four bf16 values are moved as one integer, in a third of the time.
+    wide = x_BCTHW.dtype == torch.bfloat16 and kw % 4 == 0 and _moves_as_integers(x_BCTHW)
+    if wide:
+        x_BCTHW, W, kw = x_BCTHW.view(torch.int64), W // 4, kw // 4
     blocks = x_BCTHW.view(B, C, T // kt, kt, H // kh, kh, W // kw, kw)
     rows = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7)
-    return rows.reshape(B, T // kt, H // kh, W // kw, C * kt * kh * kw)
+    rows = rows.reshape(B, T // kt, H // kh, W // kw, C * kt * kh * kw)
+    return rows.view(torch.bfloat16) if wide else rows

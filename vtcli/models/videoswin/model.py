@@ -12,7 +12,7 @@ slots, P slots of all windows, K kinds of windows, C channels, H heads of D chan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from itertools import groupby, product
 from typing import Any
 
@@ -28,10 +28,11 @@ from vtcli.models.layers import (
     Linear,
     Mlp,
     add_branch,
+    adds_in_place,
     attends_by_onednn,
+    attends_fused,
     linear,
     onednn_attention,
-    onednn_computes,
     patches,
     softmax,
 )
@@ -52,18 +53,17 @@ GPU_SCORES = 2**29
 MIN_WINDOW = 128
 
 
-def in_chunks(f: Callable[..., Tensor], elements: int, *rows: Tensor) -> Tensor:
-    """`f(*rows)`, computed in chunks of the first dimension and concatenated.
+def chunked(elements: int, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Chunks of the first dimension of tensors with equally many rows.
 
-    elements: the size of the largest temporary tensor of `f` for all rows. Chunks are faster only
-    on a CPU and only without gradients; otherwise `f` is called once.
+    elements: the size of the largest temporary tensor that is computed from all rows. Chunks are
+    faster only on a CPU and only without gradients; otherwise there is one.
     """
     first = rows[0]
     if first.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return f(*rows)
+        return iter([rows])
     count = min(len(first), math.ceil(elements / CPU_ELEMENTS))
-    chunks = zip(*(r.tensor_split(count) for r in rows), strict=True)
-    return torch.cat([f(*chunk) for chunk in chunks])
+    return zip(*(r.tensor_split(count) for r in rows), strict=True)
 
 
 def biased_attention(
@@ -82,8 +82,9 @@ def biased_attention(
         return attend(q_WHND, k_WHND, v_WHND, _masked(bias_HNN, mask_KNN, kind_W))
     if on_cpu and mask_KNN is not None:
         return _by_kind(q_WHND, k_WHND, v_WHND, bias_HNN, mask_KNN, kind_W)
-    if q_WHND.dtype == torch.float32 and onednn_computes(q_WHND):
-        by_head = q_WHND.shape[2] >= MIN_WINDOW and attends_by_onednn(q_WHND)
+    by_onednn = attends_by_onednn(q_WHND)
+    if by_onednn or attends_fused(q_WHND):
+        by_head = by_onednn and q_WHND.shape[2] >= MIN_WINDOW
         return (_head_by_head if by_head else _fused)(q_WHND, k_WHND, v_WHND, bias_HNN[None])
     W, H, N, _ = q_WHND.shape
     window_step, head_step = max(1, scores // (H * N * N)), max(1, scores // (N * N))
@@ -166,8 +167,9 @@ class WindowAttention(nn.Module):
         sub-window in space, but the released networks were trained this way.
         """
         row_NN = relative_position(self.window_size, self.bias_table.device)[:slots, :slots]
-        bias_HM = self.bias_table.t().gather(1, row_NN.reshape(1, -1).expand(self.num_heads, -1))
-        return bias_HM.view(self.num_heads, slots, slots)
+        # In fp32, where picking values takes a third of the time.
+        bias_HM = self.bias_table.t().float().index_select(1, row_NN.flatten())
+        return bias_HM.view(self.num_heads, slots, slots).to(self.bias_table.dtype)
 
     def forward(
         self, x_WNC: Tensor, bias_HNN: Tensor, mask_KNN: Tensor | None, kind_W: Tensor
@@ -200,43 +202,63 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        x_BTHWC = self._add(x_BTHWC, self._attend(x_BTHWC))
+        """On a CPU without gradients x is changed in place: it must be contiguous and must not be
+        used afterwards.
+        """
+        in_place = adds_in_place(x_BTHWC, self.drop_path)
+        attend = self._add_attention_ if in_place else self._add_attention
+        x_BTHWC = attend(x_BTHWC, *self._cut(x_BTHWC))
         tokens = CPU_ELEMENTS // self.hidden
         return add_branch(x_BTHWC, lambda x: self.mlp(self.norm2(x)), self.drop_path, tokens)
 
-    def _add(self, x_BTHWC: Tensor, branch_MC: Tensor) -> Tensor:
-        branch_BTHWC = self.drop_path(branch_MC.view(x_BTHWC.shape))
-        if branch_BTHWC.dtype != x_BTHWC.dtype:  # autocast: the sum has the higher precision
-            return x_BTHWC + branch_BTHWC
-        # In place: allocating another tensor of this size costs more than the addition.
-        return branch_BTHWC.add_(x_BTHWC)
-
-    def _attend(self, x_BTHWC: Tensor) -> Tensor:
-        """Normalize, cut into windows, attend in each, restore the order of tokens: -> [M,C]."""
+    def _cut(self, x_BTHWC: Tensor) -> tuple[list[Windows], Tensor, Tensor]:
+        """The windows of the tokens, the slot of each token [M], the bias of full windows."""
         B, *grid, _ = x_BTHWC.shape
         sizes = list(zip(grid, self.window_size, strict=True))
         window = tuple(min(size, step) for size, step in sizes)
         shift = tuple(step // 2 if self.shifted and size > step else 0 for size, step in sizes)
         cut, slot_M = cut_windows(B, tuple(grid), window, shift, x_BTHWC.device, x_BTHWC.dtype)
-        bias_HNN = self.attn.position_bias(math.prod(window))
+        return cut, slot_M, self.attn.position_bias(math.prod(window))
+
+    def _add_attention(
+        self, x_BTHWC: Tensor, cut: list[Windows], slot_M: Tensor, bias_HNN: Tensor
+    ) -> Tensor:
+        """x + attention in each window."""
         x_MC = x_BTHWC.flatten(0, 3)
-        y_PC = torch.cat([self._attend_in(windows, x_MC, bias_HNN) for windows in cut])
-        return y_PC.index_select(0, slot_M)
+        parts = [y_PC for windows in cut for _, y_PC in self._attend(windows, x_MC, bias_HNN)]
+        y_MC = torch.cat(parts).index_select(0, slot_M)
+        branch_BTHWC = self.drop_path(y_MC.view(x_BTHWC.shape))
+        if branch_BTHWC.dtype != x_BTHWC.dtype:  # autocast: the sum has the higher precision
+            return x_BTHWC + branch_BTHWC
+        # In place: allocating another tensor of this size costs more than the addition.
+        return branch_BTHWC.add_(x_BTHWC)
 
-    def _attend_in(self, windows: Windows, x_MC: Tensor, bias_HNN: Tensor) -> Tensor:
-        """The part of `_attend` in windows of one size: -> [P,C], one row per slot."""
+    def _add_attention_(
+        self, x_BTHWC: Tensor, cut: list[Windows], _: Tensor, bias_HNN: Tensor
+    ) -> Tensor:
+        """The same in place, some windows at a time; each token is in one window."""
+        x_MC = x_BTHWC.view(-1, x_BTHWC.shape[-1])
+        for windows in cut:
+            for token_P, y_PC in self._attend(windows, x_MC, bias_HNN):
+                if windows.padded:
+                    is_token_P = token_P >= 0
+                    token_P, y_PC = token_P[is_token_P], y_PC[is_token_P]
+                x_MC.index_add_(0, token_P, y_PC.to(x_MC.dtype))
+        return x_BTHWC
+
+    def _attend(
+        self, windows: Windows, x_MC: Tensor, bias_HNN: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Attention in windows of one size, some at a time: their tokens [P] and results [P,C]."""
         bias_HNN = bias_HNN[:, windows.part, windows.part]
-
-        def attend(token_WN: Tensor, kind_W: Tensor) -> Tensor:
-            x_PC = x_MC.index_select(0, token_WN.flatten().clamp(min=0))
-            y_WNC = self.norm1(x_PC).view(*token_WN.shape, -1)
+        elements = 3 * x_MC.shape[1] * windows.tokens.numel()
+        for token_WN, kind_W in chunked(elements, windows.tokens, windows.kinds):
+            token_P = token_WN.flatten()
+            y_WNC = self.norm1(x_MC.index_select(0, token_P.clamp(min=0))).view(*token_WN.shape, -1)
             if windows.padded:
                 # As upstream: padding is zero after the norm, and tokens attend to it unmasked.
                 y_WNC = y_WNC.masked_fill((token_WN < 0)[..., None], 0.0)
-            return self.attn(y_WNC, bias_HNN, windows.masks, kind_W).flatten(0, 1)
-
-        elements = 3 * x_MC.shape[1] * windows.tokens.numel()
-        return in_chunks(attend, elements, windows.tokens, windows.kinds)
+            yield token_P, self.attn(y_WNC, bias_HNN, windows.masks, kind_W).flatten(0, 1)
 
 
 class PatchMerging(nn.Module):

@@ -80,11 +80,14 @@ def cut_windows(
             tokens = token_THW[frames]
             token_WN = rearrange(tokens, "(a t) (b h) (c w) -> (a b c) (t h w)", **axes)
             token_BWN = torch.where(token_WN < 0, -1, token_WN + clip_B11 * length)
+            # Windows of a kind follow each other: their mask is added to the bias once.
+            kind_W = _kinds(tuple(tokens.shape), size, by).repeat(batch)
+            order_W = kind_W.argsort(stable=True)
             windows = Windows(
-                tokens=token_BWN.flatten(0, 1).to(device),
+                tokens=token_BWN.flatten(0, 1)[order_W].to(device),
                 padded=pad_t + pad_h + pad_w > 0,
                 part=slice(part.start * h * w, part.stop * h * w),
-                kinds=_kinds(tuple(tokens.shape), size, by).repeat(batch).to(device),
+                kinds=kind_W[order_W].to(device),
                 masks=shift_masks(size, by, device, dtype) if any(by) else None,
             )
             cut.append(windows)
