@@ -72,7 +72,7 @@ class Hub:
         self.faults: dict[str, Fault] = {}
         self.requests: list[Request] = []
         self.readers = {"hf_reader", "hf_writer"}
-        self.writers = {"hf_writer"}
+        self.writers, self.expired = {"hf_writer"}, {"hf_expired"}
         handlers = [type(kind.__name__, (kind,), {"hub": self}) for kind in (HubPages, FileStore)]
         self.servers = [ThreadingHTTPServer(("127.0.0.1", port), handlers[0])]
         self.servers += [ThreadingHTTPServer(("127.0.0.1", 0), handlers[1])]
@@ -300,14 +300,21 @@ class HubPages(Handler):
         status = 403 if self.token() in self.hub.readers else 401
         self.answer(status, X_Error_Message="You don't have the rights to write here.")
 
-    def readable(self, name: str) -> Repo | None:
-        """The repository, or None after the response of a Hub that denies access."""
+    def readable(self, name: str, listed: bool = False) -> Repo | None:
+        """The repository, or None after the response of a Hub that denies access.
+
+        Everybody may list the files of a gated repository (`listed`). A token that has expired
+        opens nothing, not even what is public.
+        """
         repo, known = self.hub.repos.get(name), self.token() in self.hub.readers
+        if self.token() in self.hub.expired:
+            self.answer(401, X_Error_Message="Invalid credentials in Authorization header")
+            return None
         if repo is None or (repo.private and not known):
             status = 404 if known else 401
             self.answer(status, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
             return None
-        if repo.gated and not known:
+        if repo.gated and not known and not listed:
             self.answer(401, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted")
             return None
         return repo
@@ -344,7 +351,7 @@ class HubPages(Handler):
         )
 
     def repo_info(self, name: str, revision: str) -> None:
-        repo = self.readable(name)
+        repo = self.readable(name, listed=True)
         if repo is not None and revision not in ("main", repo.commit):
             self.answer(404, X_Error_Code="RevisionNotFound")
         elif repo is not None:

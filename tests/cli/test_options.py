@@ -17,6 +17,7 @@ from tests.training.harness import model_file
 from vtcli.cli import app, run
 from vtcli.cli.examples import EXAMPLES
 from vtcli.cli.options import RENAMED_OPTIONS
+from vtcli.data.export import SUFFIXES
 
 Streams = pytest.CaptureFixture[str]
 
@@ -209,6 +210,13 @@ def test_every_help_has_two_examples_that_can_be_typed(name: str, capsys: Stream
         command.make_parser(command.context_class(command)).parse_args(rest)
     assert run([*name.split(), "--help"]) == 0
     assert " ".join(EXAMPLES[name][0].split()) in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_example_of_an_export_has_the_extension_of_its_format() -> None:
+    for example in EXAMPLES["datasets export"]:
+        words = shlex.split(example)
+        format, output = words[words.index("--to") + 1], words[words.index("-o") + 1]
+        assert Path(output).suffix == SUFFIXES[format]
 
 
 def test_no_command_lacks_examples() -> None:

@@ -84,3 +84,11 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["-V"]) == run(["--version"]) == EXIT_OK
     first, second = capsys.readouterr().out.splitlines()
     assert first == second
+
+
+def test_the_name_of_a_model_is_no_file_to_convert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["convert", "vivit-nano", "-o", "x.safetensors"]) == EXIT_USAGE
+    assert "vivit-nano is a model, not a file" in capsys.readouterr().err

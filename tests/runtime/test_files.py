@@ -11,7 +11,12 @@ from threading import Thread
 import pytest
 
 from vtcli.errors import DataError
-from vtcli.runtime.files import atomic_write, is_complete, link_without_overwrite
+from vtcli.runtime.files import (
+    atomic_write,
+    is_complete,
+    link_without_overwrite,
+    require_place,
+)
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -116,3 +121,14 @@ def test_a_name_that_a_killed_process_reserved_becomes_free(
     fresh.write_text("rows")
     assert link_without_overwrite(fresh, target) == is_free
     assert is_complete(target) == is_free
+
+
+def test_a_place_that_cannot_be_written_is_named_before_any_work(tmp_path: Path) -> None:
+    require_place(tmp_path / "new" / "folder" / "out.csv")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    require_place(tmp_path / "file")
+    with pytest.raises(DataError, match=r"file/out\.csv: Not a directory; choose another place"):
+        require_place(tmp_path / "file" / "out.csv")
+    with pytest.raises(DataError, match=r"cannot write /proc/out\.csv"):
+        require_place(Path("/proc/out.csv"))

@@ -163,6 +163,19 @@ def test_wrong_requests_are_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
         run()
 
 
+def test_a_hub_that_cannot_be_asked_is_named(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.url = "http://127.0.0.1:1"
+    point_client_at(hub, tmp_path / "first", monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    with pytest.raises(WeightsError, match=r"hf://team/vt-registry: 127.0.0.1:1 refuses conn"):
+        run()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "127.0.0.1")
+    with pytest.raises(WeightsError, match=r"HF_ENDPOINT=127.0.0.1 is not an address; set it to"):
+        run()
+
+
 def test_a_registry_of_the_hub_cannot_name_files_of_this_machine(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

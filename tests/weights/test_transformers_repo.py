@@ -221,6 +221,34 @@ def test_a_missing_repository_is_named_as_the_path_it_may_be(hub: Hub) -> None:
         resolve("hf://runs/best")
 
 
+def test_a_gated_repository_says_how_it_is_opened(hub: Hub, folder: Path) -> None:
+    make_model(folder)
+    upload(hub, folder)
+    hub.repos[REPO].gated = True
+    with pytest.raises(WeightsError, match=r"gated, needs a token; accept its terms on the Hub"):
+        resolve(REPO)
+
+
+def test_an_expired_token_is_named(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model(folder)
+    upload(hub, folder)
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    with pytest.raises(WeightsError, match=r"no access; set HF_TOKEN to a valid token with access"):
+        resolve(REPO)
+
+
+def test_a_branch_is_found_again_without_a_connection(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model(folder)
+    make_processor(folder)
+    upload(hub, folder)
+    found = resolve(f"{REPO}@main")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    assert resolve(f"{REPO}@main") == found
+    assert "127.0.0.1:1 refuses connections, so the cached copy is used" in caplog.text
+
+
 def test_a_missing_revision_is_named(hub: Hub, folder: Path) -> None:
     make_model(folder)
     upload(hub, folder)

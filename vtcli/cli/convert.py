@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vtcli.cli.next_step import command, print_next
+from vtcli.cli.options import writable
 from vtcli.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def convert(
             "-o",
             metavar="PATH",
             help="File to write; a folder with --to openvino or triton.",
+            callback=writable,
             show_default="SRC with a new extension; next to SRC for safetensors, else here",
         ),
     ] = None,
@@ -257,11 +260,17 @@ def _source(source: str) -> tuple[Path | Repository, Path]:
     """A file or folder, or the opened repository of the Hub; and the path that names the output."""
     from vtcli.cli.progress import fetch_progress
     from vtcli.weights.formats.transformers_repo import Repository
+    from vtcli.weights.registry import load_registry
     from vtcli.weights.repository import HUB_PREFIX, hub_name, open_hub
 
     name = hub_name(source)
     if name is None:
         path = Path(source)
+        if not os.path.lexists(path) and load_registry().get(source) is not None:
+            raise UsageError(
+                f"{source} is a model, not a file: every command takes its name, `vt models fetch "
+                f"{source}` downloads and converts it, --to writes it in another format"
+            )
         return path, path if path.name.strip(".") else path.resolve()
     with fetch_progress() as progress:
         repository = Repository(open_hub(name, progress, source.startswith(HUB_PREFIX)))

@@ -17,6 +17,7 @@ from vtcli.cli.options import (
     TableFormatOption,
     WorkersOption,
     split_option,
+    writable,
 )
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
 
@@ -171,6 +172,7 @@ def export(
             "-o",
             metavar="FILE|DIR",
             help="File to write; a new folder for fiftyone and videofolder.",
+            callback=writable,
         ),
     ],
     to: Annotated[

@@ -95,7 +95,7 @@ EXAMPLES = {
     ),
     "datasets export": (
         "vt datasets export videos/ --to label-studio -o labels.json",
-        "vt datasets export videos/ --to manifest -o list.csv",
+        "vt datasets export videos/ --to manifest -o list.jsonl",
     ),
     "datasets make": (
         "vt datasets make motion8 motion8/",

@@ -14,6 +14,7 @@ import typer
 
 from vtcli.cli.suggestions import complete_dataset, complete_model
 from vtcli.errors import UsageError
+from vtcli.runtime.files import require_place
 
 DEFAULT_MODEL = "uniformerv2-b"
 DECODING = "Decoding"
@@ -69,15 +70,22 @@ def views_option(default: str | bool = True, auto: bool = False) -> Any:
     )
 
 
+def writable(value: Path | str | None) -> Path | str | None:
+    """The value of `-o`; raises `DataError` before any work if nothing can be written there."""
+    if value is not None and str(value):
+        require_place(Path(value))
+    return value
+
+
 def output_option(metavar: str = "FILE") -> Any:
     """`-o/--output` of a command that prints."""
     text = "Write the results here, not to standard output."
-    return typer.Option("--output", "-o", metavar=metavar, help=text)
+    return typer.Option("--output", "-o", metavar=metavar, help=text, callback=writable)
 
 
 def file_output_option(metavar: str) -> Any:
     """`-o/--output` of a command that makes one file."""
-    return typer.Option("--output", "-o", metavar=metavar, help="File to write.")
+    return typer.Option("--output", "-o", metavar=metavar, help="File to write.", callback=writable)
 
 
 def run_output_option(default: str | bool = True) -> Any:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtcli.errors import DataError, UsageError
+from vtcli.errors import UsageError
 from vtcli.runtime.extras import missing_package
+from vtcli.runtime.files import atomic_write, require_place
 
 EXTENSIONS = (".png", ".svg")
 LABEL_SIZE = 7  # points
@@ -25,7 +26,8 @@ HINTED = 1.1  # widest text on a raster, relative to its outline
 def check_plot(path: Path) -> None:
     """Check that a plot can be written to this file, before anything is measured.
 
-    Raises `UsageError` for another extension, or where matplotlib is not installed.
+    Raises `UsageError` for another extension, or where matplotlib is not installed, and `DataError`
+    where the folder cannot be written to.
     """
     if path.suffix.lower() not in EXTENSIONS:
         raise UsageError(f"{path} is not a plot file; use the extension {' or '.join(EXTENSIONS)}")
@@ -33,6 +35,7 @@ def check_plot(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise UsageError(missing_package("plots", "matplotlib", "plot")) from error
+    require_place(path)
 
 
 def draw_accuracy(path: Path, profiles: Sequence[Mapping[str, Any]]) -> None:
@@ -67,10 +70,8 @@ def draw_accuracy(path: Path, profiles: Sequence[Mapping[str, Any]]) -> None:
     figure.draw_without_rendering()  # names are placed in the final layout
     for axis, (_, members) in zip(axes, ordered, strict=False):
         _name_points(axis, members)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+    with atomic_write(path) as part:
+        figure.savefig(part, dpi=150)
 
 
 def _point(member: Mapping[str, Any]) -> tuple[float, float]:

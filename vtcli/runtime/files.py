@@ -87,6 +87,22 @@ def _concerns(error: OSError, written: Path) -> bool:
     return Path(os.path.realpath(os.fsdecode(error.filename))).is_relative_to(written)
 
 
+def require_place(path: Path) -> None:
+    """Raise `DataError` if a new file or folder cannot be made at `path`.
+
+    Missing folders count as made. What exists is not tried: a run that is complete may be in a
+    folder that is read only, and a pipe is none of a folder.
+    """
+    if os.path.lexists(path):
+        return
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def remove_partial_files(folder: Path) -> None:
     """Remove what killed writers left in a folder; no other writer may be active in it."""
     for left in folder.glob(".*.*"):

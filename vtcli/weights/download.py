@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,13 @@ from urllib.parse import unquote, urlsplit
 from vtcli.errors import DataError, DigestError, FetchError
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.cache import cache_dir, lock
-from vtcli.weights.download_errors import TRY_AGAIN, USE_OWN_COPY, SourceError, with_retries
+from vtcli.weights.download_errors import (
+    GO_ONLINE,
+    TRY_AGAIN,
+    USE_OWN_COPY,
+    SourceError,
+    with_retries,
+)
 from vtcli.weights.hub_files import HubFile, discard, hub_file
 from vtcli.weights.transfer import Budget, Remote, remove_validator, transfer
 
@@ -95,7 +102,8 @@ def fetch_hub_file(
     """
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    place = f"hf://{repo}" + (f"@{revision}" if revision else "")
+    shown = revision[:12] if revision and re.fullmatch("[0-9a-f]{40}", revision) else revision
+    place = f"hf://{repo}" + (f"@{shown}" if shown else "")
     for name in names:
         try:
             return hub_file(HubFile(repo, name, revision), progress)[0]
@@ -234,7 +242,10 @@ def _all_failed(
     alternatives: Sequence[str],
 ) -> FetchError:
     """What went wrong with every source that was tried, and the ways out."""
-    if all(getattr(failure, "hint", "") == TRY_AGAIN for _, failure in failures):
+    first_hint = getattr(failures[0][1], "hint", "")
+    if first_hint in (TRY_AGAIN, GO_ONLINE) and all(
+        getattr(failure, "hint", "") == first_hint for _, failure in failures
+    ):
         return _no_connection(checkpoint_id, failures)
     reasons = "; ".join(f"{place}: {failure}" for place, failure in failures)
     hints = [f.hint if isinstance(f, SourceError) else USE_OWN_COPY for _, f in failures]
@@ -249,10 +260,13 @@ def _no_connection(
     """Nothing could be reached: other checkpoints would come over the same network."""
     told = (f"{place}: {f}" if len(place) <= SHORT_ADDRESS else str(f) for place, f in failures)
     reasons = "; ".join(dict.fromkeys(told))
+    way = getattr(failures[0][1], "hint", TRY_AGAIN)
+    if way == TRY_AGAIN:
+        way += "; a proxy is set with HTTPS_PROXY, a mirror of the Hub with HF_ENDPOINT"
     file = PurePosixPath(failures[0][0]).name.split("@")[0]
     return FetchError(
         f"cannot download {checkpoint_id}: {reasons}\n"
-        f"  {TRY_AGAIN}; a proxy is set with HTTPS_PROXY, a mirror of the Hub with HF_ENDPOINT\n"
+        f"  {way}\n"
         f"  or {USE_OWN_COPY}, {file}\n"
         f"  without a network: -m {BUNDLED}, which is part of vt and knows synthetic motions"
     )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from vtcli.errors import DataError
 
@@ -28,6 +30,7 @@ TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 SET_TOKEN = "set HF_TOKEN or run `hf auth login`"
 GO_ONLINE = "run the command once without HF_HUB_OFFLINE"
 TRY_AGAIN = "check the connection and run the command again"
+CHECK_NAME = "check the name"
 USE_OWN_COPY = "set VT_WEIGHTS to a folder with your own copy of the file"
 
 
@@ -57,6 +60,28 @@ class TimeLeft(Protocol):
 
     @property
     def left_s(self) -> float: ...
+
+
+def hub_host() -> str:
+    """The Hub's host in messages; raises `SourceError` if HF_ENDPOINT is not an address."""
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise SourceError(
+            f"HF_ENDPOINT={constants.ENDPOINT} is not an address",
+            "set it to one, such as https://huggingface.co, or unset it",
+        )
+    is_own = os.environ.get("HF_ENDPOINT", "").rstrip("/") == constants.ENDPOINT
+    return f"the HF_ENDPOINT {address.netloc}" if is_own else address.netloc
+
+
+def another_token(right: str = "access") -> str:
+    """How to use a token that has a right, or another one: HF_TOKEN hides the token of a login."""
+    if os.environ.get("HF_TOKEN"):
+        new = f"set HF_TOKEN to a valid token with {right}"
+        return f"{new}, or unset it to use that of `hf auth login`"
+    return SET_TOKEN if right == "access" else f"{SET_TOKEN}, with {right}"
 
 
 def with_retries(action: Callable[[], T], host: str, budget: TimeLeft | None = None) -> T:
@@ -131,13 +156,15 @@ def _from_hub_client(error: BaseException) -> SourceError | None:
             reason = "not in the cache, and offline mode is on (HF_HUB_OFFLINE)"
             return SourceError(reason, GO_ONLINE)
         case errors.GatedRepoError():
-            return SourceError(f"gated, {closed}", f"accept its terms on the Hub, {SET_TOKEN}")
+            hint = f"accept its terms on the Hub, then {another_token()}"
+            return SourceError(f"gated, {closed}", hint)
         case errors.RepositoryNotFoundError():
-            return SourceError(f"private or missing, {closed}", SET_TOKEN)
+            hint = f"{CHECK_NAME}; for a private repository, {another_token()}"
+            return SourceError(f"private or missing, {closed}", hint)
         case errors.RevisionNotFoundError():
             return SourceError("404, no such revision", USE_OWN_COPY)
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
-            return SourceError(f"{error.response.status_code}, {closed}", SET_TOKEN)
+            return SourceError(f"{error.response.status_code}, {closed}", another_token())
     return None
 
 

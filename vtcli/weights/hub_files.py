@@ -6,6 +6,7 @@ is the documented one of `huggingface_hub` (blobs, snapshots, refs), which other
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -23,6 +24,7 @@ from vtcli.weights.download_errors import (
     TRY_AGAIN,
     FileChangedError,
     SourceError,
+    hub_host,
     with_retries,
 )
 from vtcli.weights.names import is_file, is_repo, is_revision
@@ -81,8 +83,7 @@ def hub_file(file: HubFile, progress: ProgressCallback | None = None) -> tuple[P
     cached = _cached(file)
     if cached is not None and file.revision and _COMMIT.fullmatch(file.revision):
         return cached, True
-    host = urlsplit(_endpoint()).netloc
-    budget = Budget()
+    host, budget = hub_host(), Budget()
     try:
         return with_retries(lambda: _download(file, budget, progress), host, budget)
     except SourceError as failure:
@@ -101,8 +102,7 @@ def hub_version(file: HubFile) -> tuple[str, str] | None:
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
     file.check()
-    budget = Budget()
-    host = urlsplit(_endpoint()).netloc
+    host, budget = hub_host(), Budget()
     try:
         found = with_retries(lambda: _metadata(file, budget), host, budget)
     except SourceError as failure:
@@ -146,11 +146,8 @@ def _download(
     file: HubFile, budget: Budget, progress: ProgressCallback | None
 ) -> tuple[Path, bool]:
     """Ask for the file's version, transfer what is missing of it, verify it and link it."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
     found = _metadata(file, budget)
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=file.repo, repo_type="model")
+    folder = _folder(file.repo)
     blob = folder / "blobs" / found.etag
     link = folder / "snapshots" / found.commit / file.name
     with lock(cache_dir() / "hub" / f"{file.repo.replace('/', '--')}--{found.etag}"):
@@ -180,7 +177,7 @@ def _download(
                 raise
             part.replace(blob)
         _link(blob, link)
-        _save_reference(folder, file.revision or "main", found.commit)
+        _save_reference(file.repo, file.revision or "main", found.commit)
     _verify(link)
     return link, was_cached
 
@@ -249,11 +246,25 @@ def _link(blob: Path, link: Path) -> None:
         shutil.copyfile(blob, link)
 
 
-def _save_reference(folder: Path, revision: str, commit: str) -> None:
+def _folder(repo: str) -> Path:
+    """The folder of a repository in the Hub's cache."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+
+
+def _save_reference(repo: str, revision: str, commit: str) -> None:
     if revision != commit:
-        reference = folder / "refs" / revision
+        reference = _folder(repo) / "refs" / revision
         reference.parent.mkdir(parents=True, exist_ok=True)
         reference.write_text(commit)
+
+
+def remember_commit(repo: str, revision: str, commit: str) -> None:
+    """Note for offline use which commit a branch or tag has; in a read-only cache, do nothing."""
+    with contextlib.suppress(OSError):
+        _save_reference(repo, revision, commit)
 
 
 # --- digests --------------------------------------------------------------------------------------

@@ -22,10 +22,10 @@ from vtcli.weights.checkpoint import WEIGHTS_FILE, read_card
 from vtcli.weights.class_order import CheckpointOrigin
 from vtcli.weights.convert import convert
 from vtcli.weights.download import fetch
-from vtcli.weights.download_errors import SET_TOKEN, SourceError
+from vtcli.weights.download_errors import SourceError, another_token
 from vtcli.weights.hub_files import HubFile, hub_file, hub_version
 from vtcli.weights.names import is_repo
-from vtcli.weights.push import commit_files, push
+from vtcli.weights.push import RIGHT, commit_files, push
 from vtcli.weights.registry import REGISTRY_FILE, Checkpoint, Registry, load_registry
 from vtcli.weights.resolve import cached_path
 
@@ -80,7 +80,7 @@ def mirror(
     if not entries:
         raise UsageError(f"no checkpoint matches '{pattern}'; see `vt models list`")
     if hub.get_token() is None:
-        raise WeightsError(f"cannot push to {org}: no token; {SET_TOKEN}, with write permission")
+        raise WeightsError(f"cannot push to {org}: no token; {another_token(RIGHT)}")
     listed = _listed(org)
     for number, entry in enumerate(entries):
         if on_entry:
@@ -181,12 +181,17 @@ def _stored(repo: str) -> tuple[str, str]:
 def _listed(org: str) -> dict[str, dict[str, Any]]:
     """The tables of the mirror's registry file by id; none before the first run."""
     file = HubFile(f"{org}/{REGISTRY_REPO}", REGISTRY_FILE)
-    if hub_version(file) is None:
-        return {}
     try:
+        if hub_version(file) is None:
+            return {}
         path, _ = hub_file(file)
+    except SourceError as failure:
+        raise WeightsError(
+            f"cannot look up the registry hf://{file.repo}: {failure}; {failure.hint}"
+        ) from failure
+    try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (SourceError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(
             f"the registry hf://{file.repo} cannot be read ({error}); correct or delete it"
         ) from error

@@ -11,14 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import urlsplit
 
 from vtcli.errors import UsageError, WeightsError
 from vtcli.runtime.files import file_sha256
 from vtcli.weights.checkpoint import CARD_KEY, WEIGHTS_FILE, read_card, read_header, upgrade
-from vtcli.weights.download_errors import SET_TOKEN, explain
+from vtcli.weights.download_errors import (
+    GO_ONLINE,
+    SourceError,
+    another_token,
+    explain,
+    hub_host,
+)
 
 OUR_FORM = "vt"
+RIGHT = "write permission"
 FORMS = (OUR_FORM, "transformers")
 
 
@@ -43,7 +49,7 @@ def push(
     check_form(form)
     card = _card(path)
     if token is None and hub.get_token() is None:
-        raise WeightsError(f"cannot push to {repo}: no token; {SET_TOKEN}, with write permission")
+        raise WeightsError(f"cannot push to {repo}: no token; {another_token(RIGHT)}")
     with TemporaryDirectory(prefix="vt-push-") as folder:
         if form == OUR_FORM:
             text = json.dumps(card, indent=2, ensure_ascii=False)
@@ -81,9 +87,12 @@ def commit_files(
     operations = [hub.CommitOperationAdd(name, content) for name, content in contents.items()]
     api = hub.HfApi(token=token)
     try:
+        hub_host()
         url = api.create_repo(repo, private=private, exist_ok=True)
         with _without_client_lines():
             api.create_commit(url.repo_id, operations, commit_message=message)
+    except SourceError as error:
+        raise WeightsError(f"cannot push to {repo}: {error}; {error.hint}") from error
     except HFValidationError as error:
         raise WeightsError(f"cannot push to '{repo}': write the repository as org/name") from error
     # The Hub's client reports a rejected model card as ValueError, a broken upload as RuntimeError.
@@ -116,14 +125,14 @@ def _card(path: Path) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     """Why the Hub refused the upload, and the fix."""
-    from huggingface_hub import constants
-
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
-        return f"the Hub does not accept the token; {SET_TOKEN}"
+        return f"the Hub does not accept the token; {another_token(RIGHT)}"
     if status == 403:
-        return f"the token has no write permission there; {SET_TOKEN}, with write permission"
+        return f"the token has no write permission there; {another_token(RIGHT)}"
     if isinstance(error, ValueError):
         return f"the Hub rejects the model card: {' '.join(str(error).split())}"
-    failure = explain(error, urlsplit(constants.ENDPOINT).netloc)
+    failure = explain(error, hub_host())
+    if failure.hint == GO_ONLINE:
+        return f"offline mode is on (HF_HUB_OFFLINE); {GO_ONLINE}"
     return f"{failure}; {failure.hint}"

@@ -6,6 +6,7 @@ connection it is the commit that the Hub's cache has.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -14,12 +15,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from vtcli.errors import FetchError, InputError, UnknownModelError, UsageError
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.names import is_revision
 
+_log = logging.getLogger(__name__)
 HUB_PREFIX = "hf://"
 # A name that ends in one of these is a path, whether there is such a file or not.
 FILE_EXTENSIONS = (
@@ -117,13 +118,16 @@ class HubFiles:
         self, name: HubName, commit: str, names: frozenset[str], progress: ProgressCallback | None
     ) -> None:
         self.repo, self.version, self.names, self.progress = name.repo, commit, names, progress
-        self.place = str(name)
+        self.place, self.revision = str(name), name.revision or "main"
 
     def get(self, name: str) -> Path:
         """The path of a file; raises `FetchError`."""
         from vtcli.weights.download import fetch_hub_file
+        from vtcli.weights.hub_files import remember_commit
 
-        return fetch_hub_file(self.repo, self.version, [name], progress=self.progress)
+        path = fetch_hub_file(self.repo, self.version, [name], progress=self.progress)
+        remember_commit(self.repo, self.revision, self.version)
+        return path
 
 
 _looked_up: ContextVar[dict[HubName, HubFiles] | None] = ContextVar("looked_up", default=None)
@@ -158,13 +162,16 @@ def open_hub(
 
 def _open_hub(name: HubName, progress: ProgressCallback | None, explicit: bool) -> HubFiles:
     import huggingface_hub as hub
-    from huggingface_hub import constants  # not an attribute of the package before its first import
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    from vtcli.weights.download_errors import USE_OWN_COPY, SourceError, with_retries
+    from vtcli.weights.download_errors import (
+        TRY_AGAIN,
+        USE_OWN_COPY,
+        SourceError,
+        hub_host,
+        with_retries,
+    )
     from vtcli.weights.transfer import FIRST_ANSWER_S, Budget
-
-    host = urlsplit(constants.ENDPOINT).netloc
 
     def look_up() -> HubFiles:
         api = hub.HfApi()
@@ -172,22 +179,24 @@ def _open_hub(name: HubName, progress: ProgressCallback | None, explicit: bool) 
             info = api.model_info(name.repo, revision=name.revision or None, timeout=FIRST_ANSWER_S)
         except ValueError as error:  # the answer is not JSON
             raise SourceError(
-                f"{host} does not answer as a Hub does", "check HF_ENDPOINT"
+                f"{hub_host()} does not answer as a Hub does", "check HF_ENDPOINT"
             ) from error
         names = frozenset(file.rfilename for file in info.siblings or ())
         return HubFiles(name, str(info.sha), names, progress)
 
     try:
-        return with_retries(look_up, host, Budget())
+        return with_retries(look_up, hub_host(), Budget())
     except SourceError as failure:
-        is_missing = isinstance(failure.__cause__, RepositoryNotFoundError)
-        cached = None if is_missing else _cached(name, progress)
+        is_closed = isinstance(failure.__cause__, RepositoryNotFoundError)
+        cached = None if is_closed else _cached(name, progress)
         if cached is not None:
+            if failure.hint == TRY_AGAIN:
+                _log.warning("%s: %s, so the cached copy is used", name, failure)
             return cached
-        if is_missing and not explicit:
+        if is_closed and not explicit and not isinstance(failure.__cause__, GatedRepoError):
             raise UnknownModelError(
-                f"there is no file or folder {name.repo} here, and {name} is {failure}; check the "
-                "name"
+                f"there is no file or folder {name.repo} here, and {name} is {failure}; "
+                f"{failure.hint}"
             ) from failure
         hint = failure.hint if failure.hint != USE_OWN_COPY else "check its name and revision"
         raise FetchError(f"cannot look up {name}: {failure}; {hint}") from failure

@@ -34,7 +34,7 @@ WRITERS: Mapping[str, Callable[[list[Clip], Dataset, Path], None]] = {
     "parquet": write_parquet,
     "webdataset": write_webdataset,
 }
-_SUFFIXES = {
+SUFFIXES = {
     "manifest": ".jsonl",
     "label-studio": ".json",
     "cvat": ".xml",
@@ -76,7 +76,7 @@ def _check(dataset: Dataset, path: Path, format: str) -> None:
         )
     if format in _LABELS_AS_TEXT:
         _check_names(dataset, format)
-    suffix = _SUFFIXES.get(format)
+    suffix = SUFFIXES.get(format)
     if suffix is None:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DataError(f"{path} is not a new or empty folder; name another with -o")
