@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from vtcli.cli import run
+from vtcli.cli.suggestions import RECIPES
 from vtcli.errors import EXIT_OK, EXIT_USAGE, UnknownModelError, UsageError
 from vtcli.runtime.device import resolve_device
+from vtcli.training.recipes import list_recipes
 from vtcli.weights.registry import load_registry
 
 
@@ -69,6 +71,13 @@ def test_a_mistyped_model(name: str, hint: str) -> None:
         ("vt predict -m vivit-b", ["vivit-b", "vivit-b-fe"]),
         ("vt eval --dataset ss", ["ssv1", "ssv2"]),
         ("vt models show xvit-n", ["xvit-nano"]),
+        ("vt models list --dataset ss", ["ssv1", "ssv2"]),
+        ("vt profile xvit-n", ["xvit-nano"]),
+        ("vt datasets check ucf", ["ucf101"]),
+        ("vt convert x.safetensors --to open", ["openvino"]),
+        ("vt finetune --recipe nan", ["nano"]),
+        ("vt predict --pipeline vivit-k", ["vivit-kinetics"]),
+        ("vt eval --annotations fift", ["fiftyone"]),
     ],
 )
 def test_a_shell_completes_names(typed: str, expected: list[str]) -> None:
@@ -92,3 +101,7 @@ def test_the_name_of_a_model_is_no_file_to_convert(
     monkeypatch.chdir(tmp_path)
     assert run(["convert", "vivit-nano", "-o", "x.safetensors"]) == EXIT_USAGE
     assert "vivit-nano is a model, not a file" in capsys.readouterr().err
+
+
+def test_the_recipes_that_a_shell_completes_are_all() -> None:
+    assert set(RECIPES) == {"paper", "small", "scratch", *list_recipes()}

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.data import layouts
+from vtcli.data.check import check_datasets
 from vtcli.data.open import list_splits, open_dataset
 from vtcli.data.samples import Dataset
+from vtcli.data.splits import split_train_val
 from vtcli.errors import DataError, InputError, UsageError
 from vtcli.labels import load_labels
 
@@ -324,6 +326,20 @@ def test_a_missing_video_keeps_its_listed_path(tmp_path: Path) -> None:
     dataset = open_dataset("ssv2", tmp_path)
     assert dataset.samples[1].path == tmp_path / "20bn-something-something-v2" / "42326.webm"
     assert [s.path.exists() for s in dataset.samples] == [True, False, True]
+
+
+def test_urls_of_a_list_are_kept_and_files_are_found_by_theirs(tmp_path: Path) -> None:
+    (tmp_path / "a b.mp4").touch()
+    lines = ("path,label", "https://example.org/v/c.mp4,x", f"file://{tmp_path}/a%20b.mp4,y")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    dataset = open_dataset(tmp_path / "list.csv")
+    paths = [sample.filename for sample in dataset.samples]
+    assert paths == ["https://example.org/v/c.mp4", str(tmp_path / "a b.mp4")]
+    assert dataset.samples[0].id == paths[0]
+    with pytest.raises(DataError, match=r"such as https://example\.org/v/c\.mp4, and vt can check"):
+        check_datasets([dataset])
+    with pytest.raises(DataError, match="vt can train on files only; download them"):
+        split_train_val(tmp_path / "list.csv")
 
 
 def test_another_extension_is_found_unless_it_is_ambiguous(tmp_path: Path) -> None:

@@ -49,3 +49,32 @@ def test_a_list_that_is_none_is_refused(
     (tmp_path / name).write_bytes(content)
     with pytest.raises((DataError, UsageError), match=says):
         list(iter_inputs([], tmp_path / name, None))
+
+
+def test_what_a_folder_has_beside_videos_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a/1.mp4", "a/2.MOV", "b.mp4_original", "notes.txt", "photo.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for hidden in ("@eaDir", ".Trash", "$RECYCLE.BIN", "__MACOSX"):
+        (tmp_path / hidden).mkdir()
+        (tmp_path / hidden / "1.mp4").touch()
+    (tmp_path / "a" / "._1.mp4").touch()
+    (tmp_path / "gone.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "linked").symlink_to("a")
+    found = list(iter_inputs([tmp_path], None, None))
+    assert found == [str(tmp_path / "a" / name) for name in ("1.mp4", "2.MOV")]
+    assert caplog.messages == [
+        f"warning: {tmp_path}: skipped 1 dangling link ('gone.mp4'), 1 link to a folder "
+        "('linked'), 1 other file ('b.mp4_original'); to include one, give its path"
+    ]
+
+
+def test_a_folder_of_videos_and_documents_needs_no_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("1.mp4", "labels.csv", "README.md"):
+        (tmp_path / name).touch()
+    assert list(iter_inputs([tmp_path], None, None)) == [str(tmp_path / "1.mp4")]
+    assert caplog.messages == []

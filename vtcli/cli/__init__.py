@@ -36,6 +36,9 @@ from vtcli.errors import (
 from vtcli.runtime.csv_cells import CSV_SAFE
 from vtcli.weights.repository import one_commit_each
 
+# What a user's files and folders do not allow, whatever command meets it.
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
 app = typer.Typer(
     name="vt",
     cls=CommandGroup,
@@ -132,6 +135,13 @@ def _report_other(error: Exception, debug: bool, words: Sequence[str]) -> int:
         return _report(
             "the disk is full; free some space and run the command again", EXIT_DATA, debug
         )
+    if isinstance(error, OSError) and "--install-completion" in words:
+        text = f"the completion cannot be installed in the home folder ({error}); set HOME, or save"
+        return _report(f"{text} what `vt --show-completion` prints", EXIT_DATA, debug)
+    if isinstance(error, OSError) and error.errno in FORBIDDEN and error.filename is not None:
+        name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+        text = f"{name!r}: {error.strerror}; change its permissions or choose another place"
+        return _report(text, EXIT_DATA, debug)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         text = "too little memory; use a smaller model or batch, fewer views or another --device"
         return _report(text, EXIT_OUT_OF_MEMORY, debug)

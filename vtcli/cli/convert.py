@@ -12,6 +12,7 @@ import typer
 
 from vtcli.cli.next_step import command, print_next
 from vtcli.cli.options import writable
+from vtcli.cli.suggestions import complete_model, one_of
 from vtcli.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vtcli.weights.formats.transformers_repo import Repository
 
 GRAPHS = ("onnx", "openvino", "torch-export", "triton")
+UPSTREAM = ("official", "mmaction2", "torchvision", "hf", "scenic")
 QUANTIZED = ("onnx", "openvino")
 
 
@@ -48,6 +50,7 @@ def convert(
             "-m",
             metavar="ID",
             help="Checkpoint id of SRC; sets class order, frames and protocol.",
+            autocompletion=complete_model,
             show_default="detected",
         ),
     ] = None,
@@ -76,6 +79,7 @@ def convert(
             metavar="FORMAT",
             help="Output format: safetensors, onnx, openvino, torch-export, triton (a model "
             "repository), or an upstream layout.",
+            autocompletion=one_of("safetensors", *GRAPHS, *UPSTREAM),
         ),
     ] = "safetensors",
     verify: Annotated[

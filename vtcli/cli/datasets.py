@@ -19,11 +19,14 @@ from vtcli.cli.options import (
     split_option,
     writable,
 )
+from vtcli.cli.suggestions import complete_dataset
 from vtcli.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 app = typer.Typer(help="List, show, check, export and make datasets.", no_args_is_help=True)
 
-DatasetArgument = Annotated[str, typer.Argument(metavar="NAME|PATH", help=DATASET_HELP)]
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="NAME|PATH", help=DATASET_HELP, autocompletion=complete_dataset)
+]
 EXPORT_HELP = (
     "Format: manifest, label-studio, fiftyone, cvat, via, createml, videofolder, parquet or "
     "webdataset."

@@ -39,6 +39,7 @@ from vtcli.cli.options import (
     run_output_option,
     split_option,
 )
+from vtcli.cli.suggestions import RECIPES, one_of
 from vtcli.errors import EXIT_OK, UsageError
 from vtcli.training.recipes import options
 from vtcli.video import TIMEOUT_SECONDS
@@ -148,6 +149,7 @@ def finetune(
             help="Training recipe: paper, small, scratch, nano, or that of an architecture "
             "(uniformerv2, videoswin, vivit, xvit; each also with -something).",
             show_default="by the number of videos",
+            autocompletion=one_of(*RECIPES),
         ),
     ] = None,
     few_shot: Annotated[

@@ -8,7 +8,7 @@ import typer
 
 from vtcli.cli.next_step import command, print_next
 from vtcli.cli.options import FormatOption, TableFormatOption
-from vtcli.cli.suggestions import complete_model
+from vtcli.cli.suggestions import complete_dataset, complete_model, one_of
 from vtcli.errors import EXIT_OK, EXIT_SOME_FAILED, UsageError
 
 app = typer.Typer(help="List, show, download and publish checkpoints.", no_args_is_help=True)
@@ -22,14 +22,24 @@ IdArgument = Annotated[
 @app.command("list")
 def list_(
     pattern: Annotated[
-        str, typer.Argument(metavar="[PATTERN]", help="Shell pattern for checkpoint and model ids.")
+        str,
+        typer.Argument(
+            metavar="[PATTERN]",
+            help="Shell pattern for checkpoint and model ids.",
+            autocompletion=complete_model,
+        ),
     ] = "*",
     arch: Annotated[
         str | None, typer.Option("--arch", metavar="NAME", help="List only this architecture.")
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", metavar="NAME", help="List only checkpoints for this dataset."),
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="List only checkpoints for this dataset.",
+            autocompletion=complete_dataset,
+        ),
     ] = None,
     available: Annotated[
         bool,
@@ -115,7 +125,11 @@ def fetch(
 def push(
     name: Annotated[
         str,
-        typer.Argument(metavar="ID", help="Checkpoint id, .safetensors file, folder or org/repo."),
+        typer.Argument(
+            metavar="ID",
+            help="Checkpoint id, .safetensors file, folder or org/repo.",
+            autocompletion=complete_model,
+        ),
     ],
     repo: Annotated[str, typer.Argument(metavar="ORG/REPO", help="Hub repository to write to.")],
     private: Annotated[
@@ -127,6 +141,7 @@ def push(
             "--form",
             metavar="NAME",
             help="Form of the repository: vt, or transformers, which only a ViViT has.",
+            autocompletion=one_of("vt", "transformers"),
         ),
     ] = "vt",
 ) -> int:
@@ -154,7 +169,12 @@ def mirror(
         str, typer.Argument(metavar="ORG", help="Organization or user of the Hub to write to.")
     ],
     pattern: Annotated[
-        str, typer.Argument(metavar="[PATTERN]", help="Shell pattern for checkpoint and model ids.")
+        str,
+        typer.Argument(
+            metavar="[PATTERN]",
+            help="Shell pattern for checkpoint and model ids.",
+            autocompletion=complete_model,
+        ),
     ] = "*",
     private: Annotated[
         bool, typer.Option("--private/--public", help="Make the repository private.")

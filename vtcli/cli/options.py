@@ -12,7 +12,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vtcli.cli.suggestions import complete_dataset, complete_model
+from vtcli.cli.suggestions import (
+    complete_annotations,
+    complete_dataset,
+    complete_model,
+    complete_pipeline,
+    one_of,
+)
 from vtcli.errors import UsageError
 from vtcli.runtime.files import require_place
 
@@ -48,7 +54,12 @@ def precision_option(default: str | bool = True, several: bool = False) -> Any:
     )
     if several:
         text += " May be repeated."
-    return typer.Option("--precision", help=text, show_default=default)
+    return typer.Option(
+        "--precision",
+        help=text,
+        show_default=default,
+        autocompletion=one_of("auto", "fp32", "bf16", "fp16"),
+    )
 
 
 def batch_size_option(default: str, several: bool = False) -> Any:
@@ -253,7 +264,11 @@ PartSizeOption = Annotated[
 ModelOption = Annotated[str, model_option()]
 DeviceOption = Annotated[
     str,
-    typer.Option("--device", help="Device to compute on: auto, cpu, cuda, cuda:N or mps."),
+    typer.Option(
+        "--device",
+        help="Device to compute on: auto, cpu, cuda, cuda:N or mps.",
+        autocompletion=one_of("auto", "cpu", "cuda", "mps"),
+    ),
 ]
 PrecisionOption = Annotated[str, precision_option()]
 BatchSizeOption = Annotated[int | None, batch_size_option("chosen for the device")]
@@ -320,6 +335,7 @@ PipelineOption = Annotated[
         metavar="NAME",
         help="Sample and preprocess frames as this pipeline of the registry does.",
         show_default="the checkpoint's own",
+        autocompletion=complete_pipeline,
     ),
 ]
 LabelSetOption = Annotated[
@@ -329,6 +345,7 @@ LabelSetOption = Annotated[
         metavar="NAME",
         help="Restrict a Kinetics-710 model to the classes of k400, k600 or k700.",
         show_default="the dataset's classes, or all",
+        autocompletion=one_of("k400", "k600", "k700"),
     ),
 ]
 DataRootOption = Annotated[
@@ -347,6 +364,7 @@ AnnotationsOption = Annotated[
         metavar="FORMAT",
         help="Read the annotation file in this format.",
         show_default="detected",
+        autocompletion=complete_annotations,
     ),
 ]
 

@@ -19,6 +19,7 @@ from vtcli.cli.options import (
     model_option,
     precision_option,
 )
+from vtcli.cli.suggestions import complete_model
 from vtcli.errors import EXIT_OK, EXIT_OUT_OF_MEMORY
 
 Format = Literal["table", "json", "csv"]
@@ -27,7 +28,11 @@ Format = Literal["table", "json", "csv"]
 def profile(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATTERN", help="Shell patterns for model ids, such as 'xvit*'."),
+        typer.Argument(
+            metavar="PATTERN",
+            help="Shell patterns for model ids, such as 'xvit*'.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     models: Annotated[
         list[str] | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vtcli.video.extensions import has_video_suffix
 
@@ -64,6 +64,41 @@ def suggest_command(word: str, known: Sequence[str]) -> str:
     else:
         meant = "see `vt --help`"
     return f"there is no command '{word}'; {meant}"
+
+
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """The completion of an option that takes one of a few words."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def complete_pipeline(incomplete: str) -> list[str]:
+    """Names of the registry's pipelines that begin as typed."""
+    from vtcli.weights.registry import load_registry
+
+    return [name for name in load_registry().pipelines if name.startswith(incomplete)]
+
+
+# As in `vtcli.training.recipes`, which needs PyTorch: too slow for a shell that waits.
+RECIPES = (
+    *("paper", "small", "scratch"),
+    *(
+        f"{arch}{tail}"
+        for arch in ("uniformerv2", "videoswin", "vivit", "xvit")
+        for tail in ("", "-something")
+    ),
+    "nano",
+)
+
+
+def complete_annotations(incomplete: str) -> list[str]:
+    """Names of annotation formats that begin as typed."""
+    from vtcli.data.annotations import FORMATS
+
+    return [name for name in FORMATS if name.startswith(incomplete)]
 
 
 def complete_model(incomplete: str) -> list[str]:

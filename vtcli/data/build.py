@@ -23,6 +23,7 @@ from vtcli.data.label_map import resolve_labels
 from vtcli.data.samples import Dataset, Sample
 from vtcli.errors import DataError
 from vtcli.runtime.words import plural
+from vtcli.video.remote import is_url
 
 _DEFAULT_SPLITS = ("validation", "test", "1")
 _NAMES_SHOWN = 3
@@ -125,11 +126,16 @@ def _folders(annotation: Annotation, entry: CatalogEntry | None, split: str) -> 
     return (*known, "") if annotation.unique_filenames else ("", *known)
 
 
+def _tidy(path: str) -> str:
+    """A path without `.` and `..`; a URL as it is, whose two slashes are no folder."""
+    return path if is_url(path) else posixpath.normpath(path)
+
+
 def _ids(
     annotation: Annotation, rows: Sequence[AnnotationRow], root: Path
 ) -> tuple[dict[str, AnnotationRow], list[RowProblem]]:
     """The rows by their ids, which are the same on every machine, and the rows that repeat one."""
-    ids = [row.id or posixpath.normpath(row.candidate_paths[0]) for row in rows]
+    ids = [row.id or _tidy(row.candidate_paths[0]) for row in rows]
     if any(map(os.path.isabs, ids)):
         ids = _relative(ids, root)
     first = dict(zip(ids, rows, strict=True))

@@ -30,7 +30,7 @@ from vtcli.data.fingerprint import (
 )
 from vtcli.data.issues import CheckResult, Issue
 from vtcli.data.open import DatasetReader
-from vtcli.data.samples import Dataset, Sample, used_names
+from vtcli.data.samples import Dataset, Sample, require_files, used_names
 from vtcli.errors import DataError, VideoDecodeError
 from vtcli.runtime.csv_cells import write_csv
 from vtcli.runtime.files import atomic_write
@@ -79,8 +79,10 @@ def check_datasets(
     inspect: decodes one video in a worker process; an importable function, which may hang or crash.
     Two videos are the same if their bytes are, or if their thumbnails nearly are
     (`vtcli.data.fingerprint`); of two samples that are the same, the one to test on is kept.
-    Raises `DataError` if there are no samples.
+    Raises `DataError` if there are no samples, or if they are URLs.
     """
+    for dataset in datasets:
+        require_files(dataset, "check")
     samples = [(dataset, sample) for dataset in datasets for sample in dataset.samples]
     videos = list(dict.fromkeys(sample.path for _, sample in samples))
     if not videos:

@@ -11,8 +11,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from vtcli.video.extensions import has_video_suffix
+from vtcli.video.remote import is_url
 
 
 class _Folder:
@@ -48,9 +50,11 @@ class Finder:
         """The first of the candidate paths that exists; if none does, the first of them.
 
         anywhere: also accept a video file of that name in any folder and in any letter case, if
-        there is only one.
+        there is only one. A URL is taken as it is.
         """
-        folder, name = self._place(self._bases[0], candidate_paths[0])
+        if is_url(first := candidate_paths[0]):
+            return _local_of_url(first) or first
+        folder, name = self._place(self._bases[0], first)
         if name in folder.names:
             return folder.start + name
         paths = [form for path in candidate_paths for form in _forms(path)]
@@ -98,6 +102,13 @@ def _forms(path: str) -> list[str]:
         return [path]
     forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
     return list(dict.fromkeys(forms))
+
+
+def _local_of_url(url: str) -> str | None:
+    """The path that a file:// URL names; None for another URL."""
+    parts = urlsplit(url)
+    is_local = parts.scheme.lower() == "file" and parts.netloc in ("", "localhost")
+    return unquote(parts.path) if is_local else None
 
 
 def _below(root: str) -> Iterator[str]:

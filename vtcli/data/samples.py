@@ -120,6 +120,16 @@ def require_labels(dataset: Dataset, use: str) -> None:
         )
 
 
+def require_files(dataset: Dataset, use: str) -> None:
+    """Raise `DataError` for a dataset that lists URLs, where the videos are read many times."""
+    remote = next((s.filename for s in dataset.samples if is_url(s.filename)), "")
+    if remote:
+        raise DataError(
+            f"{dataset.name} lists URLs, such as {remote}, and vt can {use} files only; download "
+            "them and list the files (vt eval --dataset and vt predict --from-file read URLs)"
+        )
+
+
 def file_stamp(sample: Sample) -> str:
     """Size and modification time (ns) of a sample's file, which change when the file does;
     `missing` if there is no file.

@@ -18,7 +18,7 @@ from vtcli.data.annotations.folders import split_in
 from vtcli.data.catalog import known_entry
 from vtcli.data.grouping import copies_between, group_videos
 from vtcli.data.open import DatasetReader
-from vtcli.data.samples import Dataset, Sample, labels_by_head, require_labels
+from vtcli.data.samples import Dataset, Sample, labels_by_head, require_files, require_labels
 from vtcli.data.sides import direction_sensitive
 from vtcli.errors import DataError
 from vtcli.runtime.words import first_of, plural
@@ -115,6 +115,7 @@ def _validation_of(train: str | None, names: Sequence[str]) -> str | None:
 def _checked(dataset: Dataset) -> Dataset:
     """The dataset with a name for every class; see `split_train_val` for what is refused."""
     require_labels(dataset, "train on")
+    require_files(dataset, "train on")
     classes = {
         head: names or _numbered_names(labels_of(dataset, position))
         for position, (head, names) in enumerate(dataset.classes.items())

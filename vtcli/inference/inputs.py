@@ -9,20 +9,25 @@ import csv
 import glob
 import itertools
 import json
+import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from vtcli.data.annotations.base import delimiter_of
+from vtcli.data.annotations.folder_walk import is_document, is_system_name
 from vtcli.errors import DataError, UsageError, VideoDecodeError
 from vtcli.inference.run_store import Input
 from vtcli.runtime.text_files import encoding_of
+from vtcli.runtime.words import and_more, first_of, plural
 from vtcli.video.extensions import has_video_suffix
 from vtcli.video.remote import expand_url, is_url, stat_url
 
+_log = logging.getLogger(__name__)
+_NAMED = 3  # of the entries that a walk skips
 _REQUESTS = 16
 _SLOW_SECONDS = 2e-4
 """A file whose size and time take longer to read is on another machine."""
@@ -181,17 +186,58 @@ def refuse_longer(path: str, seconds: float, limit: float) -> None:
         )
 
 
+class _Skipped:
+    """How many entries of a kind a walk has skipped, and the names of the first."""
+
+    def __init__(self, one: str, several: str) -> None:
+        self.nouns, self.count, self.names = (one, several), 0, list[str]()
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        if len(self.names) < _NAMED:
+            self.names.append(name)
+
+    def __str__(self) -> str:
+        names = f"{first_of(self.names)} {and_more(self.count - len(self.names))}".strip()
+        return f"{plural(self.count, *self.nouns)} ({names})"
+
+
 def _walk(folder: str) -> Iterator[str]:
-    """The videos below a folder, in the order of their names, folder by folder."""
+    """The videos below a folder, in the order of their names, folder by folder.
+
+    Hidden files and those of operating systems are none. At the end a line names what else may be a
+    video: links, and files whose extension is that of no video and of no document.
+    """
+    skipped = {
+        "closed": _Skipped("folder that cannot be opened", "folders that cannot be opened"),
+        "dangling": _Skipped("dangling link", "dangling links"),
+        "link": _Skipped("link to a folder", "links to folders"),
+        "other": _Skipped("other file", "other files"),
+    }
+    yield from _videos_below(folder, skipped)
+    if found := ", ".join(str(kind) for kind in skipped.values() if kind.count):
+        _log.warning("warning: %s: skipped %s; to include one, give its path", folder, found)
+
+
+def _videos_below(folder: str, skipped: Mapping[str, _Skipped]) -> Iterator[str]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
+        skipped["closed"].add(os.path.basename(folder))
         return
     for entry in entries:
+        if is_system_name(entry.name):
+            continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
-        elif has_video_suffix(entry.name) and not entry.name.startswith(".") and entry.is_file():
+            yield from _videos_below(entry.path, skipped)
+        elif has_video_suffix(entry.name) and entry.is_file():
             yield entry.path
+        elif not os.path.exists(entry.path):
+            skipped["dangling"].add(entry.name)
+        elif entry.is_dir():
+            skipped["link"].add(entry.name)
+        elif not is_document(entry.name):
+            skipped["other"].add(entry.name)
 
 
 def _column(path: Path, asked: str | None, names: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from vtcli.data.catalog import CatalogEntry
 from vtcli.data.samples import Dataset, Sample
 from vtcli.report.tables import print_rows
 from vtcli.runtime.csv_cells import SafeDictWriter
+from vtcli.video.remote import is_url
 from vtcli.weights.registry import Checkpoint
 
 COLUMNS = ("name", "title", "classes", "split", "samples", "metric", "checkpoints")
@@ -157,7 +158,9 @@ def _dataset_table(dataset: Dataset) -> dict[str, Any]:
         "metric": dataset.metric,
         "frame_rate": dataset.frame_rate,
         "samples": len(samples),
-        "missing": sum(not os.path.exists(sample.path) for sample in samples),
+        "missing": sum(
+            not is_url(sample.filename) and not os.path.exists(sample.path) for sample in samples
+        ),
         "first": [_sample_table(dataset, sample) for sample in samples[:FIRST_SAMPLES]],
         "classes": {head: _class_table(dataset, place) for place, head in enumerate(dataset.heads)},
     }

@@ -177,6 +177,11 @@ def is_video(path: str) -> bool:
         return error.reason in ("corrupt", "unsupported", "io_error")
 
 
+def is_document(name: str) -> bool:
+    """Whether a name is that of a document or an image, which are expected next to videos."""
+    return _other(name) != "not_video"
+
+
 def _other(name: str) -> SkipKind:
     """What a file that is not a video is called."""
     plain = name.casefold()

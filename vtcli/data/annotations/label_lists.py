@@ -77,7 +77,9 @@ def read_label_list(path: Path) -> Annotation:
     for number, line in lines:
         found = _split(line, form)
         if found is None:
-            text = f"does not fit the {form}; fix the line"
+            text = (
+                f"does not fit the {form}; fix the line, or name the columns in line 1: path,label"
+            )
             raise annotation_error(path, number, text)
         video, label = found
         rows.append(AnnotationRow(candidate_paths(video), (label,), number))

@@ -20,7 +20,7 @@ from vtcli.data.export.tools import (
     write_manifest_lines,
     write_via,
 )
-from vtcli.data.samples import Dataset, require_labels, used_names
+from vtcli.data.samples import Dataset, require_files, require_labels, used_names
 from vtcli.errors import DataError
 
 WRITERS: Mapping[str, Callable[[list[Clip], Dataset, Path], None]] = {
@@ -58,6 +58,7 @@ def export_dataset(dataset: Dataset, path: Path, format: str) -> int:
     whose timestamps are needed and that cannot be read.
     """
     require_labels(dataset, "export")
+    require_files(dataset, "export")
     _check(dataset, path, format)
     clips = clips_of(dataset)
     WRITERS[format](clips, dataset, path)
