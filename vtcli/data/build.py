@@ -51,9 +51,6 @@ def build_dataset(
     if the split does not exist or a label is not a class.
     """
     chosen, rows = _choose(annotation, split, known_split)
-    if url := next((row for row in rows if "://" in row.candidate_paths[0]), None):
-        text = f"'{url.candidate_paths[0]}' is a URL; download the video, and list the file"
-        raise annotation.row_error(url, text)
     named, twice = _ids(annotation, rows, root)
     rows = list(named.values())
     resolved = resolve_labels(annotation, rows, entry)

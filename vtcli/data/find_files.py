@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from vtcli.video.extensions import has_video_suffix
 from vtcli.video.remote import is_url
@@ -53,7 +52,7 @@ class Finder:
         there is only one. A URL is taken as it is.
         """
         if is_url(first := candidate_paths[0]):
-            return _local_of_url(first) or first
+            return first
         folder, name = self._place(self._bases[0], first)
         if name in folder.names:
             return folder.start + name
@@ -102,13 +101,6 @@ def _forms(path: str) -> list[str]:
         return [path]
     forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
     return list(dict.fromkeys(forms))
-
-
-def _local_of_url(url: str) -> str | None:
-    """The path that a file:// URL names; None for another URL."""
-    parts = urlsplit(url)
-    is_local = parts.scheme.lower() == "file" and parts.netloc in ("", "localhost")
-    return unquote(parts.path) if is_local else None
 
 
 def _below(root: str) -> Iterator[str]:
