@@ -106,16 +106,22 @@ def read_parts(
         )
         return
     rows: list[int] = []
-    frames: list[NDArray[np.uint8]] = []
+    left = len(indices)
+    frames_NHWC = np.empty((0, info.height, info.width, 3), dtype=np.uint8)
     with _failures_named(info):
         for own, frame_HWC in frames_with_pyav(info, indices, 1, "strict"):
-            rows += own
-            frames += [frame_HWC] * len(own)
-            if len(rows) >= count:
-                yield rows, np.stack(frames)
-                rows, frames = [], []
+            for row in own:
+                if not rows:
+                    frames_NHWC = np.empty((min(count, left), *frame_HWC.shape), dtype=np.uint8)
+                # Copied at once: the next frame then gets the memory that this one leaves.
+                frames_NHWC[len(rows)] = frame_HWC
+                rows.append(row)
+                if len(rows) == len(frames_NHWC):
+                    yield rows, frames_NHWC
+                    rows, left = [], left - len(rows)
+            del frame_HWC
     if rows:
-        yield rows, np.stack(frames)
+        yield rows, frames_NHWC[: len(rows)]
 
 
 def in_turn(
