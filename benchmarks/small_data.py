@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +276,7 @@ def main() -> None:
     if args.what == "motion8b":
         rates = args.rate or RATES
         jobs = motion8b_jobs(bench, models, rates)
-        show = lambda: print_motion8b(bench, models, rates)  # noqa: E731
+        show = partial(print_motion8b, bench, models, rates)
     elif args.what == "table":
         part = Part(args.family, args.per_class or PER_CLASS, args.init)
         jobs, show = table_jobs(bench, models, part), lambda: print_table(bench, models, part)

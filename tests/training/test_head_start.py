@@ -1,4 +1,4 @@
-"""A new classifier is fitted to features before the first epoch: linear probing, then fine-tuning."""
+"""Linear probing, then fine-tuning: a new classifier is fitted before the first epoch."""
 
 from __future__ import annotations
 

@@ -154,8 +154,8 @@ class TrainPlan:
 
     def warning(self) -> str:
         """A sentence where a new classifier cannot learn with these settings; else empty."""
-        if self.fits_features or self.fits_start or self.model_init.known_labels == self.labels:
-            return ""  # the classifier is fitted, or the checkpoint's is kept
+        if self.fits_features or self.model_init.known_labels == self.labels:
+            return ""  # there are no rates, or the checkpoint's classifier is kept
         total, least = self.sum_of_head_rates(), self.least_sum_of_rates()
         if total >= least:
             return ""
