@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 
+from tests.evaluation.harness import class_folders
 from tests.training.harness import (
     STEADY,
     Killed,
@@ -22,6 +24,7 @@ from tests.training.harness import (
     trainer,
     weights,
 )
+from vtcli.cli import run
 from vtcli.models.recipe import Recipe
 from vtcli.training.choose import MOST_FITTED, TrainingBudget, choose_recipe
 from vtcli.training.feature_fit import is_linear
@@ -126,6 +129,25 @@ def test_only_a_new_classifier_is_fitted(data: Path, model: Path, tmp_path: Path
     assert not plan_for(data, model, PROBE, init="scratch").fits_start
     assert not plan_for(data, model, PROBE, processes=2, parallel="fsdp").fits_start
     assert plan_for(data, model, PROBE, processes=2).fits_start
+
+
+def test_classes_that_are_decided_alone_are_fitted_too(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = class_folders(tmp_path / "data", 5, ["x", "y"])
+    rows = [(path, path.parent.name) for path in sorted(folder.glob("*/*"))]
+    rows[0] = (rows[0][0], "x;y")
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
+    words = ["--dataset", listed, "-m", model, "-o", tmp_path / "run", "--epochs", "1", "-j", "1"]
+    assert run(["finetune", *map(str, words), "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    assert "the new classifier is fitted to features of the training videos" in shown.err
+    with (tmp_path / "run" / "history.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["epoch"], second["epoch"]) == ("0", "1")
+    assert float(first["val_map"]) > 0
+    assert float(first["train_loss"]) < math.log(2)
 
 
 def test_the_small_recipe_fits_where_that_takes_seconds() -> None:
