@@ -5,8 +5,9 @@
     python benchmarks/small_data.py head -o WORK           a fitted classifier and ten epochs of it
 
 `motion8b`: 32 training videos of each class, 20 for validation, 100 for the test. The tuned loop
-is AdamW with one rate for all layers and a cosine, for as many optimizer steps as the default; its
-rate is the one with the best validation accuracy (first seed). `table`: all videos of a class are
+is AdamW with one rate for all layers and a cosine from a classifier of zeros, for as many optimizer
+steps as the default; its rate is the one of `--rate` with the best validation accuracy (first
+seed). `table`: all videos of a class are
 given to the command, which holds out a fifth; `--family`, `--per-class` and `--init` choose other
 parts of it. `head`: 512 videos, the classifier alone, through
 cached features and in steps; CPU seconds include decoding.
@@ -26,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ MODELS = ("uniformerv2-nano", "videoswin-nano", "vivit-nano", "xvit-nano")
 SEEDS = {"uniformerv2-nano": (0, 1, 2), "videoswin-nano": (0, 1, 2)}
 RATES = ("1e-4", "3e-4", "1e-3", "3e-3")
 CACHE = ("--ram-cache-gb", "2")
-PLAIN = ("--layer-decay", "1", "--smoothing", "0", "--clip-grad", "0", "--no-freeze-bn")
+PLAIN = (
+    *("--layer-decay", "1", "--smoothing", "0", "--clip-grad", "0", "--no-freeze-bn"),
+    *("--head-init", "zero"),
+)
 PER_CLASS = (8, 16, 32, 64)
 
 
@@ -145,7 +149,7 @@ def made(folder: Path, family: str, train: int, val: int, test: int) -> Path:
     return make_dataset(folder / family, FAMILIES[family], clips=counts, workers=2)
 
 
-def motion8b_jobs(bench: Bench, models: Sequence[str]) -> Iterator[Job]:
+def motion8b_jobs(bench: Bench, models: Sequence[str], rates: Sequence[str]) -> Iterator[Job]:
     """Defaults, and the loop at each rate; then the loop at its best rate for further seeds."""
     data = made(bench.work / "8b", "motion8b", 32, 20, 100)
     for model in models:
@@ -153,12 +157,12 @@ def motion8b_jobs(bench: Bench, models: Sequence[str]) -> Iterator[Job]:
         for seed in SEEDS.get(model, (0,)):
             words = (*common, "--seed", str(seed))
             yield Job(("motion8b", model, "default", seed), words, data / "test.csv")
-            for rate in RATES if seed == 0 else (best_rate(bench, model),):
+            for rate in rates if seed == 0 else (best_rate(bench, model, rates),):
                 plain = (*words, *PLAIN, "--lr", rate, "--head-lr", rate, "--patience", "0")
                 yield Job(("motion8b", model, rate, seed), plain, data / "test.csv")
 
 
-def best_rate(bench: Bench, model: str) -> str:
+def best_rate(bench: Bench, model: str, rates: Sequence[str]) -> str:
     """The rate with the best validation accuracy, then loss, of the first seed."""
     known = bench.known()
 
@@ -166,15 +170,15 @@ def best_rate(bench: Bench, model: str) -> str:
         row = known["motion8b", model, rate, 0]
         return row["validation"], -row["validation_loss"]
 
-    return max(RATES, key=quality)
+    return max(rates, key=quality)
 
 
-def print_motion8b(bench: Bench, models: Sequence[str]) -> None:
+def print_motion8b(bench: Bench, models: Sequence[str], rates: Sequence[str]) -> None:
     known = bench.known()
     print("| model | seeds | default | tuned loop | its rate | difference |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for model in models:
-        seeds, rate = SEEDS.get(model, (0,)), best_rate(bench, model)
+        seeds, rate = SEEDS.get(model, (0,)), best_rate(bench, model, rates)
         default, tuned = (
             [100 * known["motion8b", model, arm, seed]["test"] for seed in seeds]
             for arm in ("default", rate)
@@ -262,6 +266,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--family", choices=("motion8", "motion8b"), default="motion8")
     parser.add_argument("--per-class", type=int, action="append", choices=PER_CLASS)
+    parser.add_argument("--rate", action="append", choices=RATES, help="of the tuned loop")
     parser.add_argument("--init", choices=("checkpoint", "scratch"), default="checkpoint")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -269,7 +274,9 @@ def main() -> None:
     models = args.model or MODELS
     show: Callable[[], None]
     if args.what == "motion8b":
-        jobs, show = motion8b_jobs(bench, models), lambda: print_motion8b(bench, models)
+        rates = args.rate or RATES
+        jobs = motion8b_jobs(bench, models, rates)
+        show = partial(print_motion8b, bench, models, rates)
     elif args.what == "table":
         part = Part(args.family, args.per_class or PER_CLASS, args.init)
         jobs, show = table_jobs(bench, models, part), lambda: print_table(bench, models, part)

@@ -5,6 +5,7 @@ resume from each other's states.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from vtcli.training.checkpoint import FILE, SHARDS, SHARDS_INDEX, CheckpointSlot
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 JOBS = [("uniformerv2", "ddp"), ("videoswin", "ddp"), ("videoswin", "fsdp")]
 STEPS: dict[str, Any] = {"epochs": 17, "freeze_bn": True, "model_ema": False}
+FITTED = {**STEPS, "epochs": 1, "head_init": "probe"}
 LIMIT = 200  # seconds
 SIX = {**STEPS, "epochs": 1, "batch_size": 3}
 
@@ -45,6 +47,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synchronized = {**STEPS, "epochs": 4, "freeze_bn": False, "batch_size": 2}
     jobs.append({**jobs[0], "name": "synchronized", "recipe": synchronized})
     jobs.append({**jobs[2], "name": "accumulated", "recipe": {**STEPS, "epochs": 2, **_halves()}})
+    jobs.append({**jobs[1], "name": "fitted", "recipe": {**FITTED, "batch_size": 2}})
     half = {**jobs[2], "name": "half", "recipe": SIX, "save_every": 1, "killed_after": 2}
     jobs += [half, *_broken(jobs[0]), *_other_kind(jobs[0])]
     words = _command(folder, "unbroken")
@@ -124,6 +127,13 @@ def test_batchnorm_sees_the_clips_of_all_processes(together: Path) -> None:
     assert statistics
     for name in statistics:
         assert torch.allclose(stored[name], expected[name], atol=1e-4)
+
+
+def test_two_processes_fit_the_new_classifier_as_one_does(together: Path) -> None:
+    two = json.loads((together / "fitted.json").read_text())
+    one = alone(together, "videoswin", **FITTED)
+    assert one[0] < math.log(3)
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
 
 
 def test_shards_accumulate_gradients(together: Path) -> None:

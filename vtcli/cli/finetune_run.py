@@ -136,6 +136,13 @@ def _recipe_lines(plan: TrainPlan) -> Iterator[str]:
         f"{plan.head_lr:.3g} of the classifier, {recipe.lr * plan.lr_scale:.3g} of the backbone "
         f"({recipe.lr:.3g} for {recipe.lr_base_size} clips)"
     )
+    if plan.fits_start:
+        yield (
+            "before the first epoch the new classifier is fitted to features of the training "
+            "videos; --head-init zero starts it at zero"
+        )
+    elif recipe.head_init == "probe" and plan.is_sharded:
+        yield "the new classifier starts at zero: --parallel fsdp cannot fit it first"
     if warning := plan.warning():
         yield f"warning: {warning}"
 

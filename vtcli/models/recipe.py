@@ -18,6 +18,7 @@ Scaling = Literal["linear", "sqrt"]
 ClassWeights = Literal["none", "sqrt", "inverse"]
 Sampling = Literal["natural", "balanced"]
 Loss = Literal["auto", "ce", "bce"]
+HeadInit = Literal["zero", "probe"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ class Recipe:
     amp_dtype: Annotated[AmpType, "Mixed precision: bf16 or fp16; off trains in fp32."] = "off"
     grad_checkpointing: Annotated[bool, "Recompute activations to save memory."] = False
     freeze_bn: Annotated[bool, "Freeze the running statistics of BatchNorm."] = False
+    head_init: Annotated[
+        HeadInit,
+        "Start of a new classifier: zero, or probe, a linear one fitted to features of the "
+        "training videos before the first epoch.",
+    ] = "zero"
     trainable: Annotated[str, "Layers to train: full, head, or last-N-blocks."] = "full"
 
     def __post_init__(self) -> None:
@@ -187,6 +193,7 @@ _CHOICES = {
     "class_weights": get_args(ClassWeights),
     "sampling": get_args(Sampling),
     "loss": get_args(Loss),
+    "head_init": get_args(HeadInit),
 }
 
 

@@ -42,6 +42,7 @@ def estimate_rows(e: TrainingEstimate) -> list[tuple[str, str]]:
             f"{e.sum_of_head_rates:.3g} over all steps of the classifier; it needs "
             f"{e.least_sum_of_rates:.2g}",
         ),
+        *([("classifier", _start(e))] if e.start_clips else []),
         ("memory", f"{e.memory_bytes / 2**30:.2f} GiB ({e.device})"),
         (
             "time",
@@ -53,6 +54,13 @@ def estimate_rows(e: TrainingEstimate) -> list[tuple[str, str]]:
     ]
 
 
+def _start(e: TrainingEstimate) -> str:
+    return (
+        f"fitted to features of {e.start_clips} clips before the first epoch, about "
+        f"{duration(e.start_time)}"
+    )
+
+
 def print_outcome(outcome: Mapping[str, Any], format: str) -> None:
     """Print the result of a training on standard output, as a table or JSON."""
     if format == "json":
@@ -62,6 +70,7 @@ def print_outcome(outcome: Mapping[str, Any], format: str) -> None:
     by_macro = outcome["best_epoch_by"] == "val_macro"
     how = ", by macro accuracy: the classes are unbalanced" if by_macro else ""
     how = ", by mean average precision" if "val_map" in best else how
+    how += ": the classifier as fitted before the first epoch" if not best["epoch"] else ""
     _print_rows(
         [
             ("ended", outcome["ended"]),

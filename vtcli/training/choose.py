@@ -43,6 +43,9 @@ FEATURE_OPTIONS = (
     *AUGMENTATION_FIELDS,
 )
 """Recipe fields that a classifier fitted to cached features can take."""
+MOST_FITTED = 200_000
+"""Training videos times classes up to which a new classifier is fitted before the first epoch: that
+takes seconds, and a minute at most."""
 HEAD_LR = 1e-3
 NANO_WIDTH = 96
 """Features of the widest nano model: wider backbones are trained at a lower rate."""
@@ -196,9 +199,17 @@ def small_recipe(budget: TrainingBudget, given: Mapping[str, Any]) -> Recipe:
         smoothing=0.1,
         scale=(0.5, 1.0),
         hflip=0.0,
+        head_init="probe" if _fits_start(budget, given) else "zero",
     )
     enough = least_sum_of_rates(recipe, budget.classes, budget.width) / (HEAD_LR / 2)
     return _with_length(recipe, budget, given, batch, max(200, round(1.1 * enough)), 5.0)
+
+
+def _fits_start(budget: TrainingBudget, given: Mapping[str, Any]) -> bool:
+    """Whether a new classifier is fitted to features before the first epoch."""
+    few = budget.train_videos * budget.classes <= MOST_FITTED
+    steps = given.get("trainable") != "head"
+    return budget.init == CHECKPOINT and budget.has_features and few and steps
 
 
 def scratch_recipe(budget: TrainingBudget, given: Mapping[str, Any]) -> Recipe:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vtcli.training.checkpoint import RunningTotals, TrainPosition
+from vtcli.training.head_start import start_clips
 from vtcli.training.plan import TrainPlan
 from vtcli.training.results import TrainingEstimate, expected_validation_time
 from vtcli.training.signals import StopSignals
@@ -34,7 +35,7 @@ def estimate_training(
     totals, measured = position.totals, max(1, steps - 1)
     step_time = totals.step_time / measured
     data_fraction = totals.data_time / max(totals.step_time, 1e-9)
-    val_videos = len(plan.split.validation.samples)
+    clips, val_videos = start_clips(plan), len(plan.split.validation.samples)
     model_init, recipe = plan.model_init, plan.recipe
     parameters = list(train_step.model.parameters())
     from_checkpoint = model_init.init == "checkpoint"
@@ -60,6 +61,8 @@ def estimate_training(
         lowest_lr=train_step.lowest_factor * recipe.top_lr * plan.lr_scale,
         sum_of_head_rates=plan.sum_of_head_rates(),
         least_sum_of_rates=plan.least_sum_of_rates(),
+        start_clips=clips,
+        start_time=expected_validation_time(clips, plan.clips_per_step, step_time, data_fraction),
         warning=plan.warning(),
         device=str(train_step.device),
         step_time=step_time,

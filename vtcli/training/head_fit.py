@@ -14,23 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtcli.errors import DataError, UsageError
+from vtcli.errors import UsageError
 from vtcli.evaluation.metrics import wilson_interval
 from vtcli.evaluation.multi_label import mean_ap_interval
 from vtcli.models.build import prepare_for_inference
-from vtcli.models.recipe import Recipe
 from vtcli.runtime.device import resolve_device, resolve_dtype
 from vtcli.runtime.distributed import Group
-from vtcli.runtime.logistic import CROSS_ENTROPY, LinearFit, Loss
+from vtcli.runtime.logistic import LinearFit
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.training.artifacts import BEST, Artifacts
 from vtcli.training.balance import is_unbalanced
 from vtcli.training.callbacks import Callback, CallbackList, RunInfo, reported_end
+from vtcli.training.feature_fit import FeatureFit, is_linear
 from vtcli.training.features import FeatureCache, Features, views_per_video
 from vtcli.training.few_shot import first_part
 from vtcli.training.init import build_model
-from vtcli.training.linear_probe import fit_classifier
-from vtcli.training.objective import Objective
 from vtcli.training.plan import TrainPlan
 from vtcli.training.signals import StopSignals
 from vtcli.training.validate import ScoredVideo, ValidationResult, result_of
@@ -38,8 +36,7 @@ from vtcli.training.verdict import training_warnings
 from vtcli.video.decode_pool import DecodePool
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 CURVE_FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
@@ -79,15 +76,14 @@ class HeadFit:
         self.callbacks = CallbackList([*callbacks] * group.is_main_process)
         torch.manual_seed(plan.seed)
         model = build_model(plan.model_init, plan.labels, on_download)
+        _check_linear(model, plan)
         self.tensors = dict(model.state_dict())
         device = resolve_device(group.device(plan.settings.device))
         dtype = resolve_dtype("auto", device)
         model = prepare_for_inference(model, None, device, dtype)
-        _check_linear(model, plan, dtype)
         workers = plan.workers(group.local_size)
         self.decoders = DecodePool(workers, plan.settings.timeout)
         self.cache = FeatureCache(plan, folder, model, dtype, self.decoders, workers)
-        self.objective = Objective(plan.heads, Recipe(), plan.class_weights, plan.multi_label)
         self.artifacts = Artifacts(folder, plan)
         self.row: dict[str, Any] = {}
         self.penalties: dict[str, float] = {}
@@ -143,53 +139,26 @@ class HeadFit:
 
     def _fit_and_write(self, start: float, learning_curve: bool) -> None:
         features = self.cache.load()
-        chosen = [n for n, row in enumerate(features.rows) if row.training]
-        self._check_classes(features, chosen)
-        fits = self._fit(features, chosen)
+        made = FeatureFit(self.plan, features)
+        made.check_classes()
+        fits = made.fit(made.training)
         self.penalties = {name: fit.l2 for name, fit in fits.items()}
         validated = self._validate(features, fits)
         if learning_curve:
-            self.curve = self._learning_curve(features, chosen)
-        import torch
-
-        weight, bias = self.plan.model_init.architecture.head_tensors
-        weight_KD = torch.cat([fit.weight for fit in fits.values()])
-        bias_K = torch.cat([fit.bias for fit in fits.values()])
-        tensors = {**self.tensors, weight: weight_KD.float(), bias: bias_K.float()}
-        self.row = self._history_row(features, chosen, fits, validated, start)
-        self.artifacts.write_epoch([self.row], tensors, True, features.failed)
-
-    def _check_classes(self, features: Features, chosen: Sequence[int]) -> None:
-        """Raise `DataError` where a class has no video that could be read."""
-        absent = [0]
-        if chosen:
-            absent = (self._targets(features, chosen).sum(0) == 0).nonzero()[:, 0].tolist()
-        if absent:
-            raise DataError(
-                f"none of the training videos of class '{self.plan.labels[absent[0]]}' can be "
-                "read; see vt datasets check"
-            )
-
-    def _targets(self, features: Features, chosen: Sequence[int]) -> Tensor:
-        """Target probabilities [N,K] of all heads, concatenated."""
-        samples = self.plan.split.train.samples
-        return self.objective.targets([samples[features.rows[n].number] for n in chosen])
-
-    def _fit(self, features: Features, chosen: Sequence[int]) -> dict[str, LinearFit]:
-        """A classifier per head, fitted to the chosen rows."""
-        target_NK, loss = self._targets(features, chosen), CROSS_ENTROPY
-        if self.plan.multi_label:
-            loss = Loss(alone=True, weights=self.objective.weight_K)
-        else:
-            target_NK = self.objective.weighted(target_NK)
-        targets = target_NK.split(self.objective.sizes, 1)
-        split = self.plan.split
-        groups = [split.group_of(split.train.samples[features.rows[n].number]) for n in chosen]
-        features_ND = features.values[list(chosen)]
-        return {
-            name: fit_classifier(features_ND, of_head_NK, groups, loss=loss)
-            for name, of_head_NK in zip(self.plan.heads, targets, strict=True)
+            self.curve = self._learning_curve(made)
+        tensors = {**self.tensors, **made.tensors(fits)}
+        self.row = {
+            "epoch": 1,
+            "step": 0,
+            "lr": 0.0,
+            **made.training_columns(fits),
+            **validated.to_row(),
+            "val_failed_videos": validated.failed_videos,
+            "padded_clips": 0,
+            "epoch_time": round(time.perf_counter() - start, 3),
+            "data_time": 0.0,
         }
+        self.artifacts.write_epoch([self.row], tensors, True, features.failed)
 
     def _validate(self, features: Features, fits: Mapping[str, LinearFit]) -> ValidationResult:
         videos = self._score(features, fits)
@@ -211,15 +180,15 @@ class HeadFit:
             videos.append(ScoredVideo(labels, tuple(part[place] for part in scores)))
         return videos
 
-    def _learning_curve(self, features: Features, chosen: Sequence[int]) -> list[CurvePoint]:
+    def _learning_curve(self, made: FeatureFit) -> list[CurvePoint]:
         """Accuracy after fitting to the first part of each class's videos."""
-        train = self.plan.split.train
-        numbers = list(dict.fromkeys(features.rows[n].number for n in chosen))
+        train, features = self.plan.split.train, made.features
+        numbers = list(dict.fromkeys(features.rows[n].number for n in made.training))
         points = []
         for fraction in CURVE_FRACTIONS:
             kept = first_part(train, numbers, fraction)
-            rows = [n for n in chosen if features.rows[n].number in kept]
-            scored = self._score(features, self._fit(features, rows))
+            rows = [n for n in made.training if features.rows[n].number in kept]
+            scored = self._score(features, made.fit(rows))
             points.append(self._point(fraction, len(kept), scored))
         return points
 
@@ -235,36 +204,6 @@ class HeadFit:
         interval = wilson_interval(validated.top1 * len(scored), len(scored))
         assert interval is not None  # `result_of` refuses a validation without videos
         return CurvePoint(fraction, videos, validated.top1, None, interval.low, interval.high)
-
-    def _history_row(
-        self,
-        features: Features,
-        chosen: Sequence[int],
-        fits: Mapping[str, LinearFit],
-        validated: ValidationResult,
-        start: float,
-    ) -> dict[str, Any]:
-        import torch
-
-        features_ND = features.values[list(chosen)]
-        logits_NK = torch.cat([fit.logits(features_ND) for fit in fits.values()], 1)
-        target_NK = self._targets(features, chosen)
-        train = self.plan.split.train.samples
-        read = {features.rows[n].number for n in chosen}
-        return {
-            "epoch": 1,
-            "step": 0,
-            "lr": 0.0,
-            "train_loss": float(self.objective.loss(logits_NK, target_NK).mean()),
-            "train_top1": float(self.objective.correct(logits_NK, target_NK)) / len(chosen),
-            **validated.to_row(),
-            "train_clips": len(chosen),
-            "failed_videos": len(train) - len(read),
-            "val_failed_videos": validated.failed_videos,
-            "padded_clips": 0,
-            "epoch_time": round(time.perf_counter() - start, 3),
-            "data_time": 0.0,
-        }
 
     def outcome(self) -> dict[str, Any]:
         """The result, JSON-able."""
@@ -283,27 +222,9 @@ class HeadFit:
         }
 
 
-def _check_linear(model: nn.Module, plan: TrainPlan, dtype: torch.dtype) -> None:
+def _check_linear(model: nn.Module, plan: TrainPlan) -> None:
     """Raise `UsageError` where the classifier is not one linear layer on `features`."""
-    import torch
-
-    p, names = plan.model_init.pipeline, plan.model_init.architecture.head_tensors
-    parameter = next(model.parameters())
-    clip_B3TSS = torch.zeros(
-        1, 3, p.frames, p.crop_size, p.crop_size, device=parameter.device, dtype=dtype
-    )
-    with torch.inference_mode():
-        logits: Any = model(clip_B3TSS)
-        logits_BK = torch.cat(list(logits.values()), 1) if isinstance(logits, dict) else logits
-        feature_BD = model.features(clip_B3TSS)  # type: ignore[operator]
-        weight, bias = (model.get_parameter(name) for name in names)
-        same = weight.ndim == 2 and weight.shape[1] == feature_BD.shape[1]
-        again_BK = feature_BD @ weight.T + bias if same else logits_BK + 1
-        scale = float(logits_BK.float().abs().max().clamp_min(1.0))
-        if not logits_BK.isfinite().all():
-            return  # the features name the videos, or the weights, later
-        same = float((again_BK - logits_BK).float().abs().max()) < 0.05 * scale
-    if not same:
+    if not is_linear(model, plan):
         raise UsageError(
             f"the classifier of {plan.model_init.architecture.title} is not one linear layer on "
             "its features; train it step by step with --trainable head --epochs 10"

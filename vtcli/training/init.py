@@ -21,6 +21,7 @@ from vtcli.weights.registry import Checkpoint
 from vtcli.weights.resolve import lookup, resolve
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 CHECKPOINT, SCRATCH = "checkpoint", "scratch"
@@ -240,3 +241,15 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], model_init: ModelInit
     if missing and model_init.init == CHECKPOINT:
         raise LayoutError(f"{source} lacks {format_names(list(missing))} of this model")
     model.load_state_dict(tensors, strict=False)
+
+
+def check_clip_size(model: nn.Module, pipeline: Pipeline, device: torch.device) -> None:
+    """Raise `ShapeError` for clips that the network cannot take, before any video is read."""
+    import torch
+
+    p = pipeline
+    clip_B3TSS = torch.zeros(1, 3, p.frames, p.crop_size, p.crop_size, device=device)
+    model.eval()
+    with torch.inference_mode():
+        model(clip_B3TSS)
+    model.train()

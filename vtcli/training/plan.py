@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from vtcli.data.augment import Augmentation
 from vtcli.data.clip_loader import workers_of
+from vtcli.data.frame_cache import FrameCache
 from vtcli.data.splits import TrainValSplit
 from vtcli.errors import UsageError
 from vtcli.models.build import build_on_meta
 from vtcli.models.recipe import Recipe
 from vtcli.training.balance import class_weights, is_unbalanced
 from vtcli.training.choose import HEAD_LR, SMALL, head_width
-from vtcli.training.init import ModelInit
+from vtcli.training.init import SCRATCH, ModelInit
 from vtcli.training.optim import least_sum_of_rates, sum_of_head_rates
 from vtcli.training.recipes import AUGMENTATION_FIELDS
 from vtcli.video import TIMEOUT_SECONDS
@@ -117,6 +118,17 @@ class TrainPlan:
         return self.model_init.pipeline.multi_label
 
     @property
+    def fits_start(self) -> bool:
+        """Whether a new classifier is fitted to features before the first epoch (`head_start`)."""
+        new = self.model_init.init != SCRATCH and self.model_init.known_labels != self.labels
+        return self.recipe.head_init == "probe" and new and not self.is_sharded
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether every process has a shard of each parameter."""
+        return self.settings.parallel == "fsdp" and self.processes > 1
+
+    @property
     def best_epoch_by(self) -> str:
         """The column of history.csv by which the best epoch is chosen."""
         if self.multi_label:
@@ -182,6 +194,11 @@ class TrainPlan:
             "fits_features": self.fits_features,
             "best_epoch_by": self.best_epoch_by,
         }
+
+    def frame_cache(self, local_processes: int) -> FrameCache | None:
+        """Memory for decoded frames: the part of one of the processes of this machine."""
+        size = int(self.settings.ram_cache_gb * 1e9) // local_processes
+        return FrameCache(size) if size else None
 
     def workers(self, local_processes: int) -> int:
         """Decoding threads of one of the processes of this machine."""

@@ -63,7 +63,8 @@ class TrainingEstimate:
 
     `lr` is the backbone's highest learning rate, `lowest_lr` that of its first layers, `head_lr`
     the classifier's; `sum_of_head_rates` is over all optimizer steps, and a new classifier cannot
-    learn below `least_sum_of_rates`.
+    learn below `least_sum_of_rates`. Before the first epoch a new classifier is fitted to features
+    of `start_clips` clips, 0 for a start at zero, in about `start_time`.
     """
 
     model: str
@@ -87,6 +88,8 @@ class TrainingEstimate:
     lowest_lr: float
     sum_of_head_rates: float
     least_sum_of_rates: float
+    start_clips: int
+    start_time: float
     warning: str
     device: str
     step_time: float
@@ -97,7 +100,8 @@ class TrainingEstimate:
     @property
     def total_time(self) -> float:
         """Seconds for all epochs, with validation."""
-        return self.epochs * (self.steps_per_epoch * self.step_time + self.validation_time)
+        epoch = self.steps_per_epoch * self.step_time + self.validation_time
+        return self.start_time + self.epochs * epoch
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vtcli.data.train_loader import ClipRequest, TrainClip, TrainClipOrError
 from vtcli.errors import DataError, OutOfMemoryError, UsageError
 from vtcli.inference.scoring import is_out_of_memory
+from vtcli.runtime.device import resolve_device
 from vtcli.runtime.distributed import Group
 from vtcli.training.activation_checkpointing import apply_activation_checkpointing
 from vtcli.training.batchnorm import freeze_bn, leave_out_of_bn, synchronize_bn
@@ -67,7 +68,7 @@ class TrainStep:
             self.ema = ModelEmaV3(model, recipe.model_ema_decay, use_warmup=True)
         if recipe.grad_checkpointing:
             apply_activation_checkpointing(model)
-        self.sharded = plan.settings.parallel == "fsdp" and group.size > 1
+        self.sharded = plan.is_sharded
         self.net = self._distribute(model)
         groups = param_groups(model, recipe, head_tensors)
         self.lowest_factor = min((group["lr_scale"] for group in groups), default=0.0)
@@ -98,6 +99,12 @@ class TrainStep:
     def eval_model(self) -> nn.Module:
         """The network that is validated and saved: the moving average, where there is one."""
         return self.model if self.ema is None else self.ema.module
+
+    def set_classifier(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy values into the parameters of these names, and into their moving average."""
+        for model in {self.model, self.eval_model}:
+            for name, values in tensors.items():
+                model.get_parameter(name).detach().copy_(values)
 
     @property
     def lr(self) -> float:
@@ -242,6 +249,16 @@ class TrainStep:
             if self.ema is not None:
                 self.ema.update(self.model, step=position.steps_done + 1)
         self.optimizer.zero_grad()
+
+
+def training_device(plan: TrainPlan, group: Group) -> torch.device:
+    """The device of this process, which becomes the current one."""
+    import torch
+
+    device = resolve_device(group.device(plan.settings.device))
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # FSDP shards on the current device
+    return device
 
 
 def _check_options(plan: TrainPlan, device: torch.device) -> None:

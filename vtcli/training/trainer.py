@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from vtcli.data.clip_loader import ClipReader
-from vtcli.data.frame_cache import FrameCache
 from vtcli.data.train_loader import (
     ClipRequest,
     TrainClipReader,
@@ -27,7 +26,6 @@ from vtcli.data.train_loader import (
     prefetch_batches,
 )
 from vtcli.errors import DataError
-from vtcli.runtime.device import resolve_device
 from vtcli.runtime.distributed import Group
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.training.artifacts import Artifacts, TensorBoard, missing_packages
@@ -35,21 +33,17 @@ from vtcli.training.balance import groups_to_balance
 from vtcli.training.callbacks import Callback, CallbackList, RunInfo, reported_end
 from vtcli.training.checkpoint import RunningTotals, TrainPosition, find_state, save_state
 from vtcli.training.estimate import estimate_training
-from vtcli.training.init import SCRATCH, build_model
+from vtcli.training.head_start import StartWork
+from vtcli.training.init import SCRATCH, build_model, check_clip_size
 from vtcli.training.parallel import broadcast_buffers, full_state_dict
 from vtcli.training.plan import TrainPlan
 from vtcli.training.results import TrainingEstimate, TrainProgress
 from vtcli.training.signals import StopSignals
-from vtcli.training.train_step import Batch, TrainStep
+from vtcli.training.train_step import Batch, TrainStep, training_device
 from vtcli.training.validate import ValidationResult, validate
 from vtcli.training.verdict import training_warnings
 from vtcli.video.decode_pool import DecodePool
 from vtcli.video.frame_source import FrameSource, Opener
-from vtcli.video.pipeline import Pipeline
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 Ended = Literal["done", "early", "interrupted", "terminated"]
 ENDED_IN_WORDS: dict[Ended, str] = {
@@ -82,12 +76,12 @@ class Trainer:
 
         self.callbacks = CallbackList([TensorBoard(), *callbacks] * group.is_main_process)
         self.plan, self.recipe, self.folder, self.group = plan, plan.recipe, folder, group
-        self.device = _device(plan, group)
+        self.device = training_device(plan, group)
         saved = group.run_on_main(lambda: find_state(folder)) if resume else None
         init = replace(plan.model_init, init=SCRATCH) if saved else plan.model_init
         torch.manual_seed(plan.seed)
         self.model = build_model(init, plan.labels, on_download).to(self.device)
-        _check_clip(self.model, init.pipeline, self.device)
+        check_clip_size(self.model, init.pipeline, self.device)
         self.train_step = TrainStep(self.model, plan, group, self.device)
         self.position = saved.position if saved else TrainPosition()
         if saved:
@@ -106,7 +100,7 @@ class Trainer:
             plan.seed,
             plan.split.train.frame_rate,
             plan.settings.decoder,
-            _frame_cache(plan, group),
+            plan.frame_cache(group.local_size),
             self.decoders.open,
         )
 
@@ -148,16 +142,37 @@ class Trainer:
     def _epochs(
         self, on_step: Callable[[TrainProgress], None], on_epoch: Callable[[dict[str, Any]], None]
     ) -> Ended:
-        while self.position.epoch < self.recipe.epochs:
-            if self._patience_exhausted():
-                return "early"
-            if stopped_by := self._train_epoch(on_step):
-                return "interrupted" if stopped_by == signal.SIGINT else "terminated"
-            row = self._finish_epoch()
+        def finish(row: dict[str, Any]) -> None:
             if self.group.is_main_process:
                 on_epoch(row)
                 self.callbacks.on_epoch_end(row)
+
+        position = self.position
+        if stopped_by := self._start(finish):
+            return _ended_by(stopped_by)
+        while position.epoch < self.recipe.epochs:
+            if self._patience_exhausted():
+                return "early"
+            if stopped_by := self._train_epoch(on_step):
+                return _ended_by(stopped_by)
+            finish(self._finish_epoch())
         return "done"
+
+    def _start(self, finish: Callable[[dict[str, Any]], None]) -> int:
+        """Fit the new classifier, which is epoch 0; the number of a signal, or 0."""
+        began, position = time.perf_counter(), self.position
+        if not self.plan.fits_start or position.steps_done or position.history:
+            return 0
+        work = StartWork(self.plan, self.folder, self.group, self.decoders, self.workers)
+        stopped, start = work.run(self.model, lambda: self.stop.received, self.on_validated)
+        if start:
+            self.train_step.set_classifier(start.tensors)
+            self.train_step.failed_videos.update(start.failed)
+            row = {**self._row(self._validate()), **start.columns}
+            row["epoch_time"] = round(time.perf_counter() - began, 3)
+            self._keep(row)
+            finish(row)
+        return stopped
 
     def _train_epoch(self, on_step: Callable[[TrainProgress], None]) -> int:
         """The rest of an epoch, with a state saved at its end; the number of a signal, or 0."""
@@ -226,7 +241,7 @@ class Trainer:
             patience is not None
             and position.step == 0
             and position.best >= 0
-            and position.epoch - 1 - position.best >= patience
+            and position.epoch - position.history[position.best]["epoch"] >= patience
         )
 
     # --- the end of an epoch ------------------------------------------------------------------
@@ -236,14 +251,19 @@ class Trainer:
         began = time.perf_counter()
         row = self._row(self._validate())
         self.validation_time = time.perf_counter() - began
+        self._keep(row)
+        return row
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        """Write the artifacts of an epoch, given its history row, and move to the next one."""
         position, history = self.position, self.position.history
         history.append(row)
+        last = len(history) - 1
         if position.best < 0 or self._quality(row) > self._quality(history[position.best]):
-            position.best = position.epoch
-        self._write_artifacts(improved=position.best == position.epoch)
-        position.epoch, position.step, position.totals = position.epoch + 1, 0, RunningTotals()
+            position.best = last
+        self._write_artifacts(improved=position.best == last)
+        position.epoch, position.step, position.totals = row["epoch"], 0, RunningTotals()
         self.save()
-        return row
 
     def _quality(self, row: dict[str, Any]) -> tuple[float, float]:
         """The best epoch has the highest of these: the plan's metric, then the lower loss."""
@@ -280,12 +300,13 @@ class Trainer:
     def _row(self, validated: ValidationResult) -> dict[str, Any]:
         """The epoch's row of history.csv (`artifacts.COLUMNS`)."""
         position, totals = self.position, self.position.totals
+        clips = max(1, totals.clips)
         return {
-            "epoch": position.epoch + 1,
+            "epoch": position.epoch + (position.steps_done > 0),
             "step": position.steps_done,
             "lr": self.train_step.lr,
-            "train_loss": totals.loss / totals.clips,
-            "train_top1": totals.correct / totals.clips,
+            "train_loss": totals.loss / clips,
+            "train_top1": totals.correct / clips,
             **validated.to_row(),
             "train_clips": totals.clips,
             "failed_videos": totals.failed,
@@ -360,7 +381,7 @@ class Trainer:
         """The result of a training of at least one epoch, JSON-able."""
         return {
             "ended": ENDED_IN_WORDS[ended],
-            "epochs": len(self.position.history),
+            "epochs": self.position.epoch,
             "best": self._best(),
             "best_epoch_by": self.plan.best_epoch_by,
             "val_videos": len(self.plan.split.validation.samples),
@@ -370,28 +391,5 @@ class Trainer:
         }
 
 
-def _device(plan: TrainPlan, group: Group) -> torch.device:
-    import torch
-
-    device = resolve_device(group.device(plan.settings.device))
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # FSDP shards on the current device
-    return device
-
-
-def _check_clip(model: nn.Module, pipeline: Pipeline, device: torch.device) -> None:
-    """Raise `ShapeError` for clips that the network cannot take, before any video is read."""
-    import torch
-
-    p = pipeline
-    clip_B3TSS = torch.zeros(1, 3, p.frames, p.crop_size, p.crop_size, device=device)
-    model.eval()
-    with torch.inference_mode():
-        model(clip_B3TSS)
-    model.train()
-
-
-def _frame_cache(plan: TrainPlan, group: Group) -> FrameCache | None:
-    """Memory for decoded frames: this process's part of the machine's."""
-    size = int(plan.settings.ram_cache_gb * 1e9) // group.local_size
-    return FrameCache(size) if size else None
+def _ended_by(signal_number: int) -> Ended:
+    return "interrupted" if signal_number == signal.SIGINT else "terminated"
