@@ -6,9 +6,11 @@ One process does it alone, or several share the work (torchrun); the results are
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +21,8 @@ from vtcli.evaluation.class_mapping import ClassMapping, match_heads
 from vtcli.evaluation.conclude import conclude
 from vtcli.evaluation.plan import EvalPlan, model_heads
 from vtcli.evaluation.results import EvaluationReport
-from vtcli.evaluation.run_directory import HeadTargets, RunDirectory, RunSample, sample_key
+from vtcli.evaluation.run_directory import HeadTargets, RunDirectory, RunSample
+from vtcli.evaluation.run_samples import RunSamples
 from vtcli.evaluation.scorer import EvalProgress, MissingViews, ProgressHook, Scorer
 from vtcli.inference.compiled import compiled
 from vtcli.models.protocol import VideoModel
@@ -29,6 +32,9 @@ from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.checkpoint import HeadSpec
 from vtcli.weights.load import load_resolved, resolved_precision
 from vtcli.weights.resolve import resolve
+
+# Thousands of samples that are stored before the first is scored: half a second.
+STORED_AT_ONCE = 50
 
 
 class Evaluator:
@@ -55,9 +61,10 @@ class Evaluator:
         heads = model_heads(self.checkpoint.card, plan.protocol.label_set)
         self.plan = replace(plan, mappings=match_heads(plan.dataset, heads))
         # Keys depend on file times, which processes may see differently: rank 0 decides.
-        self.samples = self.group.broadcast(
-            self._samples(heads) if self.group.is_main_process else None
-        )
+        samples: Sequence[RunSample] = self._samples(heads)
+        if self.group.size > 1:
+            samples = self.group.broadcast(list(samples) if self.group.is_main_process else None)
+        self.samples = samples
         thresholds = self.checkpoint.card.thresholds
         self.fingerprint = {
             "model_sha256": digest,
@@ -91,7 +98,7 @@ class Evaluator:
             stored = stored or resolved_precision(self.checkpoint.card, device, asked)
         return self.group.broadcast(stored)
 
-    def _samples(self, heads: Sequence[HeadSpec]) -> list[RunSample]:
+    def _samples(self, heads: Sequence[HeadSpec]) -> RunSamples:
         """Each sample with its targets, in the model's numbering, for each head."""
         names = [head.name for head in heads]
         positions = [names.index(mapping.head) for mapping in self.plan.mappings]
@@ -106,26 +113,32 @@ class Evaluator:
             return tuple(target)
 
         targets: dict[tuple[int, ...], HeadTargets] = {}
-        samples = []
         for sample in self.plan.dataset.samples:
             if sample.labels not in targets:
                 targets[sample.labels] = target_of(sample)
-            target = targets[sample.labels]
-            samples.append(RunSample(sample.id, sample.filename, sample_key(sample), target))
-        return samples
+        return RunSamples(self.plan.dataset.samples, targets)
 
     def run(self, on_progress: ProgressHook = lambda progress: None) -> None:
         """Score every view that the run directory lacks; returns when all processes are done.
 
-        Raises `DataError` (see `RunDirectory.locked`; also a full disk, NaN scores, or the loss of
-        another process) and `OutOfMemoryError`.
+        Of a new run with many samples, those after the first `STORED_AT_ONCE` thousand are stored
+        while views are scored. Raises `DataError` (see `RunDirectory.locked`; also a full disk, NaN
+        scores, or the loss of another process) and `OutOfMemoryError`.
         """
         if not self.group.is_main_process:
             self._work(on_progress)
             return
         with self.run_dir.locked(self.fingerprint, self.metadata, self.plan.settings.resume):
-            self.run_dir.write_samples(self.samples)
-            self._work(on_progress)
+            storing = self.run_dir.storing(self.samples)
+
+            def store_and_report(progress: EvalProgress) -> None:
+                next(storing, None)
+                on_progress(progress)
+
+            at_once = self.group.size > 1 or self.run_dir.holds_samples
+            store(storing, None if at_once else STORED_AT_ONCE)
+            self._work(store_and_report)
+            store(storing, None)
 
     def _work(self, on_progress: ProgressHook) -> None:
         # The broadcast also keeps the other processes waiting until rank 0 has locked the folder.
@@ -166,6 +179,12 @@ class Evaluator:
         return conclude(self.plan, self.run_dir, seconds)
 
 
+def store(storing: Iterator[None], steps: int | None) -> None:
+    """Go on with `RunDirectory.storing`, by so many steps, or to the end (None)."""
+    for _ in islice(storing, steps):
+        pass
+
+
 def _model_class(sample: Sample, label: int, mapping: ClassMapping) -> int:
     if not 0 <= label < len(mapping.model_class):
         raise DataError(
@@ -180,9 +199,8 @@ def _require_same_inputs(group: Group, model_digest: str, plan: EvalPlan) -> Non
 
     Raises `DataError` in all of them if one sees another model, protocol or dataset.
     """
-    samples = [
-        (s.id, s.labels, s.start, s.end, s.first_frame, s.last_frame) for s in plan.dataset.samples
-    ]
+    shared = attrgetter("id", "labels", "start", "end", "first_frame", "last_frame")
+    samples = list(map(shared, plan.dataset.samples))
     inputs = repr((model_digest, plan.protocol, samples)).encode(errors="backslashreplace")
     if len(set(group.all_gather(hashlib.sha256(inputs).hexdigest()))) > 1:
         raise DataError(

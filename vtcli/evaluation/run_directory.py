@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -25,6 +25,8 @@ from vtcli.runtime.run_lock import lock_run_directory
 
 RUN_FORMAT = 2
 """Format 1 stored other keys in all three files."""
+SAMPLES_AT_A_TIME = 1000
+"""Samples that are stored between two reports of progress; it takes about 10 ms."""
 FLAGS = ("strict", "compile")
 """Entries of run.json that are only there where the option is given."""
 
@@ -148,13 +150,18 @@ class RunDirectory:
                     f"{self.folder} holds a run with another {what}; name another folder with -o"
                 )
 
-    def write_samples(self, samples: Sequence[RunSample]) -> None:
-        """Store what the run consists of.
+    @property
+    def holds_samples(self) -> bool:
+        """Whether the samples of the run are stored."""
+        return (self.folder / "samples.jsonl").exists()
+
+    def storing(self, samples: Sequence[RunSample]) -> Iterator[None]:
+        """Store what the run consists of, `SAMPLES_AT_A_TIME` for each item taken.
 
         Raises `DataError` if the folder has scores but none of these samples: they are then of
         another dataset with the same name.
         """
-        if self._holds_only_others({sample.key for sample in samples}):
+        if self._holds_only_others(samples):
             raise DataError(
                 f"{self.folder} holds a run on other videos, or all of them have changed; name "
                 "another folder with -o"
@@ -162,17 +169,23 @@ class RunDirectory:
         # ASCII: names may contain line separators and bytes that are not valid UTF-8. Encoding the
         # values one by one takes a third of the time.
         encode = json.JSONEncoder().encode
-        targets = {target: encode(target) for target in {sample.target for sample in samples}}
-        lines = [
-            f'{{"id": {encode(id_)}, "path": {encode(path)}, "key": {encode(key)}, '
-            f'"target": {targets[target]}}}\n'
-            for id_, path, key, target in samples
-        ]
+        targets: dict[HeadTargets, str] = {}
+        lines = []
+        for number, (id_, path, key, target) in enumerate(samples, 1):
+            if target not in targets:
+                targets[target] = encode(target)
+            lines.append(
+                f'{{"id": {encode(id_)}, "path": {encode(path)}, "key": {encode(key)}, '
+                f'"target": {targets[target]}}}\n'
+            )
+            if number % SAMPLES_AT_A_TIME == 0:
+                yield
         self._write("samples.jsonl", "".join(lines))
 
-    def _holds_only_others(self, keys: Set[str]) -> bool:
-        if not (self.folder / "samples.jsonl").exists():
+    def _holds_only_others(self, samples: Sequence[RunSample]) -> bool:
+        if not self.holds_samples:
             return False
+        keys = {sample.key for sample in samples}
         if any(sample.key in keys for sample in self.samples()):
             return False
         scored = self.scores().views.keys()

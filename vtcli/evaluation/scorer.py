@@ -104,10 +104,7 @@ class Scorer:
         on_progress(self.progress)
         workers = workers_of(settings.workers, self.group.local_size)
         requests = (
-            [Request(self.plan.dataset.samples[n], missing[n])]
-            for unit in units
-            for n in unit.samples
-            if n in missing
+            self._request(n, missing[n]) for unit in units for n in unit.samples if n in missing
         )
         with closing(self.writer), DecodePool(workers, settings.timeout) as decoders:
             loader = Loader(self.plan.reader, requests, workers + 1, decoders.open)
@@ -116,6 +113,11 @@ class Scorer:
             stream = ViewStream(batches, loader, slots)
             with closing(stream.run(units, missing)) as events:
                 self._record(events, missing, stream, on_progress)
+
+    def _request(self, number: int, views: tuple[int, ...]) -> list[Request]:
+        # Its key is computed now, so that it cannot be that of a file which changes afterwards.
+        _ = self.samples[number]
+        return [Request(self.plan.dataset.samples[number], views)]
 
     def _record(
         self,
