@@ -82,7 +82,7 @@ def _panel(option: Any) -> str:
 
 
 def _usage(argument: Any) -> str:
-    text = argument.metavar + ("..." if argument.nargs == -1 else "")
+    text = argument.metavar.removesuffix("...") + ("..." if argument.nargs == -1 else "")
     return text if argument.required or text.startswith("[") else f"[{text}]"
 
 

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from vtcli.report.tables import figure, plain_table, print_table, print_whole
+from vtcli.report.tables import figure, plain_table, print_table, print_whole, wrapped
 
 TITLES = ("model", "M params", "GMACs/view", "peak memory", "note")
 ROWS = [
@@ -81,3 +81,12 @@ def test_names_break_between_words_and_nothing_is_cut(width: int) -> None:
     assert "…" not in text
     for part in ("counter-clockwise", "99.0 (94.3–99.8)", "many"):
         assert part in text
+
+
+def test_a_fact_is_wrapped_between_words_on_a_terminal_only() -> None:
+    address = "https://example.org/" + "x" * 40
+    terminal = Console(file=io.StringIO(), width=40, force_terminal=True)
+    lines = wrapped(terminal, f"the official file of the paper {address}", 10).split("\n")
+    assert lines == ["the official file of the paper", " " * 10 + address]
+    pipe = Console(file=io.StringIO(), width=40)
+    assert wrapped(pipe, f"one two {address}", 10) == f"one two {address}"

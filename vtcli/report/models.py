@@ -12,10 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtcli.report.tables import full_width, plain_table, print_text, print_whole
+from vtcli.report.tables import full_width, plain_table, print_text, print_whole, wrapped
 from vtcli.runtime.csv_cells import SafeDictWriter
 from vtcli.runtime.words import plural
 from vtcli.weights.registry import Checkpoint, Registry, Source
+
+FACT_INDENT = 15  # cells of a name and the spaces around it
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -125,11 +127,14 @@ def print_card(row: Checkpoint, cached: Path | None, format: str) -> None:
     console.print(Text(row.id, style="bold"))
     for name, value in _facts(row, cached):
         if value:
-            console.print(Text.assemble((f"  {name:<12}", "dim"), f" {value}"))
+            text = wrapped(console, value, FACT_INDENT)
+            console.print(Text.assemble((f"  {name:<12}", "dim"), f" {text}"))
     console.print(Text("  sources, in the order they are tried", style="dim"))
     for source in row.sources:
         for line in _source_lines(source):
-            console.print(Text(f"    {line}"))
+            indent = 4 + len(line) - len(line.lstrip())
+            text = wrapped(console, line.lstrip(), indent)
+            console.print(Text(f"{' ' * indent}{text}"))
 
 
 def print_model_card(card: ModelCard, name: str, format: str) -> None:
@@ -144,7 +149,8 @@ def print_model_card(card: ModelCard, name: str, format: str) -> None:
     console.print(Text(card.id or name, style="bold"))
     for title, value in _card_facts(card):
         if value:
-            console.print(Text.assemble((f"  {title:<12}", "dim"), f" {value}"))
+            text = wrapped(console, value, FACT_INDENT)
+            console.print(Text.assemble((f"  {title:<12}", "dim"), f" {text}"))
 
 
 def _card_facts(card: ModelCard) -> Iterator[tuple[str, str]]:

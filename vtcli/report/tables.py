@@ -6,6 +6,7 @@ and labels are never read as markup.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -41,6 +42,18 @@ def print_text(console: Console, text: str, style: str = "", indent: int = 0) ->
 
     line = Text(text, style=style)
     console.print(Padding(line, (0, 0, 0, indent), expand=False) if indent else line)
+
+
+def wrapped(console: Console, text: str, indent: int) -> str:
+    """Text on lines that fit a terminal, whose second line begins after `indent` spaces.
+
+    A word that is longer, such as an address, stays whole, and so does text in a pipe.
+    """
+    if not console.is_terminal:
+        return text
+    width = max(console.width - indent, 20)
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * indent}".join(lines)
 
 
 def plain_table(

@@ -139,6 +139,10 @@ class ActivityNet:
         self.stream.write("\n")
 
 
+BAR = 20  # cells of a probability of 1
+BESIDE_BAR = 60  # cells for times, score and label
+
+
 class TimelineTable:
     """A line with a bar per segment, and at the end the model and the settings."""
 
@@ -156,8 +160,10 @@ class TimelineTable:
         self.has_results = True
         self.console.print(Text(outcome.path, style="bold"))
         segments = outcome.to_dict()["segments"]
+        left = self.console.width - BESIDE_BAR if self.console.is_terminal else BAR
+        bar_width = max(0, min(BAR, left))
         for segment in segments:
-            self.console.print(_segment_line(segment))
+            self.console.print(_segment_line(segment, bar_width))
         if not segments:
             least = self.header.get("events", {}).get("on", self.header["min_score"])
             text = f"  no window reaches a score of {least:g}"
@@ -189,12 +195,12 @@ def _caption(segment: Mapping[str, Any]) -> str:
     return f"{' '.join(segment['label'].split())} ({100 * segment['score']:.0f} %)"
 
 
-def _segment_line(segment: Mapping[str, Any]) -> Any:
+def _segment_line(segment: Mapping[str, Any], bar_width: int) -> Any:
     from rich.text import Text
 
-    bar = "█" * round(20 * segment["score"])
+    bar = "█" * round(bar_width * segment["score"])
     line = Text(f"  {clock(segment['start'])} – {clock(segment['end'])}  ")
     line.append(f"{100 * segment['score']:5.1f} %  ")
-    line.append(f"{bar:<20}", style="green")
+    line.append(f"{bar:<{bar_width}}", style="green")
     line.append(f"  {segment['label']}")
     return line
