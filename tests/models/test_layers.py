@@ -10,10 +10,13 @@ from vtcli.models import layers
 from vtcli.models.layers import (
     DropPath,
     add_branch,
+    attends_by_onednn,
+    attends_fused,
     attention,
     depthwise_conv3d,
     onednn_attention,
     onednn_computes,
+    patches,
     softmax,
 )
 
@@ -75,3 +78,41 @@ def test_a_branch_is_added_in_place_without_gradients_only(training: bool) -> No
     with torch.inference_mode():
         added = add_branch(x.clone(), torch.square, drop_path, tokens=3)
     assert torch.equal(added, expected)
+
+
+@pytest.mark.parametrize("amx", [False, True])
+@torch.inference_mode()
+def test_attention_in_bf16_is_fused_with_amx_only(
+    amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_has_avx512", lambda: True)
+    monkeypatch.setattr(layers, "_has_amx", lambda: amx)
+    has_onednn = torch.backends.mkldnn.is_available()
+    x = torch.ones(4, 8)
+    assert attends_fused(x.bfloat16()) is (has_onednn and amx)
+    assert attends_by_onednn(x) is (has_onednn and not amx)
+    assert attends_fused(x) is (has_onednn and amx)
+    with torch.enable_grad():
+        assert not attends_fused(x.bfloat16())
+
+
+@pytest.mark.parametrize("amx", [False, True])
+@torch.inference_mode()
+def test_attention_in_bf16_is_that_in_fp32(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_has_amx", lambda: amx)
+    q, k, v = torch.randn(3, 2, 2, 200, 16).bfloat16()
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    assert (attention(q, k, v).float() - expected).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("width", [16, 12, 6])
+@torch.inference_mode()
+def test_patches_in_bf16_are_moved_unchanged(width: int) -> None:
+    clip = torch.randn(2, 3, 4, 8, 2 * width, dtype=torch.bfloat16)
+    for part in (
+        clip,
+        clip[:, :, :, :, :width],
+        clip.flatten()[1:][: clip[0].numel()].view(1, 3, 4, 8, -1),
+    ):
+        expected = patches(part.float(), (2, 4, width)).bfloat16()
+        assert torch.equal(patches(part, (2, 4, width)), expected)
