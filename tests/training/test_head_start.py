@@ -87,6 +87,19 @@ def test_the_fitted_classifier_is_best_where_no_epoch_is_better(
     assert same(best, last)
 
 
+def test_early_stopping_counts_from_the_best_trained_epoch(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    made = trainer(tmp_path / "run", plan_for(data, model, replace(PROBE, epochs=9), patience=2))
+    row = {"epoch": 0, "val_top1": 0.9, "val_loss": 0.5}
+    made.position.history = [row, {**row, "epoch": 1, "val_top1": 0.7}]
+    made.position.best = 0
+    for epoch, top1, ended in ((2, 0.8, False), (3, 0.6, False), (4, 0.6, True)):
+        made.position.history.append({**row, "epoch": epoch, "val_top1": top1})
+        made.position.epoch = epoch
+        assert made.finished == ended
+
+
 def test_a_kill_in_an_epoch_changes_nothing(plan: TrainPlan, tmp_path: Path) -> None:
     assert_a_kill_changes_nothing(tmp_path, plan, steps=1)
 

@@ -235,14 +235,14 @@ class Trainer:
         return prefetch_batches(self.reader, self.requests(), self.workers, pinned=on_gpu)
 
     def _patience_exhausted(self) -> bool:
-        patience = self.plan.settings.patience
-        position = self.position
-        return (
-            patience is not None
-            and position.step == 0
-            and position.best >= 0
-            and position.epoch - position.history[position.best]["epoch"] >= patience
-        )
+        """Whether no epoch of `patience` improved on the best; a fitted start, from which the first
+        epochs may lead away, does not count.
+        """
+        patience, position = self.plan.settings.patience, self.position
+        trained = [row for row in position.history if row["epoch"]]
+        if patience is None or position.step or not trained:
+            return False
+        return bool(position.epoch - max(trained, key=self._quality)["epoch"] >= patience)
 
     # --- the end of an epoch ------------------------------------------------------------------
 
