@@ -451,7 +451,7 @@ def test_parts_of_a_video_are_read_in_each_unit(tmp_path: Path, header, row, seg
         (["path,label", "a.mp4,x", "b.mp4,nan"], "line 3: has no label"),
         (["path,label", "a.mp4,x", "b.mp4,N/A"], "line 3: has no label"),
         (["a.mp4,x,train", "b.mp4,y,val"], "line 1: has a column 'train' without a name"),
-        (["v_1 0.2 1.0", "v_2 0.5 1.0"], "line 1: '0.2' is no number of frames.*path,start,end"),
+        (["v_1 0.2 1.0", "v_2 0.5 1.0"], "line 1: '0.2' is not a frame count.*path,start,end"),
         (["x,a.mp4", "y,b.mp4", "c.mp4"], "line 3: does not fit the list 'class, video'"),
         (["PK\x03\x04"], "Excel workbook.*save it as csv"),
     ],

@@ -25,7 +25,7 @@ def is_mirrored(frame: VideoFrame) -> bool:
 
 
 def askew_degrees(frame: VideoFrame) -> int | None:
-    """The counter-clockwise turn that a display matrix asks for, if it is no multiple of 90
+    """The counter-clockwise turn that a display matrix asks for, if it is not a multiple of 90
     degrees; else None.
     """
     (a, b), (c, d) = _display_matrix(frame)

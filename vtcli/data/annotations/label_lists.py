@@ -64,7 +64,7 @@ def form_of(path: Path, lines: Sequence[tuple[int, str]]) -> Form | None:
 def read_label_list(path: Path) -> Annotation:
     """One row per video, labeled by class name or, where the class comes first, by number.
 
-    Raises `DataError` for a file that is no such list, naming a line that does not fit.
+    Raises `DataError` for a file that is not such a list, naming a line that does not fit.
     """
     lines = read_lines(path)
     form = form_of(path, lines[:1000])

@@ -186,7 +186,7 @@ def _row(path: Path, line: _Line, line_format: _LineFormat) -> AnnotationRow:
     frames = whole_number(line.fields[0]) if line_format.skipped == 1 else None
     if line_format.skipped == 1 and frames is None:
         text = (
-            f"'{line.fields[0]}' is no number of frames, as '{line_format.columns}' needs it; name "
+            f"'{line.fields[0]}' is not a frame count, as '{line_format.columns}' needs it; name "
             "the columns in a first line, such as path,start,end,label"
         )
         raise annotation_error(path, line.number, text)
