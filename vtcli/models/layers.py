@@ -343,7 +343,7 @@ def _moves_as_integers(x_BCTHW: Tensor) -> bool:
     """Whether values of 16 bits can be seen as integers of 64 bits, and a CPU moves them."""
     if x_BCTHW.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    return x_BCTHW.is_contiguous() and int(x_BCTHW.storage_offset()) % 4 == 0
+    return x_BCTHW.is_contiguous() and bool(x_BCTHW.storage_offset() % 4 == 0)
 
 
 def patches(x_BCTHW: Tensor, kernel: tuple[int, int, int]) -> Tensor:
