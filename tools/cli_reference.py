@@ -36,7 +36,7 @@ Options with one name mean the same in every command. Where their defaults diffe
 | `--seed` | 0 | `vt demo` 1: clips unlike those the models were trained on |
 | `--format` | `table`; the extension of `-o`, where the results are written to a file | |
 | `-o` | standard output | commands that make weights or a run need it, or name it themselves; \
-missing folders are created |
+missing folders are created, but not by `vt embed` and for `--annotate` |
 """
 
 
