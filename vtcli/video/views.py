@@ -72,7 +72,9 @@ def views_from_frames(
     """`views_from_parts` of RGB frames in any order, `index_of` the row of each frame index."""
     used = shown_frames(views)
     rows = [index_of[index] for index in used]
-    parts = in_turn(rows, _chunk_length(frames_NHWC), lambda part: frames_NHWC[list(part)])
+    parts = in_turn(
+        rows, _chunk_length(frames_NHWC, CHUNK_BYTES), lambda part: frames_NHWC[list(part)]
+    )
     return views_from_parts(parts, used, pipeline, views)
 
 
@@ -193,11 +195,11 @@ def resize_frames(
         return torch.cat(
             [_resize_chunk(chunk.to(device), pipeline, box, device) for chunk in chunks]
         )
-    chunks = frames_THWC.split(_chunk_length(frames_NHWC))
+    chunks = frames_THWC.split(_chunk_length(frames_NHWC, CHUNK_BYTES))
     return torch.cat([_resize_chunk(chunk, pipeline, box) for chunk in chunks])
 
 
-def _chunk_length(frames_NHWC: npt.NDArray[np.uint8], most: int = CHUNK_BYTES) -> int:
+def _chunk_length(frames_NHWC: npt.NDArray[np.uint8], most: int) -> int:
     return max(1, most // max(1, frames_NHWC[0].nbytes))
 
 
@@ -216,7 +218,7 @@ def _resize_chunk(
         mean, std = pipeline.mean[::order], pipeline.std[::order]
         frames_THWC = normalize_frames(frames_THWC, pipeline.normalize, mean, std)
     if not is_resized:
-        where = {"device": device} if rule.on_devices else {}
+        where = {} if device is None else {"device": device}
         frames_THWC = rule.pixels(frames_THWC, height, width, box, **where)
     return frames_THWC.flip(-1) if order == -1 else frames_THWC
 

@@ -80,9 +80,11 @@ def cut_windows(
             tokens = token_THW[frames]
             token_WN = rearrange(tokens, "(a t) (b h) (c w) -> (a b c) (t h w)", **axes)
             token_BWN = torch.where(token_WN < 0, -1, token_WN + clip_B11 * length)
-            # Windows of a kind follow each other: their mask is added to the bias once.
             kind_W = _kinds(tuple(tokens.shape), size, by).repeat(batch)
-            order_W = kind_W.argsort(stable=True)
+            order_W: Tensor | slice = slice(None)
+            if not torch.compiler.is_compiling():  # ONNX has no stable sorting
+                # Windows of a kind follow each other: their mask is added to the bias once.
+                order_W = kind_W.argsort(stable=True)
             windows = Windows(
                 tokens=token_BWN.flatten(0, 1)[order_W].to(device),
                 padded=pad_t + pad_h + pad_w > 0,
