@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import vtcli
 from vtcli.models import layers
 from vtcli.models.layers import (
     DropPath,
@@ -116,3 +117,20 @@ def test_patches_in_bf16_are_moved_unchanged(width: int) -> None:
     ):
         expected = patches(part.float(), (2, 4, width)).bfloat16()
         assert torch.equal(patches(part, (2, 4, width)), expected)
+
+
+@pytest.mark.parametrize("arch", ["uniformerv2", "videoswin", "vivit", "xvit"])
+def test_autocast_computes_what_fp32_does_whatever_the_size(
+    arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = vtcli.create_model(f"{arch}-nano", num_classes=4).eval()
+    side = model.config.image_size
+    clip = torch.randn(1, 3, model.config.num_frames, side, side)
+    with torch.no_grad():
+        expected = model.features(clip)
+        for name, value in (("MIN_MACS", 0), ("MIN_ROWS", dict.fromkeys(layers.MIN_ROWS, 0))):
+            monkeypatch.setattr(layers, name, value)  # as for a full-size network
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.features(clip)
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()

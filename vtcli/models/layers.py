@@ -92,11 +92,12 @@ def onednn_computes(x_LC: Tensor) -> bool:
     """Whether products and convolutions of a tensor may be given to oneDNN by name.
 
     Its backward pass takes two to six times as long as that of matrix products, so training does
-    not use it. Its bf16 kernels need AVX-512.
+    not use it; nor does validation with autocast, whose types autocast converts for PyTorch's own
+    operators alone. Its bf16 kernels need AVX-512.
     """
     if torch.compiler.is_compiling() or x_LC.device.type != "cpu":
         return False  # a compiler chooses for itself, and may not trace the queries below
-    if torch.is_grad_enabled() or x_LC.dtype not in MIN_ROWS:
+    if torch.is_grad_enabled() or x_LC.dtype not in MIN_ROWS or torch.is_autocast_enabled("cpu"):
         return False
     # Without AVX-512 it refuses convolutions and softmax in bf16.
     can = x_LC.dtype != torch.bfloat16 or _has_avx512()
