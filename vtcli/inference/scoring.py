@@ -67,17 +67,12 @@ def fill_batch(
     row_of = {slot: slot if slots else row for row, slot in enumerate(order)}
     first = clips[order[0]]
     size = slots or len(order)
-    if size == 1 and not (pinned and first.device.type == "cpu"):
+    pinned = pinned and first.device.type == "cpu"  # what a GPU has resized is there already
+    if size == 1 and not pinned:
         return first[None], row_of
     new = torch.empty if size == len(order) else torch.zeros
-    is_host = first.device.type == "cpu"
-    batch = new(
-        size,
-        *first.shape,
-        dtype=first.dtype,
-        device=first.device,
-        pin_memory=pinned and is_host,
-    )
+    shape, dtype = (size, *first.shape), first.dtype
+    batch = new(shape, dtype=dtype, device=first.device, pin_memory=pinned)
     for slot in order:
         batch[row_of[slot]] = clips[slot]
     return batch, row_of

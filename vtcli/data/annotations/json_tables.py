@@ -55,12 +55,8 @@ def _by_class(table: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _by_split(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Records of several splits; what else is in the table has no records."""
     parts = {name: found for name, value in table.items() if (found := records_of(value))}
-    splits = [canonical_split(name) for name in parts]
-    if (
-        len(parts) < 2
-        or len(set(splits)) < len(parts)
-        or not set(STANDARD_SPLITS).issuperset(splits)
-    ):
+    splits = {canonical_split(name) for name in parts}
+    if len(parts) < 2 or len(splits) < len(parts) or not splits <= set(STANDARD_SPLITS):
         return []
     return [
         {"split": name, **record}
