@@ -81,18 +81,29 @@ def test_a_branch_is_added_in_place_without_gradients_only(training: bool) -> No
     assert torch.equal(added, expected)
 
 
-@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize(
+    ("name", "amx", "intel"),
+    [
+        ("AMD EPYC", False, False),
+        ("Intel Xeon", False, True),
+        ("Intel Xeon", True, True),
+        ("", True, True),
+        ("", False, False),
+    ],
+)
 @torch.inference_mode()
-def test_attention_in_bf16_is_fused_with_amx_only(
-    amx: bool, monkeypatch: pytest.MonkeyPatch
+def test_attention_is_fused_in_bf16_with_amx_and_in_fp32_on_intel(
+    name: str, amx: bool, intel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(layers, "cpu_name", lambda: name)
+    monkeypatch.setattr(layers, "_is_intel", layers._is_intel.__wrapped__)
     monkeypatch.setattr(layers, "_has_avx512", lambda: True)
     monkeypatch.setattr(layers, "_has_amx", lambda: amx)
     has_onednn = torch.backends.mkldnn.is_available()
     x = torch.ones(4, 8)
     assert attends_fused(x.bfloat16()) is (has_onednn and amx)
-    assert attends_by_onednn(x) is (has_onednn and not amx)
-    assert attends_fused(x) is (has_onednn and amx)
+    assert attends_by_onednn(x) is (has_onednn and not intel)
+    assert attends_fused(x) is (has_onednn and intel)
     with torch.enable_grad():
         assert not attends_fused(x.bfloat16())
 

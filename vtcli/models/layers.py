@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtcli.runtime.device import cpu_features
+from vtcli.runtime.device import cpu_features, cpu_name
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
@@ -107,11 +107,11 @@ def onednn_computes(x_LC: Tensor) -> bool:
 def attends_by_onednn(q_LD: Tensor) -> bool:
     """Whether attention in fp32 is faster by oneDNN's products than by PyTorch's fused kernel.
 
-    Only with AVX-512: without it, oneDNN multiplies no faster than MKL, which the kernel calls; nor
-    on a processor with AMX, which is Intel's, where MKL uses the full vector width.
+    Only with AVX-512 and not on Intel's processors: elsewhere oneDNN multiplies no faster than MKL,
+    which the kernel calls.
     """
     is_fp32 = q_LD.dtype == torch.float32
-    return is_fp32 and onednn_computes(q_LD) and _has_avx512() and not _has_amx()
+    return is_fp32 and onednn_computes(q_LD) and _has_avx512() and not _is_intel()
 
 
 def attends_fused(q_LD: Tensor) -> bool:
@@ -131,6 +131,12 @@ def _has_avx512() -> bool:
 @cache
 def _has_amx() -> bool:
     return "amx_tile" in cpu_features()
+
+
+@cache
+def _is_intel() -> bool:
+    """Whether MKL uses the full vector width, which it does on Intel's processors alone."""
+    return "Intel" in cpu_name() or _has_amx()  # PyTorch before 2.8 has no names; AMX is Intel's
 
 
 def onednn_convolution(

@@ -19,12 +19,20 @@ def cpu_features() -> list[str]:
     tests = {
         "avx2": "_is_avx2_supported",
         "avx512": "_is_avx512_supported",
-        "avx512_vnni": "_is_avx512_vnni_supported",
+        "avx512_vnni": "_is_vnni_supported",
         "avx512_bf16": "_is_avx512_bf16_supported",
         "amx_tile": "_is_amx_tile_supported",
         "amx_fp16": "_is_amx_fp16_supported",
     }
     return [name for name, test in tests.items() if getattr(torch.cpu, test, lambda: False)()]
+
+
+def cpu_name() -> str:
+    """The processor's name as PyTorch knows it, "" where it does not."""
+    import torch
+
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(capabilities.get("cpu_name", ""))
 
 
 def resolve_device(device: str) -> torch.device:
