@@ -249,6 +249,17 @@ def test_mixing_takes_channels_of_the_next_and_the_previous_frame() -> None:
     assert z[0, :, 1, 2:].unique(dim=1).flatten().tolist() == list(range(1, 9))
 
 
+def test_mixing_in_a_traced_graph_is_that_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixing = Mixing(segments=4, fold=3)
+    z = torch.randn(2, 8, 5, 2, 12)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    kept = z.clone()
+    mixed = mixing(z)
+    assert torch.equal(z, kept)
+    monkeypatch.undo()
+    assert torch.equal(mixed, mixing(z))
+
+
 @pytest.mark.parametrize("summary_tokens", [False, True])
 def test_a_layer_for_the_first_token_only_gives_the_same_output(
     summary_tokens: bool,

@@ -63,15 +63,25 @@ class Mixing:
         self.segments = segments
         self.fold = fold
 
-    def __call__(self, kv_BTN2C: Tensor) -> None:
-        """Mix the keys and values of a clip in place."""
+    def __call__(self, kv_BTN2C: Tensor) -> Tensor:
+        """The mixed keys and values of a clip; in place, unless a graph is traced."""
         kv_GSN2C = kv_BTN2C.view(-1, self.segments, *kv_BTN2C.shape[2:])
         following = kv_GSN2C[..., : self.fold]
         preceding = kv_GSN2C[..., self.fold : 2 * self.fold]
+        if torch.compiler.is_compiling():
+            # Assignments to slices become scattered writes, in which engines take most of the time.
+            zero = torch.zeros_like(following[:, :1])
+            parts = [
+                torch.cat([following[:, 1:], zero], dim=1),
+                torch.cat([zero, preceding[:, :-1]], dim=1),
+                kv_GSN2C[..., 2 * self.fold :],
+            ]
+            return torch.cat(parts, dim=-1).view(kv_BTN2C.shape)
         following[:, :-1] = following[:, 1:].clone()
         preceding[:, 1:] = preceding[:, :-1].clone()
         following[:, -1] = 0
         preceding[:, 0] = 0
+        return kv_BTN2C
 
 
 class SpaceTimeAttention(nn.Module):
@@ -101,7 +111,7 @@ class SpaceTimeAttention(nn.Module):
         q_BTNC, kv_BTM2C = self._project(x_BTNC, first_only)
         means_BT2C = kv_BTM2C[:, :, 1:].mean(2) if self.summary_tokens else None
         if self.mixing is not None:
-            self.mixing(kv_BTM2C)
+            kv_BTM2C = self.mixing(kv_BTM2C)
         if means_BT2C is not None:
             T = x_BTNC.shape[1]
             means_BTT2C = means_BT2C.unsqueeze(1).expand(-1, T, -1, -1, -1)
