@@ -37,6 +37,7 @@ MEASURE = """
 import json, sys, time
 import torch
 from vtcli.video.frame_source import open_frame_source
+from vtcli.video.held import opened_once
 from vtcli.video.pipeline import plan_views
 from vtcli.video.views import views_from_parts
 from vtcli.weights.registry import load_registry
@@ -49,17 +50,36 @@ def stages(path, name, clips, crops):
     views = plan_views(pipeline, source.frames, source.fps, clips, crops)
     numbers = sorted({index for view in views for index in view.frame_indices})
     yield
-    parts = list(source.parts(numbers))
-    yield
+    parts = TimedParts(source.parts(numbers))
     tensors = views_from_parts(parts, numbers, pipeline, views)
-    yield
+    yield parts.seconds
     for tensor in tensors:
         pass
     yield
 
+class TimedParts:
+    # Parts are resized one by one, as they are decoded; `seconds` is what decoding took.
+    def __init__(self, parts):
+        self.parts, self.seconds = parts, 0.0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        began = time.process_time()
+        try:
+            return next(self.parts)
+        finally:
+            self.seconds += time.process_time() - began
+
 for line in sys.stdin:
-    times = [time.process_time() for _ in stages(*json.loads(line))]
-    print(json.dumps([end - start for start, end in zip(times, times[1:])]), flush=True)
+    times, decoding = [], 0.0
+    with opened_once():
+        for seconds in stages(*json.loads(line)):
+            times.append(time.process_time())
+            decoding = seconds or decoding
+    opening, both, cropping = (end - start for start, end in zip(times, times[1:]))
+    print(json.dumps([opening, decoding, both - decoding, cropping]), flush=True)
 """
 
 

@@ -31,8 +31,8 @@ def cpu_name() -> str:
     """The processor's name as PyTorch knows it, "" where it does not."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return str(capabilities.get("cpu_name", ""))
+    asked = getattr(torch.cpu, "get_capabilities", None)  # not before PyTorch 2.8
+    return "" if asked is None else str(asked().get("cpu_name", ""))
 
 
 def resolve_device(device: str) -> torch.device:

@@ -41,8 +41,9 @@ FramePart: TypeAlias = tuple[Sequence[int], NDArray[np.uint8]]
 FrameParts: TypeAlias = Generator[FramePart, None, None]
 """Requested frames in parts. Exhaust or close it in the thread that began it."""
 
-PART_BYTES = 64 << 20
-"""Bytes of the frames that are decoded together: two frames of 4K, or one that is larger."""
+PART_BYTES = 4 << 20
+"""Bytes of the frames that are decoded together: what is done with them finds them in the cache,
+and the next ones get their memory."""
 
 
 def read_frames(
@@ -110,6 +111,9 @@ def read_parts(
     frames_NHWC = np.empty((0, info.height, info.width, 3), dtype=np.uint8)
     with _failures_named(info):
         for own, frame_HWC in frames_with_pyav(info, indices, 1, "strict"):
+            if count == 1:
+                yield from (([row], frame_HWC[None]) for row in own)
+                continue
             for row in own:
                 if not rows:
                     frames_NHWC = np.empty((min(count, left), *frame_HWC.shape), dtype=np.uint8)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vtcli.errors import UsageError, VideoDecodeError, VideoReason
 from vtcli.runtime.worker_pool import WorkerFailedError, WorkerFailure, WorkerPool
 from vtcli.video import TIMEOUT_SECONDS, decode_worker
-from vtcli.video.decode import PART_BYTES, Backend, FrameParts, VideoInfo
+from vtcli.video.decode import Backend, FrameParts, VideoInfo
 from vtcli.video.decode_worker import (
     MEMORY_BYTES,
     open_and_read,
@@ -38,6 +38,9 @@ from vtcli.video.frame_source import ChooseFrames, FrameRange, FrameSource, Vide
 from vtcli.video.remote import is_url
 
 T = TypeVar("T")
+
+PART_BYTES = 64 << 20
+"""Bytes of frames that are read in one call; more of them come in the source's own parts."""
 
 _SENTENCES = {
     "timeout": "was not decoded within {0.timeout:g} s; convert it to H.264 in MP4, or raise "

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -233,6 +235,16 @@ def normalize_planes(
     """
     mean_C111, std_C111 = (_planes(tuple(v), str(clip_CTSS.device)) for v in (mean, std))
     return NORMALIZE_RULES[rule](clip_CTSS, mean_C111, std_C111)
+
+
+@lru_cache(maxsize=64)
+def level_table(
+    rule: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> npt.NDArray[np.float32]:
+    """What each gray level of each channel is normalized to, in the rule's arithmetic: [3, 256]."""
+    levels_C1L1 = torch.arange(256.0).expand(3, 1, 256)[..., None].clone()
+    table: npt.NDArray[np.float32] = normalize_planes(levels_C1L1, rule, mean, std).numpy()
+    return table.reshape(3, 256)
 
 
 @lru_cache(maxsize=64)

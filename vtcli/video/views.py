@@ -24,6 +24,7 @@ from vtcli.video.transforms import (
     Size,
     crop_corners,
     in_channel_order,
+    level_table,
     normalize_frames,
     normalize_planes,
 )
@@ -242,18 +243,22 @@ def _crop(
     """One crop of the frames in `rows`, normalized: [3, T, S, S]."""
     (top, left), size = corner, pipeline.crop_size
     crop_CNSS = resized_CNHW[:, :, top : top + size, left : left + size]
-    shape = 3, len(rows), size, size
-    clip_CTSS = torch.empty(shape, dtype=torch.float32, device=resized_CNHW.device)
-    p, is_normalized = pipeline, RESIZE_RULES[pipeline.resize].normalized_first
-    count = max(1, CHUNK_BYTES // (4 * 3 * 4 * size * size))  # what stays in the cache
-    for first in range(0, len(rows), count):
-        some = rows[first : first + count]
-        is_one = len(some) == 1  # a view of it, without a copy
-        some_CnSS = crop_CNSS[:, some[0] : some[0] + 1] if is_one else crop_CNSS[:, list(some)]
-        if not is_normalized:
-            some_CnSS = normalize_planes(some_CnSS.float(), p.normalize, p.mean, p.std)
-        clip_CTSS[:, first : first + count] = some_CnSS
-    return clip_CTSS
+    p = pipeline
+    if RESIZE_RULES[p.resize].normalized_first:
+        return crop_CNSS[:, list(rows)]
+    if resized_CNHW.device.type != "cpu":
+        return normalize_planes(crop_CNSS[:, list(rows)].float(), p.normalize, p.mean, p.std)
+    clip_CTSS = np.empty((3, len(rows), size, size), np.float32)
+    for table_L, frames_NSS, clip_TSS in zip(
+        level_table(p.normalize, p.mean, p.std),
+        crop_CNSS.numpy(),
+        clip_CTSS,
+        strict=True,
+    ):
+        for row, frame_SS in zip(rows, clip_TSS, strict=True):
+            # Faster than arithmetic in any rule. The mode: only then is `out` not copied.
+            np.take(table_L, frames_NSS[row], out=frame_SS, mode="wrap")
+    return torch.from_numpy(clip_CTSS)
 
 
 def fuse_views(logits_VK: Tensor, rule: ViewFusion) -> Tensor:
