@@ -122,14 +122,18 @@ def _read_fast(
         with _opened(info, threads) as (container, stream, held):
             for key, run in _plan_runs(index, positions):
                 landings = set() if key is None else set(index.key_pts[: key + 1].tolist())
+                begun: Sequence[VideoFrame] = ()
                 if held is not None:
-                    coming = held.packets_from(0 if key is None else int(index.key_packet[key]))
+                    first = 0 if key is None else int(index.key_packet[key])
+                    begun, coming = held.from_packet(first)
                 else:
                     if key is not None:
                         container.seek(int(index.key_pts[key]), stream=stream)
                     coming = packets(container, stream)
                 run_packets = chain(coming, [None])
-                run_frames = _decode_run(stream, run_packets, landings, run, index, requested)
+                run_frames = _decode_run(
+                    stream, begun, run_packets, landings, run, index, requested
+                )
                 if not (yield from run_frames):
                     return False
     except av.error.FFmpegError:
@@ -177,13 +181,14 @@ def _key_for(index: FrameIndex, position: int) -> int:
 
 def _decode_run(
     stream: VideoStream,
+    begun: Sequence[VideoFrame],
     run_packets: Iterator[Packet | None],
     landings: set[int],
     run: list[int],
     index: FrameIndex,
     requested: _Requested,
 ) -> Generator[DecodedFrame, None, bool]:
-    """Decode up to the last frame of a run; yields the requested ones.
+    """Decode up to the last frame of a run; yields the requested ones, `begun` among them.
 
     After a seek (`landings`: the timestamps of the key packets that it may land on) the first
     packet must be one of these and be decoded as a key frame before any other. Returns False where
@@ -197,14 +202,11 @@ def _decode_run(
     skips = index.seekable and context.name == "h264"
     first_pts: int | None = None
     heard = found_damage()
-    for packet in run_packets:
-        if landings:
-            if packet is None or packet.pts not in landings:
-                return False
-            first_pts, landings = packet.pts, set()
-        if skips and packet is not None:
-            context.skip_frame = "DEFAULT" if packet.pts in position_of else "NONREF"
-        for frame in stream.decode(packet):
+
+    def take(frames: Sequence[VideoFrame]) -> Generator[DecodedFrame, None, bool | None]:
+        """Yields those that are requested; returns how the run ends, None: it goes on."""
+        nonlocal first_pts
+        for frame in frames:
             pts = time_of(frame)
             if first_pts is not None:
                 if pts < first_pts:
@@ -218,7 +220,20 @@ def _decode_run(
                 yield requested.take(position_of[pts], frame)
             if pts >= last_pts:
                 return True
-    return True
+        return None
+
+    end = yield from take(begun)
+    for packet in run_packets:
+        if end is not None:
+            return end
+        if landings:
+            if packet is None or packet.pts not in landings:
+                return False
+            first_pts, landings = packet.pts, set()
+        if skips and packet is not None:
+            context.skip_frame = "DEFAULT" if packet.pts in position_of else "NONREF"
+        end = yield from take(stream.decode(packet))
+    return end is None or end
 
 
 def _read_slow(

@@ -8,13 +8,14 @@ is among its warnings.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 MOST_BYTES = 16 << 20
@@ -25,16 +26,25 @@ _here = threading.local()
 
 @dataclass
 class HeldVideo:
-    """An open file whose packets are in memory, in decoding order."""
+    """An open file whose packets are in memory, in decoding order.
+
+    Its decoder has got the first `fed` of them and has returned `frames`.
+    """
 
     container: InputContainer
     stream: VideoStream
     packets: list[Packet]
+    frames: Sequence[VideoFrame] = ()
+    fed: int = 0
 
-    def packets_from(self, first: int) -> Iterator[Packet]:
-        """The packets from a position on, for a decoder that has seen nothing yet."""
+    def from_packet(self, first: int) -> tuple[Sequence[VideoFrame], Iterator[Packet]]:
+        """The frames that are decoded already and the packets that follow, from a position on."""
+        frames, fed = self.frames, self.fed
+        self.frames, self.fed = (), 0
+        if first == 0 and fed:
+            return frames, iter(self.packets[fed:])
         self.stream.codec_context.flush_buffers()
-        return iter(self.packets[first:])
+        return (), iter(self.packets[first:])
 
 
 @dataclass
@@ -44,6 +54,7 @@ class Holder:
     path: Path | None = None
     packets: list[Packet] = field(default_factory=list)
     bytes: int = 0
+    begun: tuple[Sequence[VideoFrame], int] = ((), 0)
     video: HeldVideo | None = None
 
     def begin(self, path: Path) -> None:
@@ -59,16 +70,21 @@ class Holder:
         else:
             self.packets.clear()
 
+    def begin_with(self, frames: Sequence[VideoFrame], fed: int) -> None:
+        """What the decoder has returned for the first `fed` packets; it gets no other."""
+        self.begun = frames, fed
+
     def keep(self, container: InputContainer, stream: VideoStream) -> None:
         """Do not let the file be closed."""
         if self.packets:
-            self.video = HeldVideo(container, stream, self.packets)
+            self.video = HeldVideo(container, stream, self.packets, *self.begun)
 
     def release(self) -> None:
         """Close what is held."""
         if self.video is not None:
             self.video.container.close()
         self.path, self.packets, self.bytes, self.video = None, [], 0, None
+        self.begun = (), 0
 
 
 @contextmanager

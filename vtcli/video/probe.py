@@ -189,9 +189,11 @@ def _probe(path: Path, limits: Limits) -> VideoInfo:
         check_size(path, stream.width, stream.height, limits)
         family = container.format.name.split(",")[0]
         for packet in packets(container, stream):
-            if first is None:
-                first = _first_frame(stream, packet)
-                is_hidden = first is not None and hide_media(container, stream)
+            if first is None and (begun := decode(stream, packet)):
+                first = begun[0]
+                if holder is not None:
+                    holder.begin_with(begun, len(rows.pts) + 1)
+                is_hidden = hide_media(container, stream)
                 if is_hidden:  # libav's parser misses the contents
                     hidden.enter_context(without_log())
             rows.add(packet, codec)
@@ -204,7 +206,7 @@ def _probe(path: Path, limits: Limits) -> VideoInfo:
                     path, "limit", f"has over {limits.max_frames} frames; split it first"
                 )
         hidden.close()
-        first = first or _first_frame(stream, None)
+        first = first or next(iter(decode(stream, None) or ()), None)
         last.note_damage(stream)
         if is_hidden:
             keys = {entry.timestamp for entry in stream.index_entries if entry.is_keyframe}
@@ -263,11 +265,6 @@ def _note_length(path: Path, family: str, stream: VideoStream, rows: _Packets) -
     stored = max(rows.dts, default=-1) + 1 if family == "avi" else len(rows.pts)
     lacks = "" if rows.lost else missing_frames(family, stream, stored, sum(rows.ticks))
     damage().notes.extend(note for note in (ends_early, lacks) if note)
-
-
-def _first_frame(stream: VideoStream, packet: Packet | None) -> VideoFrame | None:
-    frames = decode(stream, packet)
-    return frames[0] if frames else None
 
 
 def _frame_index(
