@@ -42,6 +42,8 @@ def let_waiting_threads_sleep() -> None:
     """
     if not any(name in os.environ for name in WAIT_POLICIES):
         os.environ["GOMP_SPINCOUNT"] = "3000"
+    # Frames are resized in threads of our own.
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:

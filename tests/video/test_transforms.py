@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from vtcli.video import interpolation
 from vtcli.video.transforms import (
     CROP_RULES,
     NORMALIZE_RULES,
@@ -43,6 +46,13 @@ def resized(rule: str, frames: Tensor, short_side: int) -> Tensor:
     return RESIZE_RULES[rule].pixels(frames, *size)
 
 
+@pytest.fixture(params=["by OpenCV", "without it"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "without it":
+        monkeypatch.setattr(interpolation, "_opencv_agrees", lambda sizes: False)
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("height", "width", "short_side"), SIZES)
 def test_opencv_rule_is_bit_equal_to_opencv(height: int, width: int, short_side: int) -> None:
     cv2 = pytest.importorskip("cv2")
@@ -89,6 +99,7 @@ def opencv_pixel(rows: list[list[int]], y: float, x: float) -> int:
     return (total + 2) >> 2
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("height", "width", "short_side"), [(7, 11, 5), (5, 3, 8), (4, 6, 2)])
 def test_opencv_rule_follows_the_fixed_point_formula(
     height: int, width: int, short_side: int
@@ -108,6 +119,25 @@ def test_opencv_rule_follows_the_fixed_point_formula(
             for y in range(ours.shape[0])
         ]
         assert ours[:, :, channel].tolist() == expected
+
+
+@pytest.mark.parametrize("fault", ["another result", "no package"])
+def test_opencv_is_not_used_where_it_is_missing_or_disagrees(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    frames = noise(96, 128)
+    expected = resized("opencv_bilinear", frames, 56)
+    agrees = interpolation._opencv_agrees.__wrapped__
+    assert agrees((96, 128, 56, 75))
+    if fault == "another result":
+        resize = cv2.resize
+        monkeypatch.setattr(cv2, "resize", lambda *args, **kwargs: resize(*args, **kwargs) ^ 1)
+    else:
+        monkeypatch.setitem(sys.modules, "cv2", None)
+    assert not agrees((96, 128, 56, 75))
+    monkeypatch.setattr(interpolation, "_opencv_agrees", agrees)
+    assert torch.equal(resized("opencv_bilinear", frames, 56), expected)
 
 
 @pytest.mark.parametrize("name", [n for n, rule in RESIZE_RULES.items() if rule.on_devices])

@@ -32,6 +32,8 @@ BAND_VALUES = 2**18
 """Source values of a band, a megabyte in float32: larger ones leave the cache, and memory for them
 is returned to the system and fetched again.
 """
+NOISE_BYTES = 65_521
+"""Bytes of noise that is repeated to a frame: a prime, so that rows differ."""
 PILLOW_BYTES = 2**25
 """Bytes of frames that Pillow resizes at a time."""
 
@@ -153,9 +155,41 @@ def opencv_bilinear(
 
     Columns are weighted first and 4 of their 11 extra bits dropped; of the rows, each product is
     truncated by itself before the sum is rounded. The sums over columns are exact in float32.
+    On the CPU OpenCV itself does it, in a tenth of the time, where it is installed and agrees.
     """
+    if device is None and _opencv_agrees((*frames_THWC.shape[1:3], height, width)):
+        return _by_opencv(frames_THWC, height, width, box or _whole(height, width))
     plan = _opencv_plan_of(*_axes(frames_THWC, height, width, box), device)
     return _two_taps(frames_THWC, plan, _opencv_band, device)
+
+
+def _by_opencv(frames_THWC: Tensor, height: int, width: int, box: Box) -> Tensor:
+    import cv2
+
+    resized = [
+        cv2.resize(frame_HWC, (width, height), interpolation=cv2.INTER_LINEAR)[box]
+        for frame_HWC in frames_THWC.numpy()
+    ]
+    return torch.from_numpy(np.stack(resized))
+
+
+@lru_cache(maxsize=4096)
+def _opencv_agrees(sizes: tuple[int, int, int, int]) -> bool:
+    """Whether OpenCV is there and resizes noise to the same bytes: height and width, in and out.
+
+    What it computes is not documented, so a build or version may differ.
+    """
+    try:
+        import cv2  # noqa: F401
+    except Exception:  # also where it is installed without its libraries
+        return False
+    H, W, height, width = sizes
+    noise = np.random.default_rng(0).integers(0, 256, NOISE_BYTES, dtype=np.uint8)
+    frame_1HWC = torch.from_numpy(np.resize(noise, (1, H, W, 3)))
+    box = _whole(height, width)
+    plan = _opencv_plan_of(*_axes(frame_1HWC, height, width, box), None)
+    expected = _two_taps(frame_1HWC, plan, _opencv_band, None)
+    return torch.equal(_by_opencv(frame_1HWC, height, width, box), expected)
 
 
 def _opencv_band(source: Tensor, plan: _Plan, band: _Band) -> Tensor:
