@@ -5,6 +5,7 @@ Decoders are tested in a process of their own, so that a crash in one of them is
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -57,6 +58,10 @@ def _versions() -> dict[str, str]:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "not installed"
+    try:
+        facts["opencv"] = importlib.import_module("cv2").__version__
+    except Exception:  # also where a library that it needs is missing
+        facts["opencv"] = "not installed; frames would be resized faster"
     return facts
 
 

@@ -20,13 +20,23 @@ from vtcli.video.frame_source import open_frame_source
 from vtcli.video.held import opened_once
 
 FAR = [55, 3, 4, 30, 59, 3]  # a seek, frames out of order, and one twice
-NAMES = ("clip.mp4", "open.mkv", "all.mp4", "old.mp4", "clip.ts", "raw.h264", "clip.avi")
+NAMES = (
+    "clip.mp4",
+    "hevc.mp4",
+    "open.mkv",
+    "all.mp4",
+    "old.mp4",
+    "clip.ts",
+    "raw.h264",
+    "clip.avi",
+)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     write_clip(folder / "clip.mp4", options=X264)
+    write_clip(folder / "hevc.mp4", "libx265", options={"x265-params": "keyint=25:log-level=0"})
     write_clip(folder / "open.mkv", options=OPEN_GOP)
     write_clip(folder / "all.mp4", options={"x264-params": "keyint=1:log=-1"})
     write_clip(folder / "old.mp4", "mpeg4")
@@ -73,8 +83,26 @@ def test_the_frames_are_those_of_two_openings(
     assert outcome(clips / name, indices, once=False) == (list(indices), ())
     before = len(opened)
     assert outcome(clips / name, indices, once=True) == (list(indices), ())
-    is_held = name in ("clip.mp4", "open.mkv", "all.mp4", "old.mp4")
+    is_held = name in ("clip.mp4", "hevc.mp4", "open.mkv", "all.mp4", "old.mp4")
     assert len(opened) - before == (1 if is_held else before)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "hevc.mp4", "open.mkv", "old.mp4"])
+def test_what_is_decoded_to_describe_a_video_is_not_decoded_again(clips: Path, name: str) -> None:
+    for first, wanted in ((0, True), (20, False)):
+        with opened_once():
+            open_frame_source(clips / name)
+            held_video = held.take(clips / name)
+        assert held_video is not None
+        packets = len(held_video.packets)
+        frames, following = held_video.from_packet(first)
+        left = len(list(following))
+        assert bool(frames) is wanted
+        assert left == packets - first if first else left < packets
+        again, following = held_video.from_packet(0)  # only once: then it has seen other packets
+        assert not again
+        assert len(list(following)) == packets
+        held_video.container.close()
 
 
 @pytest.mark.parametrize("name", NAMES)

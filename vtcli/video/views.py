@@ -245,7 +245,10 @@ def _crop(
     crop_CNSS = resized_CNHW[:, :, top : top + size, left : left + size]
     p = pipeline
     if RESIZE_RULES[p.resize].normalized_first:
-        return crop_CNSS[:, list(rows)]
+        clip_CTSS = crop_CNSS.new_empty((3, len(rows), size, size))
+        for place, row in enumerate(rows):  # much faster than one copy of all rows
+            clip_CTSS[:, place] = crop_CNSS[:, row]
+        return clip_CTSS
     if resized_CNHW.device.type != "cpu":
         return normalize_planes(crop_CNSS[:, list(rows)].float(), p.normalize, p.mean, p.std)
     return normalize_levels(crop_CNSS, rows, p.normalize, p.mean, p.std)
