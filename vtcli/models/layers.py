@@ -136,7 +136,7 @@ def _has_amx() -> bool:
 @cache
 def _is_intel() -> bool:
     """Whether MKL uses the full vector width, which it does on Intel's processors alone."""
-    return "Intel" in cpu_name() or _has_amx()  # PyTorch before 2.8 has no names; AMX is Intel's
+    return "Intel" in cpu_name() or _has_amx()  # older PyTorch has no names; AMX is Intel's
 
 
 def onednn_convolution(

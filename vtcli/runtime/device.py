@@ -31,7 +31,7 @@ def cpu_name() -> str:
     """The processor's name as PyTorch knows it, "" where it does not."""
     import torch
 
-    asked = getattr(torch.cpu, "get_capabilities", None)  # not before PyTorch 2.8
+    asked = getattr(torch.cpu, "get_capabilities", None)  # older PyTorch has none
     return "" if asked is None else str(asked().get("cpu_name", ""))
 
 
