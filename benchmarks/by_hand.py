@@ -75,7 +75,7 @@ def pipeline_of(predictor: Predictor, folder: Path, workers: int) -> Callable[[l
     p = predictor.pipeline
     tensors = from_vt(get_architecture("vivit").layouts["hf"], net.state_dict(), net.config)
     write_checkpoint(folder / "model.safetensors", tensors, {})
-    (folder / "config.json").write_text(hf_config(net.config, net.labels)[1])
+    (folder / "config.json").write_text(hf_config(net.config, net.labels, multi_label=False)[1])
     crop = {"height": p.crop_size, "width": p.crop_size}
     sizes = {"size": {"shortest_edge": p.short_side}, "crop_size": crop}
     (folder / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, **sizes}))

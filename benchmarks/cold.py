@@ -57,7 +57,7 @@ def write_weights(folder: Path) -> tuple[Path, Path]:
     tensors = from_vt(get_architecture("vivit").layouts["hf"], net.state_dict(), net.config)
     write_checkpoint(upstream / "model.safetensors", tensors, {})
     labels = load_registry().find(CHECKPOINT).heads[0].labels
-    (upstream / "config.json").write_text(hf_config(net.config, labels)[1])
+    (upstream / "config.json").write_text(hf_config(net.config, labels, multi_label=False)[1])
     (upstream / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     words = ("convert", str(upstream / "model.safetensors"), "-m", CHECKPOINT, "-o", str(ours))
     subprocess.run([sys.executable, "-m", "vtcli", *words], check=True, stdout=subprocess.DEVNULL)

@@ -64,6 +64,7 @@ class TransformersViViT(nn.Module):
         from safetensors.torch import save_file
         from transformers import VivitConfig, VivitForVideoClassification
 
+        classes = {"num_labels": config.num_classes}
         settings = VivitConfig(
             image_size=config.image_size,
             num_frames=config.num_frames,
@@ -72,7 +73,7 @@ class TransformersViViT(nn.Module):
             num_hidden_layers=config.depth,
             num_attention_heads=config.num_heads,
             intermediate_size=round(config.mlp_ratio * config.width),
-            num_labels=config.num_classes,
+            **classes,
         ).to_dict()
         theirs = from_vt(get_architecture("vivit").layouts["hf"], weights, config)
         with tempfile.TemporaryDirectory() as folder:

@@ -209,7 +209,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    print_machine(torch.device(args.device))
+    print_machine(torch.device(args.device), ())
     plan = plan_of(args)
     with tempfile.TemporaryDirectory() as folder:
         ours = Trainer(plan, Path(folder), Group())
