@@ -20,6 +20,7 @@ import torch
 
 from vtcli.data.clip_loader import Loader, Request
 from vtcli.data.open import open_dataset
+from vtcli.errors import VideoDecodeError
 from vtcli.evaluation import EvalSettings, Evaluator, plan_evaluation
 from vtcli.inference.batching import slots_per_batch
 from vtcli.inference.scoring import default_batch_size, forward
@@ -60,8 +61,10 @@ def main() -> None:
         passes = -(-args.copies * plan.protocol.views // slots)
 
         def decode() -> None:
-            for _, loaded in Loader(plan.reader, requests, os.cpu_count() or 1):
-                for _ in loaded[0]:
+            for _, (loaded,) in Loader(plan.reader, requests, os.cpu_count() or 1):
+                if isinstance(loaded, VideoDecodeError):
+                    raise loaded
+                for _ in loaded.clips:
                     pass
 
         def compute() -> None:
