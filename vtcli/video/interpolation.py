@@ -179,17 +179,16 @@ def _opencv_agrees(sizes: tuple[int, int, int, int]) -> bool:
 
     What it computes is not documented, so a build or version may differ.
     """
-    try:
-        import cv2  # noqa: F401
-    except Exception:  # also where it is installed without its libraries
-        return False
     H, W, height, width = sizes
     noise = np.random.default_rng(0).integers(0, 256, NOISE_BYTES, dtype=np.uint8)
     frame_1HWC = torch.from_numpy(np.resize(noise, (1, H, W, 3)))
     box = _whole(height, width)
+    try:
+        by_opencv = _by_opencv(frame_1HWC, height, width, box)
+    except Exception:  # not installed, without its libraries, or a size that it refuses
+        return False
     plan = _opencv_plan_of(*_axes(frame_1HWC, height, width, box), None)
-    expected = _two_taps(frame_1HWC, plan, _opencv_band, None)
-    return torch.equal(_by_opencv(frame_1HWC, height, width, box), expected)
+    return torch.equal(by_opencv, _two_taps(frame_1HWC, plan, _opencv_band, None))
 
 
 def _opencv_band(source: Tensor, plan: _Plan, band: _Band) -> Tensor:
