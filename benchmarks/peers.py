@@ -64,7 +64,7 @@ class TransformersViViT(nn.Module):
         from safetensors.torch import save_file
         from transformers import VivitConfig, VivitForVideoClassification
 
-        classes = {"num_labels": config.num_classes}
+        classes = {"num_labels": config.num_classes}  # taken, but not in the signature
         settings = VivitConfig(
             image_size=config.image_size,
             num_frames=config.num_frames,

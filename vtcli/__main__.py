@@ -17,6 +17,7 @@ def main() -> None:
     if interruptible:
         signal.signal(signal.SIGINT, _leave_at_once)
     let_waiting_threads_sleep()
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")  # frames are resized in threads of our own
     from vtcli.cli import run
 
     if interruptible:
@@ -42,8 +43,6 @@ def let_waiting_threads_sleep() -> None:
     """
     if not any(name in os.environ for name in WAIT_POLICIES):
         os.environ["GOMP_SPINCOUNT"] = "3000"
-    # Frames are resized in threads of our own.
-    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:

@@ -70,9 +70,9 @@ class Holder:
         else:
             self.packets.clear()
 
-    def begin_with(self, frames: Sequence[VideoFrame], fed: int) -> None:
-        """What the decoder has returned for the first `fed` packets; it gets no other."""
-        self.begun = frames, fed
+    def decoded(self, frames: Sequence[VideoFrame]) -> None:
+        """What the decoder has returned for the packets so far; it gets no other."""
+        self.begun = frames, len(self.packets)
 
     def keep(self, container: InputContainer, stream: VideoStream) -> None:
         """Do not let the file be closed."""

@@ -180,10 +180,12 @@ def _opencv_agrees(sizes: tuple[int, int, int, int]) -> bool:
     What it computes is not documented, so a build or version may differ.
     """
     H, W, height, width = sizes
-    noise = np.random.default_rng(0).integers(0, 256, NOISE_BYTES, dtype=np.uint8)
-    frame_1HWC = torch.from_numpy(np.resize(noise, (1, H, W, 3)))
     box = _whole(height, width)
     try:
+        import cv2  # noqa: F401  # before noise is made for nothing
+
+        noise = np.random.default_rng(0).integers(0, 256, NOISE_BYTES, dtype=np.uint8)
+        frame_1HWC = torch.from_numpy(np.resize(noise, (1, H, W, 3)))
         by_opencv = _by_opencv(frame_1HWC, height, width, box)
     except Exception:  # not installed, without its libraries, or a size that it refuses
         return False

@@ -189,18 +189,18 @@ def _probe(path: Path, limits: Limits) -> VideoInfo:
         check_size(path, stream.width, stream.height, limits)
         family = container.format.name.split(",")[0]
         for packet in packets(container, stream):
+            if holder is not None:
+                holder.add(packet)
             if first is None and (begun := decode(stream, packet)):
                 first = begun[0]
                 if holder is not None:
-                    holder.begin_with(begun, len(rows.pts) + 1)
+                    holder.decoded(begun)
                 is_hidden = hide_media(container, stream)
                 if is_hidden:  # libav's parser misses the contents
                     hidden.enter_context(without_log())
             rows.add(packet, codec)
             if family in RAW:
                 last.add(packet)
-            if holder is not None:
-                holder.add(packet)
             if len(rows.pts) > limits.max_frames:
                 raise VideoDecodeError(
                     path, "limit", f"has over {limits.max_frames} frames; split it first"
