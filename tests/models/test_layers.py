@@ -10,6 +10,7 @@ import vtcli
 from vtcli.models import layers
 from vtcli.models.layers import (
     DropPath,
+    LayerNorm,
     add_branch,
     attends_by_onednn,
     attends_fused,
@@ -20,6 +21,7 @@ from vtcli.models.layers import (
     patches,
     softmax,
 )
+from vtcli.models.mlp import GELU_ELEMENTS, Activation, Mlp, add_mlp, gelu_
 
 
 @pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
@@ -79,6 +81,31 @@ def test_a_branch_is_added_in_place_without_gradients_only(training: bool) -> No
     with torch.inference_mode():
         added = add_branch(x.clone(), torch.square, drop_path, tokens=3)
     assert torch.equal(added, expected)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_mlp_is_added_as_it_is_in_training(activation: Activation, dtype: torch.dtype) -> None:
+    """Without gradients its activations are computed in other forms, in place."""
+    norm, mlp, drop_path = LayerNorm(8), Mlp(8, 32, activation).to(dtype), DropPath(0.0)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = 3 * torch.randn(2, 50, 8, dtype=dtype)
+    expected = add_mlp(x, norm.float(), mlp, drop_path.eval())
+    with torch.inference_mode():
+        added = add_mlp(x.clone(), norm, mlp, drop_path, tokens=7)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    assert (added - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_the_tanh_form_of_gelu_is_that_of_pytorch(dtype: torch.dtype) -> None:
+    x = torch.linspace(-12, 12, GELU_ELEMENTS + 5).to(dtype)
+    expected = F.gelu(x.double(), approximate="tanh")
+    found = gelu_(x.clone(), "gelu_tanh").double()
+    step = {torch.float32: 1e-6, torch.bfloat16: 2**-8}[dtype]
+    assert ((found - expected).abs() <= step * expected.abs().clamp(min=0.1)).all()
 
 
 @pytest.mark.parametrize(

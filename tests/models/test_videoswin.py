@@ -30,6 +30,7 @@ from vtcli.models.videoswin import ARCHITECTURE, PRESETS, infer_config, publishe
 from vtcli.models.videoswin import model as network
 from vtcli.models.videoswin.checkpoints import init_from_image_model
 from vtcli.models.videoswin.configs import VideoSwinConfig
+from vtcli.models.videoswin.windows import Cut, position_bias, relative_position
 
 GOLDEN = golden_dir("videoswin")
 TINY = sorted(p.stem for p in GOLDEN.glob("tiny_*.json"))
@@ -332,6 +333,38 @@ def test_any_clip_size_is_accepted_and_other_shapes_are_refused() -> None:
     for shape in ((3, 4, 32, 32), (1, 1, 4, 32, 32), (1, 3, 0, 32, 32)):
         with pytest.raises(ShapeError, match=r"\[batch, 3, frames, height, width\]"):
             model(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(5, 50, 58), (4, 40, 24), (3, 8, 33)], ids=str)
+def test_split_windows_give_the_logits_of_masked_ones(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPUs mask the windows that join both ends of the grid along height and width."""
+    model = _fresh(_TINY).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    clip = torch.randn(2, 3, *shape)
+    split = network.Block._cut
+
+    def masked(block: network.Block, *args: Any) -> Cut:
+        return replace(split(block, *args), in_space=False)
+
+    with torch.inference_mode():
+        logits = model(clip)
+        monkeypatch.setattr(network.Block, "_cut", masked)
+        expected = model(clip)
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("size", [(8, 7, 5), (4, 7, 5), (1, 3, 2)], ids=str)
+def test_position_bias_is_that_of_each_pair(size: tuple[int, ...]) -> None:
+    full = (8, 7, 5)
+    table = torch.randn(15 * 13 * 9, 3)
+    part = tuple(range(along) for along in size)
+    rows = relative_position(full, full, part, torch.device("cpu"))
+    expected = table[rows].permute(2, 0, 1)
+    assert torch.equal(position_bias(table, full, size), expected)
 
 
 _TINY = VideoSwinConfig(

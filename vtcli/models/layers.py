@@ -6,9 +6,9 @@ dimensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,6 @@ from torch import Tensor, nn
 
 from vtcli.runtime.device import cpu_features, cpu_name
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
-
-gelu_ = torch.ops.aten.gelu_
-QUICK_GELU_SLOPE = 1.702
 # Scores that explicit attention computes at a time: they fit in a CPU's cache (2 MiB in bf16).
 MAX_SCORES = 1024 * 1024
 # Rows, and multiply-accumulates, from which a product takes less time by oneDNN: its call takes
@@ -29,8 +25,6 @@ MIN_MACS = 3_000_000
 MIN_SOFTMAX = 1 << 16
 # Keys from which attention in fp32 is faster head by head.
 MIN_KEYS = 512
-# Tokens whose MLP is computed at a time: the hidden activations fit in a CPU's cache.
-CPU_MLP_TOKENS = 1576  # eight frames of 197 tokens
 # x·Wᵀ + b by oneDNN, which PyTorch's own compiler calls; None where PyTorch is built without it.
 _linear_op = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _ONEDNN_LINEAR = None if _linear_op is None else _linear_op.default
@@ -45,6 +39,11 @@ class LayerNorm(nn.LayerNorm):
             return F.layer_norm(x_LC, self.normalized_shape, self.weight, self.bias, self.eps)
         normed = F.layer_norm(x_LC.float(), self.normalized_shape, self.weight, self.bias, self.eps)
         return normed.to(x_LC.dtype)
+
+    def scaled(self, x_LC: Tensor, scale: float) -> Tensor:
+        """scale·norm(x) on a CPU."""
+        weight, bias = self.weight * scale, self.bias * scale
+        return F.layer_norm(x_LC, self.normalized_shape, weight, bias, self.eps)
 
 
 def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -159,36 +158,6 @@ class Linear(nn.Linear):
         return linear(x_LC, self.weight, self.bias)
 
 
-class Mlp(nn.Module):
-    """Linear, activation, dropout, Linear on the last dimension: [L,C] -> [L,C]."""
-
-    def __init__(
-        self, width: int, hidden: int, activation: Activation, dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, width)
-        self.activation = activation
-        self.dropout = dropout
-
-    def forward(self, x_LC: Tensor) -> Tensor:
-        if self.activation == "quick_gelu":
-            return self._quick_gelu(x_LC)
-        form = "tanh" if self.activation == "gelu_tanh" else "none"
-        h = self.fc1(x_LC)
-        # In place, which takes a quarter less time.
-        h = F.gelu(h, approximate=form) if torch.is_grad_enabled() else gelu_(h, approximate=form)
-        return self.fc2(F.dropout(h, self.dropout, self.training))
-
-    def _quick_gelu(self, x_LC: Tensor) -> Tensor:
-        """z·σ(1.702z) = silu(1.702z)/1.702; both factors are merged into the two products."""
-        slope = QUICK_GELU_SLOPE
-        z = scaled_linear(x_LC, self.fc1.weight, self.fc1.bias, slope)
-        h = F.silu(z, inplace=not torch.is_grad_enabled())
-        h = F.dropout(h, self.dropout, self.training)
-        return scaled_linear(h, self.fc2.weight, self.fc2.bias * slope, 1 / slope)
-
-
 def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     """softmax(q·kᵀ/√D)·v -> [B,H,N,D]; the fastest exact form for the device and precision."""
     if attends_by_onednn(q_BHND) and k_BHMD.shape[2] >= MIN_KEYS:
@@ -276,17 +245,19 @@ def add_branch(
     x_BLC: Tensor,
     branch: Callable[[Tensor], Tensor],
     drop_path: DropPath,
-    tokens: int = CPU_MLP_TOKENS,
+    tokens: int,
+    scale: float = 1.0,
 ) -> Tensor:
-    """x + branch(x) -> [B,L,C], for a branch that computes each token by itself.
+    """x + scale·branch(x) -> [B,L,C], for a branch that computes each token by itself.
 
-    On a CPU without gradients it is added in place, some tokens at a time: x must be contiguous and
-    must not be used afterwards.
+    On a CPU without gradients it is added in place, about so many tokens at a time: x must be
+    contiguous and must not be used afterwards.
     """
     if not adds_in_place(x_BLC, drop_path):
-        return x_BLC + drop_path(branch(x_BLC))
-    for chunk_MC in x_BLC.view(-1, x_BLC.shape[-1]).split(tokens):
-        chunk_MC.add_(branch(chunk_MC))
+        return torch.add(x_BLC, drop_path(branch(x_BLC)), alpha=scale)
+    x_MC = x_BLC.view(-1, x_BLC.shape[-1])
+    for chunk_MC in x_MC.tensor_split(math.ceil(len(x_MC) / tokens)):
+        chunk_MC.add_(branch(chunk_MC), alpha=scale)
     return x_BLC
 
 

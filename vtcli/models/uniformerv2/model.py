@@ -24,13 +24,12 @@ from vtcli.models.layers import (
     Attention,
     DropPath,
     LayerNorm,
-    Mlp,
-    add_branch,
     attend_with_one_query,
     depthwise_conv3d,
     linear,
     patches,
 )
+from vtcli.models.mlp import Mlp, add_mlp
 from vtcli.models.network import VideoNetwork
 from vtcli.models.uniformerv2.configs import UniFormerV2Config
 
@@ -124,7 +123,7 @@ class Block(nn.Module):
         x_BTNC = x_BTNC + self.drop_path(frames)
         if self.local_blocks >= 2:
             x_BTNC = self._mix_frames(x_BTNC, self.local2)
-        return add_branch(x_BTNC, lambda x: self.mlp(self.norm2(x)), self.drop_path)
+        return add_mlp(x_BTNC, self.norm2, self.mlp, self.drop_path)
 
     def _mix_frames(self, x_BTNC: Tensor, local: LocalBlock) -> Tensor:
         cls_BT1C, grid_BTHWC = split_grid(x_BTNC)

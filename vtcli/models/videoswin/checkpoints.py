@@ -24,7 +24,9 @@ _TABLE = "attn.relative_position_bias_table"
 
 
 def _index(name: str, config: Any) -> Tensor:
-    return relative_position(config.window_size, torch.device("cpu")).clone()
+    full = config.window_size
+    whole = tuple(range(step) for step in full)
+    return relative_position(full, full, whole, torch.device("cpu")).clone()
 
 
 def _block_rules(upstream: str, vt: str, fc1: str = "fc1", fc2: str = "fc2") -> list[Rule]:

@@ -11,9 +11,8 @@ slots, P slots of all windows, K kinds of windows, C channels, H heads of D chan
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from itertools import groupby, product
+from itertools import product
 from typing import Any
 
 import torch
@@ -26,8 +25,6 @@ from vtcli.models.layers import (
     DropPath,
     LayerNorm,
     Linear,
-    Mlp,
-    add_branch,
     adds_in_place,
     attends_by_onednn,
     attends_fused,
@@ -36,9 +33,19 @@ from vtcli.models.layers import (
     patches,
     softmax,
 )
+from vtcli.models.mlp import Mlp, add_mlp
 from vtcli.models.network import VideoNetwork
 from vtcli.models.videoswin.configs import VideoSwinConfig
-from vtcli.models.videoswin.windows import Windows, cut_windows, relative_position
+from vtcli.models.videoswin.windows import (
+    Chunk,
+    Cut,
+    Part,
+    Windows,
+    cut_windows,
+    position_bias,
+    relative_position,
+    size_of,
+)
 
 INITIAL_STD = 0.02
 # Narrower than any published network: at 48 channels, branches initialized with 0.02 contribute
@@ -51,19 +58,6 @@ CPU_SCORES = 2**20
 GPU_SCORES = 2**29
 # Tokens of a window from which attention in fp32 is faster head by head (with AVX-512).
 MIN_WINDOW = 128
-
-
-def chunked(elements: int, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Chunks of the first dimension of tensors with equally many rows.
-
-    elements: the size of the largest temporary tensor that is computed from all rows. Chunks are
-    faster only on a CPU and only without gradients; otherwise there is one.
-    """
-    first = rows[0]
-    if first.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return iter([rows])
-    count = min(len(first), math.ceil(elements / CPU_ELEMENTS))
-    return zip(*(r.tensor_split(count) for r in rows), strict=True)
 
 
 def biased_attention(
@@ -80,10 +74,8 @@ def biased_attention(
     if torch.compiler.is_compiling():
         # In one chunk: a loop over windows would fix their number, and with it the batch size.
         return attend(q_WHND, k_WHND, v_WHND, _masked(bias_HNN, mask_KNN, kind_W))
-    if on_cpu and mask_KNN is not None:
-        return _by_kind(q_WHND, k_WHND, v_WHND, bias_HNN, mask_KNN, kind_W)
     by_onednn = attends_by_onednn(q_WHND)
-    if by_onednn or attends_fused(q_WHND):
+    if mask_KNN is None and (by_onednn or attends_fused(q_WHND)):
         by_head = by_onednn and q_WHND.shape[2] >= MIN_WINDOW
         return (_head_by_head if by_head else _fused)(q_WHND, k_WHND, v_WHND, bias_HNN[None])
     W, H, N, _ = q_WHND.shape
@@ -96,26 +88,6 @@ def biased_attention(
         y_WHND = attend(q_WHND[ws, hs], k_WHND[ws, hs], v_WHND[ws, hs], bias_WHNN)
         chunks.append(y_WHND.flatten(0, 1))
     return torch.cat(chunks).view(q_WHND.shape)
-
-
-def _by_kind(
-    q_WHND: Tensor,
-    k_WHND: Tensor,
-    v_WHND: Tensor,
-    bias_HNN: Tensor,
-    mask_KNN: Tensor,
-    kind_W: Tensor,
-) -> Tensor:
-    """`biased_attention` with one sum of bias and mask for all windows of a kind."""
-    kinds = kind_W.tolist()
-    bias_of = {kind: bias_HNN + mask_KNN[kind] if kind else bias_HNN for kind in set(kinds)}
-    parts, end = [], 0
-    for kind, same in groupby(kinds):
-        ws = slice(end, end + len(list(same)))
-        y_WHND = biased_attention(q_WHND[ws], k_WHND[ws], v_WHND[ws], bias_of[kind], None, kind_W)
-        parts.append(y_WHND.transpose(1, 2))
-        end = ws.stop
-    return torch.cat(parts).transpose(1, 2)
 
 
 def _head_by_head(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_1HNN: Tensor) -> Tensor:
@@ -160,25 +132,30 @@ class WindowAttention(nn.Module):
         self.qkv = Linear(C, 3 * C, bias=config.qkv_bias)
         self.proj = Linear(C, C)
 
-    def position_bias(self, slots: int) -> Tensor:
-        """The relative position bias of each head in windows with this number of slots: [H,N,N].
+    def position_bias(self, part: Part, cut: Cut) -> Tensor:
+        """The relative position bias of each head between the slots of a part of a window: [H,N,N].
 
         A window smaller than the configured one uses the rows of its first slots. These are not a
         sub-window in space, but the released networks were trained this way.
         """
-        row_NN = relative_position(self.window_size, self.bias_table.device)[:slots, :slots]
+        if cut.is_box and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return position_bias(self.bias_table, cut.full, size_of(part))
+        row_NN = relative_position(cut.full, cut.window, part, self.bias_table.device)
         # In fp32, where picking values takes a third of the time.
         bias_HM = self.bias_table.t().float().index_select(1, row_NN.flatten())
-        return bias_HM.view(self.num_heads, slots, slots).to(self.bias_table.dtype)
+        return bias_HM.view(-1, *row_NN.shape).to(self.bias_table.dtype)
 
-    def forward(
-        self, x_WNC: Tensor, bias_HNN: Tensor, mask_KNN: Tensor | None, kind_W: Tensor
-    ) -> Tensor:
-        W, N, C = x_WNC.shape
-        qkv_WN3HD = self.qkv(x_WNC).view(W, N, 3, self.num_heads, C // self.num_heads)
-        q, k, v = qkv_WN3HD.permute(2, 0, 3, 1, 4)
-        y_WHND = biased_attention(q, k, v, bias_HNN, mask_KNN, kind_W)
-        return self.proj(y_WHND.transpose(1, 2).reshape(W, N, C))
+    def forward(self, x_PC: Tensor, windows: list[Windows], bias_of: dict[Part, Tensor]) -> Tensor:
+        """x_PC: the tokens in the slots of all windows; bias_of: [H,N,N] for each size."""
+        C = x_PC.shape[1]
+        qkv_P3HD = self.qkv(x_PC).view(-1, 3, self.num_heads, C // self.num_heads)
+        parts = []
+        for same, rows in zip(windows, qkv_P3HD.split([w.slots for w in windows]), strict=True):
+            bias_HNN = bias_of[same.part]
+            q, k, v = rows.unflatten(0, (-1, bias_HNN.shape[1])).permute(2, 0, 3, 1, 4)
+            y_WHND = biased_attention(q, k, v, bias_HNN, same.masks, same.kinds)
+            parts.append(y_WHND.transpose(1, 2).reshape(-1, C))
+        return self.proj(torch.cat(parts) if len(parts) > 1 else parts[0])
 
 
 class Block(nn.Module):
@@ -206,59 +183,60 @@ class Block(nn.Module):
         used afterwards.
         """
         in_place = adds_in_place(x_BTHWC, self.drop_path)
-        attend = self._add_attention_ if in_place else self._add_attention
-        x_BTHWC = attend(x_BTHWC, *self._cut(x_BTHWC))
+        shape, device, dtype = x_BTHWC.shape, x_BTHWC.device, x_BTHWC.dtype
+        x_MC = x_BTHWC.view(-1, shape[-1]) if in_place else x_BTHWC.flatten(0, 3)
+        cut = self._cut(x_BTHWC, in_place)
+        chunks, slot_M = cut_windows(shape[0], tuple(shape[1:4]), cut, device, dtype)
+        attended = self._attend(x_MC, chunks, cut)
+        if in_place:
+            for chunk, y_PC in attended:
+                _add_rows_(x_MC, chunk, y_PC)
+        else:
+            y_MC = torch.cat([y_PC for _, y_PC in attended]).index_select(0, slot_M)
+            x_BTHWC = _add(x_BTHWC, self.drop_path(y_MC.view(shape)))
         tokens = CPU_ELEMENTS // self.hidden
-        return add_branch(x_BTHWC, lambda x: self.mlp(self.norm2(x)), self.drop_path, tokens)
+        return add_mlp(x_BTHWC, self.norm2, self.mlp, self.drop_path, tokens)
 
-    def _cut(self, x_BTHWC: Tensor) -> tuple[list[Windows], Tensor, Tensor]:
-        """The windows of the tokens, the slot of each token [M], the bias of full windows."""
-        B, *grid, _ = x_BTHWC.shape
+    def _cut(self, x_BTHWC: Tensor, in_chunks: bool) -> Cut:
+        *grid, C = x_BTHWC.shape[1:]
         sizes = list(zip(grid, self.window_size, strict=True))
-        window = tuple(min(size, step) for size, step in sizes)
-        shift = tuple(step // 2 if self.shifted and size > step else 0 for size, step in sizes)
-        cut, slot_M = cut_windows(B, tuple(grid), window, shift, x_BTHWC.device, x_BTHWC.dtype)
-        return cut, slot_M, self.attn.position_bias(math.prod(window))
-
-    def _add_attention(
-        self, x_BTHWC: Tensor, cut: list[Windows], slot_M: Tensor, bias_HNN: Tensor
-    ) -> Tensor:
-        """x + attention in each window."""
-        x_MC = x_BTHWC.flatten(0, 3)
-        parts = [y_PC for windows in cut for _, y_PC in self._attend(windows, x_MC, bias_HNN)]
-        y_MC = torch.cat(parts).index_select(0, slot_M)
-        branch_BTHWC = self.drop_path(y_MC.view(x_BTHWC.shape))
-        if branch_BTHWC.dtype != x_BTHWC.dtype:  # autocast: the sum has the higher precision
-            return x_BTHWC + branch_BTHWC
-        # In place: allocating another tensor of this size costs more than the addition.
-        return branch_BTHWC.add_(x_BTHWC)
-
-    def _add_attention_(
-        self, x_BTHWC: Tensor, cut: list[Windows], _: Tensor, bias_HNN: Tensor
-    ) -> Tensor:
-        """The same in place, some windows at a time; each token is in one window."""
-        x_MC = x_BTHWC.view(-1, x_BTHWC.shape[-1])
-        for windows in cut:
-            for token_P, y_PC in self._attend(windows, x_MC, bias_HNN):
-                if windows.padded:
-                    is_token_P = token_P >= 0
-                    token_P, y_PC = token_P[is_token_P], y_PC[is_token_P]
-                x_MC.index_add_(0, token_P, y_PC.to(x_MC.dtype))
-        return x_BTHWC
+        return Cut(
+            full=self.window_size,
+            window=tuple(min(size, step) for size, step in sizes),
+            shift=tuple(step // 2 if self.shifted and size > step else 0 for size, step in sizes),
+            # A GPU is faster with few large windows and masks than with many small ones.
+            in_space=x_BTHWC.device.type == "cpu" and not torch.compiler.is_compiling(),
+            max_slots=CPU_ELEMENTS // (3 * C) if in_chunks else None,
+        )
 
     def _attend(
-        self, windows: Windows, x_MC: Tensor, bias_HNN: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Attention in windows of one size, some at a time: their tokens [P] and results [P,C]."""
-        bias_HNN = bias_HNN[:, windows.part, windows.part]
-        elements = 3 * x_MC.shape[1] * windows.tokens.numel()
-        for token_WN, kind_W in chunked(elements, windows.tokens, windows.kinds):
-            token_P = token_WN.flatten()
-            y_WNC = self.norm1(x_MC.index_select(0, token_P.clamp(min=0))).view(*token_WN.shape, -1)
-            if windows.padded:
+        self, x_MC: Tensor, chunks: list[Chunk], cut: Cut
+    ) -> Iterator[tuple[Chunk, Tensor]]:
+        """Each chunk, and the attention in its windows [P,C]."""
+        parts = {same.part for chunk in chunks for same in chunk.windows}
+        bias_of = {part: self.attn.position_bias(part, cut) for part in parts}
+        for chunk in chunks:
+            y_PC = self.norm1(x_MC.index_select(0, chunk.tokens))
+            if chunk.padding is not None:
                 # As upstream: padding is zero after the norm, and tokens attend to it unmasked.
-                y_WNC = y_WNC.masked_fill((token_WN < 0)[..., None], 0.0)
-            yield token_P, self.attn(y_WNC, bias_HNN, windows.masks, kind_W).flatten(0, 1)
+                y_PC = y_PC.masked_fill(chunk.padding, 0.0)
+            yield chunk, self.attn(y_PC, chunk.windows, bias_of)
+
+
+def _add(x_BTHWC: Tensor, branch_BTHWC: Tensor) -> Tensor:
+    if branch_BTHWC.dtype != x_BTHWC.dtype:  # autocast: the sum has the higher precision
+        return x_BTHWC + branch_BTHWC
+    # In place: allocating another tensor of this size costs more than the addition.
+    return branch_BTHWC.add_(x_BTHWC)
+
+
+def _add_rows_(x_MC: Tensor, chunk: Chunk, y_PC: Tensor) -> None:
+    """Add the result of each slot to its token, which is in no other slot."""
+    token_P = chunk.tokens
+    if chunk.padding is not None:
+        is_token_P = ~chunk.padding.flatten()
+        token_P, y_PC = token_P[is_token_P], y_PC[is_token_P]
+    x_MC.index_add_(0, token_P, y_PC.to(x_MC.dtype))
 
 
 class PatchMerging(nn.Module):

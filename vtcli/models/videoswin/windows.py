@@ -4,13 +4,13 @@ window, which pairs of tokens are masked after the cyclic shift, and relative po
 Everything here depends on sizes alone, so the latest results are cached.
 
 Shapes: T,H,W tokens along time, height, width, M tokens of all clips, W windows of N slots, P slots
-of all windows, K kinds of windows, A = 3 axes.
+of a chunk of windows, K kinds of windows, H heads, A = 3 axes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from itertools import product
@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 Size = tuple[int, ...]  # along time, height, width
+Part = tuple[range, ...]  # slots along time, height, width
 R = TypeVar("R")
 
 # Upstream adds -100, not -inf, to the score of tokens that only the cyclic shift made neighbors.
@@ -41,75 +42,168 @@ def cached(make: Callable[..., R]) -> Callable[..., R]:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Windows of one size, and which of their slots must not attend to each other.
+class Cut:
+    """How a grid of tokens is cut into windows.
 
-    tokens [W,N]: index of the token in each slot, -1 for padding; padded: whether there is any;
-    part: which slots of a full window these are; kinds [W]: the kind of each window;
-    masks [K,N,N]: added to the attention scores in windows of each kind; None if not needed.
+    full: the configured window; window, shift: slots of the windows along time, height and width,
+    and by how many they are shifted. The last window along a shifted axis joins both ends of the
+    grid, which must not attend to each other. Along time it is always split into two windows, along
+    height and width only with `in_space`; otherwise a mask keeps its ends apart.
+    max_slots: about the largest number of slots of a chunk; None for a single chunk.
     """
 
-    tokens: Tensor
-    padded: bool
-    part: slice
+    full: Size
+    window: Size
+    shift: Size
+    in_space: bool
+    max_slots: int | None
+
+    @property
+    def is_box(self) -> bool:
+        """Whether the slots of a window have the offsets that they have in the configured one.
+
+        So it is where height and width are the configured ones, because time varies slowest. Then
+        parts of a window have the same position bias if they have the same size.
+        """
+        return self.window[1:] == self.full[1:]
+
+    @property
+    def split_by(self) -> Size:
+        """The shift along the axes where windows are split."""
+        return self.shift if self.in_space else (self.shift[0], 0, 0)
+
+    @property
+    def mask_by(self) -> Size:
+        """The shift along the axes where a mask is needed."""
+        return (0, 0, 0) if self.in_space else (0, *self.shift[1:])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """W windows of one size, and which of their slots must not attend to each other.
+
+    part: which slots of a window these are; kinds [W]: the kind of each window; masks [K,N,N]:
+    added to the attention scores in windows of each kind; None if not needed.
+    """
+
+    part: Part
     kinds: Tensor
     masks: Tensor | None
+
+    @property
+    def slots(self) -> int:
+        """Slots of all windows."""
+        return self.kinds.shape[0] * math.prod(size_of(self.part))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Windows that are computed together, one size after the other.
+
+    tokens [P]: index of the token in each slot, 0 for padding; padding [P,1]: which slots are
+    padding; None if there are no such slots.
+    """
+
+    windows: list[Windows]
+    tokens: Tensor
+    padding: Tensor | None
+
+
+def size_of(part: Part) -> Size:
+    """Slots along time, height and width."""
+    return tuple(len(along) for along in part)
 
 
 @cached
 def cut_windows(
-    batch: int, grid: Size, window: Size, shift: Size, device: torch.device, dtype: torch.dtype
-) -> tuple[list[Windows], Tensor]:
+    batch: int, grid: Size, cut: Cut, device: torch.device, dtype: torch.dtype
+) -> tuple[list[Chunk], Tensor]:
     """The windows of a block for `batch` grids of tokens, and the slot of each token [M].
 
     The grid is padded at its end to full windows and shifted cyclically (figure 2). Slots are
-    numbered through all windows.
+    numbered through all chunks.
     """
     # Not inference tensors, even in inference mode, because training may use the cached ones.
     with torch.inference_mode(False):
-        length, (_, h, w) = math.prod(grid), window
-        pad_t, pad_h, pad_w = (-size % step for size, step in zip(grid, window, strict=True))
-        token_THW = torch.arange(length).view(grid)
-        token_THW = F.pad(token_THW, (0, pad_w, 0, pad_h, 0, pad_t), value=-1)
-        token_THW = token_THW.roll([-by for by in shift], (0, 1, 2))
-        clip_B11 = torch.arange(batch).view(-1, 1, 1)
-        cut = []
-        for frames, part in _cut_in_time(len(token_THW), window[0], shift[0]):
-            size, by = (part.stop - part.start, h, w), (0, *shift[1:])
-            axes = dict(zip("thw", size, strict=True))
-            tokens = token_THW[frames]
-            token_WN = rearrange(tokens, "(a t) (b h) (c w) -> (a b c) (t h w)", **axes)
-            token_BWN = torch.where(token_WN < 0, -1, token_WN + clip_B11 * length)
-            kind_W = _kinds(tuple(tokens.shape), size, by).repeat(batch)
-            order_W: Tensor | slice = slice(None)
-            if not torch.compiler.is_compiling():  # ONNX has no stable sorting
-                # Windows of a kind follow each other: their mask is added to the bias once.
-                order_W = kind_W.argsort(stable=True)
-            windows = Windows(
-                tokens=token_BWN.flatten(0, 1)[order_W].to(device),
-                padded=pad_t + pad_h + pad_w > 0,
-                part=slice(part.start * h * w, part.stop * h * w),
-                kinds=kind_W[order_W].to(device),
-                masks=shift_masks(size, by, device, dtype) if any(by) else None,
-            )
-            cut.append(windows)
-        token_P = torch.cat([windows.tokens.flatten() for windows in cut])
+        parts = _parts(batch, grid, cut)
+        total = sum(token_WN.numel() for token_WN, _ in parts.values())
+        count = 1 if cut.max_slots is None else math.ceil(total / cut.max_slots)
+        windows: list[list[Windows]] = [[] for _ in range(count)]
+        tokens: list[list[Tensor]] = [[] for _ in range(count)]
+        begin = 0
+        for part, (token_WN, kind_W) in parts.items():
+            size = size_of(part)
+            masks = shift_masks(size, cut.mask_by, device, dtype) if any(cut.mask_by) else None
+            for number, ws in _shares(begin, token_WN.shape, total, count):
+                windows[number].append(Windows(part, kind_W[ws].to(device), masks))
+                tokens[number].append(token_WN[ws].flatten())
+            begin += token_WN.numel()
+        token_P = torch.cat([each for some in tokens for each in some])
+        padded = any(size % step for size, step in zip(grid, cut.window, strict=True))
+        chunks = [
+            _chunk(some, torch.cat(theirs), padded, device)
+            for some, theirs in zip(windows, tokens, strict=True)
+            if some
+        ]
         # Padding slots (-1) come first when slots are sorted by their tokens.
-        return cut, token_P.argsort()[-batch * length :]
+        return chunks, token_P.argsort()[-batch * math.prod(grid) :].to(device)
 
 
-def _cut_in_time(frames: int, step: int, by: int) -> list[tuple[slice, slice]]:
-    """Ranges of frames of a shifted grid, and the frames of a window that they fill.
+def _shares(
+    begin: int, shape: Sequence[int], total: int, count: int
+) -> Iterator[tuple[int, list[int] | slice]]:
+    """Which windows of one size, whose slots begin here, are in which of `count` equal chunks."""
+    if count == 1:
+        yield 0, slice(None)
+        return
+    windows, slots = shape
+    chunk_of = [(begin + number * slots) * count // total for number in range(windows)]
+    for chunk in sorted(set(chunk_of)):
+        yield chunk, [number for number, its in enumerate(chunk_of) if its == chunk]
 
-    The last window joins the grid's end to its first `by` frames. They must not attend to each
-    other, so it is split into two windows, which costs less than a mask.
+
+def _chunk(windows: list[Windows], token_P: Tensor, padded: bool, device: torch.device) -> Chunk:
+    padding = (token_P < 0)[:, None].to(device) if padded else None
+    return Chunk(windows, token_P.clamp(min=0).to(device), padding)
+
+
+def _parts(batch: int, grid: Size, cut: Cut) -> dict[Part, tuple[Tensor, Tensor]]:
+    """For each part of a window: the tokens in its slots [W,N], -1 for padding, the kinds [W]."""
+    length = math.prod(grid)
+    pad_t, pad_h, pad_w = (-size % step for size, step in zip(grid, cut.window, strict=True))
+    token_THW = torch.arange(length).view(grid)
+    token_THW = F.pad(token_THW, (0, pad_w, 0, pad_h, 0, pad_t), value=-1)
+    token_THW = token_THW.roll([-by for by in cut.shift], (0, 1, 2))
+    clip_B11 = torch.arange(batch).view(-1, 1, 1)
+    along = zip(token_THW.shape, cut.window, cut.split_by, strict=True)
+    found: dict[Part, list[tuple[Tensor, Tensor]]] = {}
+    for axes in product(*(_split(*axis, cut.is_box) for axis in along)):
+        tokens = token_THW[tuple(positions for positions, _ in axes)]
+        part = tuple(slots for _, slots in axes)
+        size = size_of(part)
+        steps = dict(zip("thw", size, strict=True))
+        token_WN = rearrange(tokens, "(a t) (b h) (c w) -> (a b c) (t h w)", **steps)
+        token_BWN = torch.where(token_WN < 0, -1, token_WN + clip_B11 * length)
+        kind_W = _kinds(tuple(tokens.shape), size, cut.mask_by).repeat(batch)
+        found.setdefault(part, []).append((token_BWN.flatten(0, 1), kind_W))
+    return {
+        part: (torch.cat([token_WN for token_WN, _ in same]), torch.cat([k for _, k in same]))
+        for part, same in found.items()
+    }
+
+
+def _split(length: int, step: int, by: int, is_box: bool) -> list[tuple[slice, range]]:
+    """Ranges of a shifted grid along an axis, and the slots of a window that they fill.
+
+    The last window is split into the grid's end and its first `by` positions, which costs less
+    than a mask. In a box the slots of both are numbered from 0.
     """
     if not by:
-        return [(slice(0, frames), slice(0, step))]
+        return [(slice(0, length), range(step))]
     return [
-        (slice(0, frames - step), slice(0, step)),
-        (slice(frames - step, frames - by), slice(0, step - by)),
-        (slice(frames - by, frames), slice(step - by, step)),
+        (slice(0, length - step), range(step)),
+        (slice(length - step, length - by), range(step - by)),
+        (slice(length - by, length), range(by) if is_box else range(step - by, step)),
     ]
 
 
@@ -145,12 +239,35 @@ def shift_masks(window: Size, shift: Size, device: torch.device, dtype: torch.dt
 
 
 @cached
-def relative_position(window: Size, device: torch.device) -> Tensor:
-    """Row of the bias table for each pair of slots of a window; time varies slowest: [N,N]."""
+def relative_position(full: Size, window: Size, part: Part, device: torch.device) -> Tensor:
+    """Row of the bias table for each pair of slots of a part of a window: [N,N].
+
+    The rows are those of as many slots of the configured window, `full`; time varies slowest.
+    """
     with torch.inference_mode(False):
-        axes = torch.meshgrid(*(torch.arange(step) for step in window), indexing="ij")
+        slots = torch.arange(math.prod(window)).view(window)
+        slot_N = slots[tuple(slice(along.start, along.stop) for along in part)].flatten()
+        axes = torch.unravel_index(slot_N, full)
         row_NN = torch.zeros((), dtype=torch.long)
-        for axis, step in zip(axes, window, strict=True):
-            offset_NN = axis.reshape(-1, 1) - axis.reshape(1, -1)
-            row_NN = row_NN * (2 * step - 1) + offset_NN + step - 1
+        for axis_N, step in zip(axes, full, strict=True):
+            row_NN = row_NN * (2 * step - 1) + axis_N[:, None] - axis_N + step - 1
         return row_NN.to(device)
+
+
+def position_bias(table_MH: Tensor, full: Size, size: Size) -> Tensor:
+    """The bias of every pair of slots of windows of this size: [H,N,N].
+
+    table_MH: a row for each offset within a window of the size `full`, time varying slowest. Since
+    the bias depends on the offset alone, the values for a slot's keys along an axis lie next to
+    each other: they are copied in runs, in a fraction of the time of looking up each pair.
+    """
+    table = table_MH.t().unflatten(1, [2 * step - 1 for step in full])
+    for axis, (step, along) in enumerate(zip(full, size, strict=True), start=1):
+        table = table.narrow(axis, step - along, 2 * along - 1)
+    table = table.flip((1, 2, 3))  # from query - key to key - query
+    for along in reversed(size):
+        # H, queries so far, offsets left, keys so far: one axis after the other.
+        runs = [table.narrow(3, along - 1 - query, along) for query in range(along)]
+        table = torch.stack(runs, dim=1)
+    slots = math.prod(size)
+    return table.view(-1, slots, slots)

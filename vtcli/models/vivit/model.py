@@ -22,13 +22,12 @@ from vtcli.models import layers
 from vtcli.models.input_check import check_clip
 from vtcli.models.layers import (
     LayerNorm,
-    Mlp,
-    add_branch,
     attend_with_one_query,
     attention,
     linear,
     patches,
 )
+from vtcli.models.mlp import Mlp, add_mlp
 from vtcli.models.network import VideoNetwork
 from vtcli.models.vivit.configs import ViViTConfig
 
@@ -143,7 +142,7 @@ class Block(nn.Module):
         attend = self.attn.attend_first if first_only else self.attn
         y_BTNC = attend(self.norm1(x_BTNC))
         x_BTNC = x_BTNC[:, :, : y_BTNC.shape[2]] + self.drop_path(y_BTNC)
-        return add_branch(x_BTNC, lambda x: self.mlp(self.norm2(x)), self.drop_path)
+        return add_mlp(x_BTNC, self.norm2, self.mlp, self.drop_path)
 
 
 class Residual(nn.Module):

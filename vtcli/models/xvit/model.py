@@ -24,12 +24,11 @@ from vtcli.models.layers import (
     DropPath,
     LayerNorm,
     Linear,
-    Mlp,
-    add_branch,
     attention,
     linear,
     patches,
 )
+from vtcli.models.mlp import Mlp, add_mlp
 from vtcli.models.network import VideoNetwork
 from vtcli.models.xvit.configs import EMBED_SIZE, XViTConfig
 
@@ -163,7 +162,7 @@ class Block(nn.Module):
     def forward(self, x_BTNC: Tensor, first_only: bool = False) -> Tensor:
         residual = x_BTNC[:, :, :1] if first_only else x_BTNC
         x_BTNC = residual + self.drop_path(self.attn(self.norm1(x_BTNC), first_only))
-        return add_branch(x_BTNC, lambda x: self.mlp(self.norm2(x)), self.drop_path)
+        return add_mlp(x_BTNC, self.norm2, self.mlp, self.drop_path)
 
 
 def run_for_first_token(blocks: nn.ModuleList, x_BTNC: Tensor) -> Tensor:
