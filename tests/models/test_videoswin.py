@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from functools import partial
@@ -30,7 +31,7 @@ from vtcli.models.videoswin import ARCHITECTURE, PRESETS, infer_config, publishe
 from vtcli.models.videoswin import model as network
 from vtcli.models.videoswin.checkpoints import init_from_image_model
 from vtcli.models.videoswin.configs import VideoSwinConfig
-from vtcli.models.videoswin.windows import Cut, position_bias, relative_position
+from vtcli.models.videoswin.windows import position_bias, relative_position
 
 GOLDEN = golden_dir("videoswin")
 TINY = sorted(p.stem for p in GOLDEN.glob("tiny_*.json"))
@@ -89,13 +90,17 @@ def test_full_size_logits_equal_upstream(name: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["shift", "clamp", "window16", "options"])
-@pytest.mark.parametrize("path", ["gradients", "small chunks", "fused attention", "head by head"])
+@pytest.mark.parametrize(
+    "path", ["gradients", "split windows", "small chunks", "fused attention", "head by head"]
+)
 def test_every_code_path_gives_upstreams_logits(
     case: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CPUs compute large clips in chunks, with AVX-512 also head by head; others use PyTorch's
     fused attention.
     """
+    if path != "gradients":
+        monkeypatch.setattr(network, "MIN_SPLIT", 0)
     if path == "small chunks":
         monkeypatch.setattr(network, "CPU_ELEMENTS", 1000)
         monkeypatch.setattr(network, "CPU_SCORES", 2 * 18 * 18)
@@ -340,19 +345,15 @@ def test_split_windows_give_the_logits_of_masked_ones(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GPUs mask the windows that join both ends of the grid along height and width."""
+    monkeypatch.setattr(network, "MIN_SPLIT", 0)
     model = _fresh(_TINY).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
     clip = torch.randn(2, 3, *shape)
-    split = network.Block._cut
-
-    def masked(block: network.Block, *args: Any) -> Cut:
-        return replace(split(block, *args), in_space=False)
-
     with torch.inference_mode():
         logits = model(clip)
-        monkeypatch.setattr(network.Block, "_cut", masked)
+        monkeypatch.setattr(network, "MIN_SPLIT", math.inf)
         expected = model(clip)
     assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 

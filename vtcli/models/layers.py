@@ -78,11 +78,13 @@ def _faster_by_onednn(x_LC: Tensor, weight: Tensor) -> bool:
 
     oneDNN uses the full vector width of every processor; MKL, which computes fp32 matrix products,
     uses half of it on AMD. In bf16 oneDNN computes both, but by name it adds the bias in the same
-    pass.
+    pass, which pays for any size with AMX.
     """
-    if torch.compiler.is_compiling() or x_LC.numel() * weight.shape[0] < MIN_MACS:
-        return False
     if not onednn_computes(x_LC):
+        return False
+    if x_LC.dtype == torch.bfloat16 and _has_amx():
+        return True
+    if x_LC.numel() * weight.shape[0] < MIN_MACS:
         return False
     return x_LC.numel() >= MIN_ROWS[x_LC.dtype] * x_LC.shape[-1]
 

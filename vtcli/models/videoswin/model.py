@@ -11,6 +11,7 @@ slots, P slots of all windows, K kinds of windows, C channels, H heads of D chan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -56,6 +57,8 @@ HEAD_STD = 0.01
 CPU_ELEMENTS = 2**22
 CPU_SCORES = 2**20
 GPU_SCORES = 2**29
+# Scores of all windows from which a CPU splits those that join both ends of the grid.
+MIN_SPLIT = 2**22
 # Tokens of a window from which attention in fp32 is faster head by head (with AVX-512).
 MIN_WINDOW = 128
 
@@ -70,7 +73,8 @@ def biased_attention(
 ) -> Tensor:
     """softmax(q·kᵀ/√D + bias + mask)·v -> [W,H,N,D], a few windows or heads at a time."""
     on_cpu = q_WHND.device.type == "cpu"
-    attend, scores = (_explicit, CPU_SCORES) if on_cpu else (_fused, GPU_SCORES)
+    explicit = on_cpu and not attends_fused(q_WHND)
+    attend, scores = _explicit if explicit else _fused, CPU_SCORES if on_cpu else GPU_SCORES
     if torch.compiler.is_compiling():
         # In one chunk: a loop over windows would fix their number, and with it the batch size.
         return attend(q_WHND, k_WHND, v_WHND, _masked(bias_HNN, mask_KNN, kind_W))
@@ -122,7 +126,7 @@ def _fused(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_WHNN: Tensor) ->
 
 
 class WindowAttention(nn.Module):
-    """Attention within windows with a relative position bias (3D W-MSA): [W,N,C] -> [W,N,C]."""
+    """Attention within windows with a relative position bias (3D W-MSA): [P,C] -> [P,C]."""
 
     def __init__(self, config: VideoSwinConfig, stage: int) -> None:
         super().__init__()
@@ -138,7 +142,7 @@ class WindowAttention(nn.Module):
         A window smaller than the configured one uses the rows of its first slots. These are not a
         sub-window in space, but the released networks were trained this way.
         """
-        if cut.is_box and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if cut.is_box and cut.in_space and not torch.is_grad_enabled():
             return position_bias(self.bias_table, cut.full, size_of(part))
         row_NN = relative_position(cut.full, cut.window, part, self.bias_table.device)
         # In fp32, where picking values takes a third of the time.
@@ -204,10 +208,19 @@ class Block(nn.Module):
             full=self.window_size,
             window=tuple(min(size, step) for size, step in sizes),
             shift=tuple(step // 2 if self.shifted and size > step else 0 for size, step in sizes),
-            # A GPU is faster with few large windows and masks than with many small ones.
-            in_space=x_BTHWC.device.type == "cpu" and not torch.compiler.is_compiling(),
+            in_space=self._splits(x_BTHWC),
             max_slots=CPU_ELEMENTS // (3 * C) if in_chunks else None,
         )
+
+    def _splits(self, x_BTHWC: Tensor) -> bool:
+        """Whether many small windows are faster than few large ones with masks.
+
+        On a CPU, if there is so much to compute that more calls do not matter.
+        """
+        if x_BTHWC.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        scores = x_BTHWC[..., 0].numel() * math.prod(self.window_size) * self.attn.num_heads
+        return scores >= MIN_SPLIT
 
     def _attend(
         self, x_MC: Tensor, chunks: list[Chunk], cut: Cut
