@@ -1,0 +1,38 @@
+"""Memory that is freed and needed again: the settings of glibc's allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+# Settings of the environment that decide instead.
+SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+# Numbers of mallopt(3).
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 1 << 30
+# The largest value that glibc chooses by itself. A larger block is returned at once.
+LARGEST_KEPT_BLOCK = 32 << 20
+
+
+def keep_freed_memory() -> bool:
+    """Keep freed memory for the next allocations, unless the environment decides; whether it does.
+
+    A forward pass on a CPU allocates and frees the same blocks again and again. By default glibc
+    returns most of them to the system each time, which then has to clear every page again: up to a
+    fifth of the time of a pass. At most `KEPT_BYTES` are kept. This holds for the whole process, so
+    that only a program may decide it and a library may not. Other allocators are left as they are.
+    """
+    if any(name in os.environ for name in SETTINGS) or not _has_glibc():
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    # Setting one of them also stops glibc from changing both as it goes.
+    return bool(
+        mallopt(_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK) and mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+    )
+
+
+def _has_glibc() -> bool:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (AttributeError, ValueError):  # Windows; another C library
+        return False
