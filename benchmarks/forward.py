@@ -3,7 +3,7 @@
     python benchmarks/forward.py OTHER_TREE uniformerv2-b:fp32 vivit-nano:bf16 --threads 1
 
 Two processes, one per tree, take turns pass by pass, because CPU times also grow with the load.
-Printed are the shortest CPU time of each and the median and range of their ratios. Random weights,
+Printed are the shortest times of each and the median and range of their ratios. Random weights,
 one view.
 """
 
@@ -29,9 +29,9 @@ clip = torch.randn(1, *clip_shape(model.config), dtype=dtype)
 with torch.inference_mode():
     model(clip)
     for line in sys.stdin:
-        start = time.process_time()
+        cpu, wall = time.process_time(), time.perf_counter()
         model(clip)
-        print(time.process_time() - start, flush=True)
+        print(time.process_time() - cpu, time.perf_counter() - wall, flush=True)
 """
 
 
@@ -47,12 +47,13 @@ class Passes:
             words, cwd=tree, env=env, stdin=pipe, stdout=pipe, text=True
         )
 
-    def seconds(self) -> float:
-        """CPU time of a forward pass."""
+    def seconds(self) -> tuple[float, float]:
+        """CPU time and wall time of a forward pass."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
+        cpu, wall = self.process.stdout.readline().split()
+        return float(cpu), float(wall)
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -72,16 +73,19 @@ def main() -> None:
     trees = (args.other, Path(__file__).resolve().parent.parent)
     for case in args.cases:
         both = [Passes(tree, args.threads, case) for tree in trees]
-        times = [[1e3 * one.seconds() for one in both] for _ in range(args.passes)]
+        times = [[one.seconds() for one in both] for _ in range(args.passes)]
         for one in both:
             one.close()
-        other, ours = map(min, zip(*times, strict=True))
-        ratios = [there / here for there, here in times]
-        print(
-            f"{case}: {other:.1f} ms there, {ours:.1f} ms here, {median(ratios):.2f} "
-            f"({min(ratios):.2f}-{max(ratios):.2f}) x",
-            flush=True,
-        )
+        for kind, clock in enumerate(("CPU", "wall")):
+            there, here = (
+                [1e3 * times_of[kind] for times_of in one] for one in zip(*times, strict=True)
+            )
+            ratios = [other / ours for other, ours in zip(there, here, strict=True)]
+            print(
+                f"{case}, {clock}: {min(there):.1f} ms there, {min(here):.1f} ms here, "
+                f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) x",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

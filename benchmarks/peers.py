@@ -6,7 +6,7 @@ matrix product (the faster of 2048^3 and the model's largest one). Printed are t
 ranges of wall time, CPU time and their ratios, for each number of --threads. Peers: torchvision's
 swin3d_* and transformers' VivitForVideoClassification, and for every model OpenVINO and ONNX
 Runtime with the exported graph (--engines, on a CPU alone). Whether waiting threads spin follows
-the environment: GOMP_SPINCOUNT=3000 is what `vt` sets.
+the environment: GOMP_SPINCOUNT=3000 is what `vt` sets. Freed memory is kept as by `vt`, for all.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from vtcli.models.layouts import from_vt
 from vtcli.profiling.benchmark import MATMUL_SIZE, peak_matmul_macs_per_s, seconds_of
 from vtcli.profiling.flops import count
 from vtcli.runtime.device import cpu_features, resolve_device, resolve_dtype
+from vtcli.runtime.memory import keep_freed_memory
 from vtcli.weights.load import create_model
 from vtcli.weights.model_config import model_config
 
@@ -244,6 +245,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.models) - set(PEERS):
         parser.error(f"unknown model {min(unknown)}; known are {', '.join(PEERS)}")
+    keep_freed_memory()
     print_machine(resolve_device(args.device), args.engines)
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models:
