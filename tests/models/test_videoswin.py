@@ -365,7 +365,9 @@ def test_position_bias_is_that_of_each_pair(size: tuple[int, ...]) -> None:
     part = tuple(range(along) for along in size)
     rows = relative_position(full, full, part, torch.device("cpu"))
     expected = table[rows].permute(2, 0, 1)
-    assert torch.equal(position_bias(table, full, size), expected)
+    found = position_bias(table, full, size, rows=len(rows) + 3)
+    assert torch.equal(found[..., :-3], expected)
+    assert (found[..., -3:] == -math.inf).all()
 
 
 _TINY = VideoSwinConfig(

@@ -252,13 +252,14 @@ def add_branch(
 ) -> Tensor:
     """x + scale·branch(x) -> [B,L,C], for a branch that computes each token by itself.
 
-    On a CPU without gradients it is added in place, about so many tokens at a time: x must be
-    contiguous and must not be used afterwards.
+    On a CPU without gradients it is added in place, about so many tokens per thread at a time: x
+    must be contiguous and must not be used afterwards.
     """
     if not adds_in_place(x_BLC, drop_path):
         return torch.add(x_BLC, drop_path(branch(x_BLC)), alpha=scale)
     x_MC = x_BLC.view(-1, x_BLC.shape[-1])
-    for chunk_MC in x_MC.tensor_split(math.ceil(len(x_MC) / tokens)):
+    chunks = math.ceil(len(x_MC) / (tokens * torch.get_num_threads()))
+    for chunk_MC in x_MC.tensor_split(chunks):
         chunk_MC.add_(branch(chunk_MC), alpha=scale)
     return x_BLC
 

@@ -32,7 +32,7 @@ GELU_CUBIC = GELU_SLOPE * 0.044715
 # Activations that are computed at a time, in several passes of fp32: they fit in a CPU's cache.
 GELU_ELEMENTS = 1 << 17
 MIN_GELU = 1 << 15
-# Tokens whose MLP is computed at a time: the hidden activations fit in a CPU's cache.
+# Tokens whose MLP is computed at a time by a thread: the hidden activations fit in a CPU's cache.
 CPU_MLP_TOKENS = 1576  # eight frames of 197 tokens
 
 

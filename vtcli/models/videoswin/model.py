@@ -53,10 +53,12 @@ INITIAL_STD = 0.02
 # almost nothing for the first epochs.
 NARROW_WIDTH, NARROW_STD = 96, 0.08
 HEAD_STD = 0.01
-# Largest number of elements of a temporary tensor: it fits in a CPU's cache, or in a GPU's memory.
+# Largest number of elements of a temporary tensor: it fits in a CPU's cache (for each thread), or
+# in a GPU's memory.
 CPU_ELEMENTS = 2**22
 CPU_SCORES = 2**20
 GPU_SCORES = 2**29
+VECTOR = 16  # values of fp32, in which the fused kernel computes scores
 # Scores of all windows from which a CPU splits those that join both ends of the grid.
 MIN_SPLIT = 2**22
 # Tokens of a window from which attention in fp32 is faster head by head (with AVX-512).
@@ -136,30 +138,38 @@ class WindowAttention(nn.Module):
         self.qkv = Linear(C, 3 * C, bias=config.qkv_bias)
         self.proj = Linear(C, C)
 
-    def position_bias(self, part: Part, cut: Cut) -> Tensor:
-        """The relative position bias of each head between the slots of a part of a window: [H,N,N].
+    def position_bias(self, same: Windows, cut: Cut) -> Tensor:
+        """The relative position bias of each head between the slots of windows: [H,N,rows].
 
-        A window smaller than the configured one uses the rows of its first slots. These are not a
-        sub-window in space, but the released networks were trained this way.
+        That of unused rows is -inf. A window smaller than the configured one has the biases of its
+        first slots. These are not a sub-window in space, but the released networks were trained
+        this way.
         """
         if cut.is_box and cut.in_space and not torch.is_grad_enabled():
-            return position_bias(self.bias_table, cut.full, size_of(part))
-        row_NN = relative_position(cut.full, cut.window, part, self.bias_table.device)
+            return position_bias(self.bias_table, cut.full, size_of(same.part), same.rows)
+        row_NN = relative_position(cut.full, cut.window, same.part, self.bias_table.device)
         # In fp32, where picking values takes a third of the time.
         bias_HM = self.bias_table.t().float().index_select(1, row_NN.flatten())
-        return bias_HM.view(-1, *row_NN.shape).to(self.bias_table.dtype)
+        bias_HNN = bias_HM.view(-1, *row_NN.shape).to(self.bias_table.dtype)
+        unused = same.rows - row_NN.shape[1]
+        return F.pad(bias_HNN, (0, unused), value=-math.inf) if unused else bias_HNN
 
-    def forward(self, x_PC: Tensor, windows: list[Windows], bias_of: dict[Part, Tensor]) -> Tensor:
-        """x_PC: the tokens in the slots of all windows; bias_of: [H,N,N] for each size."""
-        C = x_PC.shape[1]
-        qkv_P3HD = self.qkv(x_PC).view(-1, 3, self.num_heads, C // self.num_heads)
+    def forward(self, x_RC: Tensor, windows: list[Windows], bias_of: dict[Part, Tensor]) -> Tensor:
+        """x_RC: the tokens in the rows of all windows; bias_of: [H,N,rows] for each size."""
+        C = x_RC.shape[1]
+        qkv_R3HD = self.qkv(x_RC).view(-1, 3, self.num_heads, C // self.num_heads)
         parts = []
-        for same, rows in zip(windows, qkv_P3HD.split([w.slots for w in windows]), strict=True):
+        for same, qkv in zip(windows, qkv_R3HD.split([_rows(w) for w in windows]), strict=True):
             bias_HNN = bias_of[same.part]
-            q, k, v = rows.unflatten(0, (-1, bias_HNN.shape[1])).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv.unflatten(0, (-1, same.rows)).permute(2, 0, 3, 1, 4)
+            q = q[:, :, : bias_HNN.shape[1]]
             y_WHND = biased_attention(q, k, v, bias_HNN, same.masks, same.kinds)
             parts.append(y_WHND.transpose(1, 2).reshape(-1, C))
         return self.proj(torch.cat(parts) if len(parts) > 1 else parts[0])
+
+
+def _rows(windows: Windows) -> int:
+    return windows.rows * windows.kinds.shape[0]
 
 
 class Block(nn.Module):
@@ -194,7 +204,7 @@ class Block(nn.Module):
         attended = self._attend(x_MC, chunks, cut)
         if in_place:
             for chunk, y_PC in attended:
-                _add_rows_(x_MC, chunk, y_PC)
+                _add_slots_(x_MC, chunk, y_PC)
         else:
             y_MC = torch.cat([y_PC for _, y_PC in attended]).index_select(0, slot_M)
             x_BTHWC = _add(x_BTHWC, self.drop_path(y_MC.view(shape)))
@@ -204,12 +214,15 @@ class Block(nn.Module):
     def _cut(self, x_BTHWC: Tensor, in_chunks: bool) -> Cut:
         *grid, C = x_BTHWC.shape[1:]
         sizes = list(zip(grid, self.window_size, strict=True))
+        in_space = self._splits(x_BTHWC)
         return Cut(
             full=self.window_size,
             window=tuple(min(size, step) for size, step in sizes),
             shift=tuple(step // 2 if self.shifted and size > step else 0 for size, step in sizes),
-            in_space=self._splits(x_BTHWC),
-            max_slots=CPU_ELEMENTS // (3 * C) if in_chunks else None,
+            in_space=in_space,
+            max_rows=CPU_ELEMENTS * torch.get_num_threads() // (3 * C) if in_chunks else None,
+            # The fused kernel takes up to a fifth longer for keys that do not fill its vectors.
+            align=VECTOR if in_chunks and in_space and attends_fused(x_BTHWC) else 1,
         )
 
     def _splits(self, x_BTHWC: Tensor) -> bool:
@@ -226,14 +239,14 @@ class Block(nn.Module):
         self, x_MC: Tensor, chunks: list[Chunk], cut: Cut
     ) -> Iterator[tuple[Chunk, Tensor]]:
         """Each chunk, and the attention in its windows [P,C]."""
-        parts = {same.part for chunk in chunks for same in chunk.windows}
-        bias_of = {part: self.attn.position_bias(part, cut) for part in parts}
+        parts = {same.part: same for chunk in chunks for same in chunk.windows}
+        bias_of = {part: self.attn.position_bias(same, cut) for part, same in parts.items()}
         for chunk in chunks:
-            y_PC = self.norm1(x_MC.index_select(0, chunk.tokens))
+            y_RC = self.norm1(x_MC.index_select(0, chunk.rows))
             if chunk.padding is not None:
                 # As upstream: padding is zero after the norm, and tokens attend to it unmasked.
-                y_PC = y_PC.masked_fill(chunk.padding, 0.0)
-            yield chunk, self.attn(y_PC, chunk.windows, bias_of)
+                y_RC = y_RC.masked_fill(chunk.padding, 0.0)
+            yield chunk, self.attn(y_RC, chunk.windows, bias_of)
 
 
 def _add(x_BTHWC: Tensor, branch_BTHWC: Tensor) -> Tensor:
@@ -243,13 +256,13 @@ def _add(x_BTHWC: Tensor, branch_BTHWC: Tensor) -> Tensor:
     return branch_BTHWC.add_(x_BTHWC)
 
 
-def _add_rows_(x_MC: Tensor, chunk: Chunk, y_PC: Tensor) -> None:
+def _add_slots_(x_MC: Tensor, chunk: Chunk, y_PC: Tensor) -> None:
     """Add the result of each slot to its token, which is in no other slot."""
-    token_P = chunk.tokens
+    slot_P = chunk.slots
     if chunk.padding is not None:
-        is_token_P = ~chunk.padding.flatten()
-        token_P, y_PC = token_P[is_token_P], y_PC[is_token_P]
-    x_MC.index_add_(0, token_P, y_PC.to(x_MC.dtype))
+        is_token_P = slot_P >= 0
+        slot_P, y_PC = slot_P[is_token_P], y_PC[is_token_P]
+    x_MC.index_add_(0, slot_P, y_PC.to(x_MC.dtype))
 
 
 class PatchMerging(nn.Module):

@@ -49,14 +49,16 @@ class Cut:
     and by how many they are shifted. The last window along a shifted axis joins both ends of the
     grid, which must not attend to each other. Along time it is always split into two windows, along
     height and width only with `in_space`; otherwise a mask keeps its ends apart.
-    max_slots: about the largest number of slots of a chunk; None for a single chunk.
+    max_rows: about the largest number of rows of a chunk; None for a single chunk.
+    align: the rows of a window are a multiple of this; those after its slots are unused.
     """
 
     full: Size
     window: Size
     shift: Size
     in_space: bool
-    max_slots: int | None
+    max_rows: int | None
+    align: int
 
     @property
     def is_box(self) -> bool:
@@ -82,31 +84,30 @@ class Cut:
 class Windows:
     """W windows of one size, and which of their slots must not attend to each other.
 
-    part: which slots of a window these are; kinds [W]: the kind of each window; masks [K,N,N]:
-    added to the attention scores in windows of each kind; None if not needed.
+    part: which slots of a window these are; rows: as many as a window has slots, and unused ones;
+    kinds [W]: the kind of each window; masks [K,N,N]: added to the attention scores in windows of
+    each kind; None if not needed.
     """
 
     part: Part
+    rows: int
     kinds: Tensor
     masks: Tensor | None
-
-    @property
-    def slots(self) -> int:
-        """Slots of all windows."""
-        return self.kinds.shape[0] * math.prod(size_of(self.part))
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Windows that are computed together, one size after the other.
 
-    tokens [P]: index of the token in each slot, 0 for padding; padding [P,1]: which slots are
-    padding; None if there are no such slots.
+    rows [R]: index of the token in each row, 0 for padding and unused rows; padding [R,1]: which
+    rows are padding; None if there are none; slots [P]: index of the token in each slot; -1 for
+    padding.
     """
 
     windows: list[Windows]
-    tokens: Tensor
+    rows: Tensor
     padding: Tensor | None
+    slots: Tensor
 
 
 def size_of(part: Part) -> Size:
@@ -127,26 +128,27 @@ def cut_windows(
     with torch.inference_mode(False):
         parts = _parts(batch, grid, cut)
         total = sum(token_WN.numel() for token_WN, _ in parts.values())
-        count = 1 if cut.max_slots is None else math.ceil(total / cut.max_slots)
+        count = 1 if cut.max_rows is None else math.ceil(total / cut.max_rows)
         windows: list[list[Windows]] = [[] for _ in range(count)]
         tokens: list[list[Tensor]] = [[] for _ in range(count)]
         begin = 0
         for part, (token_WN, kind_W) in parts.items():
             size = size_of(part)
+            rows = -(-token_WN.shape[1] // cut.align) * cut.align
             masks = shift_masks(size, cut.mask_by, device, dtype) if any(cut.mask_by) else None
             for number, ws in _shares(begin, token_WN.shape, total, count):
-                windows[number].append(Windows(part, kind_W[ws].to(device), masks))
-                tokens[number].append(token_WN[ws].flatten())
+                windows[number].append(Windows(part, rows, kind_W[ws].to(device), masks))
+                tokens[number].append(token_WN[ws])
             begin += token_WN.numel()
-        token_P = torch.cat([each for some in tokens for each in some])
         padded = any(size % step for size, step in zip(grid, cut.window, strict=True))
         chunks = [
-            _chunk(some, torch.cat(theirs), padded, device)
+            _chunk(some, theirs, padded, device)
             for some, theirs in zip(windows, tokens, strict=True)
             if some
         ]
+        slot_P = torch.cat([chunk.slots for chunk in chunks])
         # Padding slots (-1) come first when slots are sorted by their tokens.
-        return chunks, token_P.argsort()[-batch * math.prod(grid) :].to(device)
+        return chunks, slot_P.argsort()[-batch * math.prod(grid) :]
 
 
 def _shares(
@@ -162,9 +164,19 @@ def _shares(
         yield chunk, [number for number, its in enumerate(chunk_of) if its == chunk]
 
 
-def _chunk(windows: list[Windows], token_P: Tensor, padded: bool, device: torch.device) -> Chunk:
-    padding = (token_P < 0)[:, None].to(device) if padded else None
-    return Chunk(windows, token_P.clamp(min=0).to(device), padding)
+def _chunk(
+    windows: list[Windows], tokens: list[Tensor], padded: bool, device: torch.device
+) -> Chunk:
+    """A chunk of windows whose slots have these tokens: [W,N] for each size."""
+    row_R = torch.cat(
+        [
+            F.pad(token_WN, (0, same.rows - token_WN.shape[1])).flatten()
+            for same, token_WN in zip(windows, tokens, strict=True)
+        ]
+    )
+    padding = (row_R < 0)[:, None].to(device) if padded else None
+    slot_P = torch.cat([token_WN.flatten() for token_WN in tokens])
+    return Chunk(windows, row_R.clamp(min=0).to(device), padding, slot_P.to(device))
 
 
 def _parts(batch: int, grid: Size, cut: Cut) -> dict[Part, tuple[Tensor, Tensor]]:
@@ -254,8 +266,8 @@ def relative_position(full: Size, window: Size, part: Part, device: torch.device
         return row_NN.to(device)
 
 
-def position_bias(table_MH: Tensor, full: Size, size: Size) -> Tensor:
-    """The bias of every pair of slots of windows of this size: [H,N,N].
+def position_bias(table_MH: Tensor, full: Size, size: Size, rows: int) -> Tensor:
+    """The bias of every pair of slots of windows of this size, -inf for unused rows: [H,N,rows].
 
     table_MH: a row for each offset within a window of the size `full`, time varying slowest. Since
     the bias depends on the offset alone, the values for a slot's keys along an axis lie next to
@@ -265,9 +277,18 @@ def position_bias(table_MH: Tensor, full: Size, size: Size) -> Tensor:
     for axis, (step, along) in enumerate(zip(full, size, strict=True), start=1):
         table = table.narrow(axis, step - along, 2 * along - 1)
     table = table.flip((1, 2, 3))  # from query - key to key - query
-    for along in reversed(size):
+    for along in reversed(size[1:]):
         # H, queries so far, offsets left, keys so far: one axis after the other.
-        runs = [table.narrow(3, along - 1 - query, along) for query in range(along)]
-        table = torch.stack(runs, dim=1)
+        table = torch.stack(_runs(table, along), dim=1)
     slots = math.prod(size)
-    return table.view(-1, slots, slots)
+    bias_HNR = table.new_empty(table_MH.shape[1], slots, rows)
+    bias_HNR[..., slots:] = -math.inf
+    by_query = bias_HNR[..., :slots].unflatten(1, (size[0], -1)).unbind(1)
+    for bias, run in zip(by_query, _runs(table, size[0]), strict=True):
+        bias.copy_(run.reshape(bias.shape))
+    return bias_HNR
+
+
+def _runs(table: Tensor, along: int) -> list[Tensor]:
+    """The values for the keys of each query along an axis, which is the fourth dimension."""
+    return [table.narrow(3, along - 1 - query, along) for query in range(along)]
