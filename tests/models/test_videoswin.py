@@ -358,6 +358,30 @@ def test_split_windows_give_the_logits_of_masked_ones(
     assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_kept_position_biases_follow_their_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the table is changed: by an optimizer, by `.data` or by another type."""
+    monkeypatch.setattr(network, "MIN_SPLIT", 0)
+    model, clip = _fresh(_TINY).eval(), torch.randn(1, 3, 4, 24, 24)
+    table = model.stages[0].blocks[1].attn.bias_table
+
+    def logits(kept_bytes: float) -> Tensor:
+        monkeypatch.setattr(network, "KEPT_BYTES", kept_bytes)
+        with torch.inference_mode():
+            return model(clip.to(table.dtype))
+
+    logits(math.inf)
+    assert torch.equal(logits(math.inf), logits(-1))
+    logits(math.inf)
+    before = logits(math.inf)
+    table.data.copy_(torch.randn_like(table))
+    changed = logits(math.inf)
+    assert not torch.equal(changed, before)
+    assert torch.equal(changed, logits(-1))
+    logits(math.inf)
+    model.bfloat16()
+    assert torch.equal(logits(math.inf), logits(-1))
+
+
 @pytest.mark.parametrize("size", [(8, 7, 5), (4, 7, 5), (1, 3, 2)], ids=str)
 def test_position_bias_is_that_of_each_pair(size: tuple[int, ...]) -> None:
     full = (8, 7, 5)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,7 @@ CPU_ELEMENTS = 2**22
 CPU_SCORES = 2**20
 GPU_SCORES = 2**29
 VECTOR = 16  # values of fp32, in which the fused kernel computes scores
+KEPT_BYTES = 16 << 20  # position biases of a block that are kept
 # Scores of all windows from which a CPU splits those that join both ends of the grid.
 MIN_SPLIT = 2**22
 # Tokens of a window from which attention in fp32 is faster head by head (with AVX-512).
@@ -127,6 +128,17 @@ def _fused(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_WHNN: Tensor) ->
     return F.scaled_dot_product_attention(q_WHND, k_WHND, v_WHND, attn_mask=bias_WHNN)
 
 
+class KeptBiases(NamedTuple):
+    """Position biases for the windows of a cut, and the values of the table they are from."""
+
+    cut: Cut
+    table: Tensor
+    bias_of: dict[Part, Tensor]
+
+    def fits(self, cut: Cut, table: Tensor) -> bool:
+        return self.cut == cut and self.table.dtype == table.dtype and self.table.equal(table)
+
+
 class WindowAttention(nn.Module):
     """Attention within windows with a relative position bias (3D W-MSA): [P,C] -> [P,C]."""
 
@@ -135,8 +147,24 @@ class WindowAttention(nn.Module):
         C, self.num_heads = config.widths[stage], config.num_heads[stage]
         self.window_size = config.window_size
         self.bias_table = nn.Parameter(torch.empty(config.bias_rows, self.num_heads))
+        self.kept: KeptBiases | None = None
         self.qkv = Linear(C, 3 * C, bias=config.qkv_bias)
         self.proj = Linear(C, C)
+
+    def position_biases(self, chunks: list[Chunk], cut: Cut) -> dict[Part, Tensor]:
+        """`position_bias` of the windows of each size.
+
+        They take up to a tenth of the time of a block, so that they are kept for the next clip
+        where a CPU splits windows, unless they are large.
+        """
+        keep = cut.in_space and not torch.is_grad_enabled()
+        if keep and self.kept is not None and self.kept.fits(cut, self.bias_table):
+            return self.kept.bias_of
+        parts = {same.part: same for chunk in chunks for same in chunk.windows}
+        bias_of = {part: self.position_bias(same, cut) for part, same in parts.items()}
+        if keep and sum(bias.nbytes for bias in bias_of.values()) <= KEPT_BYTES:
+            self.kept = KeptBiases(cut, self.bias_table.clone(), bias_of)
+        return bias_of
 
     def position_bias(self, same: Windows, cut: Cut) -> Tensor:
         """The relative position bias of each head between the slots of windows: [H,N,rows].
@@ -239,8 +267,7 @@ class Block(nn.Module):
         self, x_MC: Tensor, chunks: list[Chunk], cut: Cut
     ) -> Iterator[tuple[Chunk, Tensor]]:
         """Each chunk, and the attention in its windows [P,C]."""
-        parts = {same.part: same for chunk in chunks for same in chunk.windows}
-        bias_of = {part: self.attn.position_bias(same, cut) for part, same in parts.items()}
+        bias_of = self.attn.position_biases(chunks, cut)
         for chunk in chunks:
             y_RC = self.norm1(x_MC.index_select(0, chunk.rows))
             if chunk.padding is not None:
