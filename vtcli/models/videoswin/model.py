@@ -6,7 +6,7 @@ a frame are merged into one. On the CPU a block computes a few windows at a time
 intermediate results stay in the cache.
 
 Shapes: B clips, T,H,W tokens along time, height, width, M tokens of all clips, W windows of N
-slots, P slots of all windows, K kinds of windows, C channels, H heads of D channels.
+slots in R rows, P slots of all windows, K kinds of windows, C channels, H heads of D channels.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ CPU_SCORES = 2**20
 GPU_SCORES = 2**29
 VECTOR = 16  # values of fp32, in which the fused kernel computes scores
 KEPT_BYTES = 16 << 20  # position biases of a block that are kept
-# Scores of all windows from which a CPU splits those that join both ends of the grid.
+# Scores of the windows of a clip from which a CPU splits those that join both ends of the grid.
 MIN_SPLIT = 2**22
 # Tokens of a window from which attention in fp32 is faster head by head (with AVX-512).
 MIN_WINDOW = 128
@@ -157,9 +157,9 @@ class WindowAttention(nn.Module):
         They take up to a tenth of the time of a block, so that they are kept for the next clip
         where a CPU splits windows, unless they are large.
         """
-        keep = cut.in_space and not torch.is_grad_enabled()
-        if keep and self.kept is not None and self.kept.fits(cut, self.bias_table):
-            return self.kept.bias_of
+        keep, kept = cut.in_space and not torch.is_grad_enabled(), self.kept
+        if keep and kept is not None and kept.fits(cut, self.bias_table):
+            return kept.bias_of
         parts = {same.part: same for chunk in chunks for same in chunk.windows}
         bias_of = {part: self.position_bias(same, cut) for part, same in parts.items()}
         if keep and sum(bias.nbytes for bias in bias_of.values()) <= KEPT_BYTES:
@@ -186,18 +186,14 @@ class WindowAttention(nn.Module):
         """x_RC: the tokens in the rows of all windows; bias_of: [H,N,rows] for each size."""
         C = x_RC.shape[1]
         qkv_R3HD = self.qkv(x_RC).view(-1, 3, self.num_heads, C // self.num_heads)
-        parts = []
-        for same, qkv in zip(windows, qkv_R3HD.split([_rows(w) for w in windows]), strict=True):
+        parts, rows = [], [same.rows * same.kinds.shape[0] for same in windows]
+        for same, qkv in zip(windows, qkv_R3HD.split(rows), strict=True):
             bias_HNN = bias_of[same.part]
             q, k, v = qkv.unflatten(0, (-1, same.rows)).permute(2, 0, 3, 1, 4)
             q = q[:, :, : bias_HNN.shape[1]]
             y_WHND = biased_attention(q, k, v, bias_HNN, same.masks, same.kinds)
             parts.append(y_WHND.transpose(1, 2).reshape(-1, C))
         return self.proj(torch.cat(parts) if len(parts) > 1 else parts[0])
-
-
-def _rows(windows: Windows) -> int:
-    return windows.rows * windows.kinds.shape[0]
 
 
 class Block(nn.Module):
@@ -260,8 +256,8 @@ class Block(nn.Module):
         """
         if x_BTHWC.device.type != "cpu" or torch.compiler.is_compiling():
             return False
-        scores = x_BTHWC[..., 0].numel() * math.prod(self.window_size) * self.attn.num_heads
-        return scores >= MIN_SPLIT
+        tokens = math.prod(x_BTHWC.shape[1:4])
+        return tokens * math.prod(self.window_size) * self.attn.num_heads >= MIN_SPLIT
 
     def _attend(
         self, x_MC: Tensor, chunks: list[Chunk], cut: Cut

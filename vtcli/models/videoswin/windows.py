@@ -4,7 +4,7 @@ window, which pairs of tokens are masked after the cyclic shift, and relative po
 Everything here depends on sizes alone, so the latest results are cached.
 
 Shapes: T,H,W tokens along time, height, width, M tokens of all clips, W windows of N slots, P slots
-of a chunk of windows, K kinds of windows, H heads, A = 3 axes.
+and R rows of a chunk of windows, K kinds of windows, H heads, A = 3 axes.
 """
 
 from __future__ import annotations
