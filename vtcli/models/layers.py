@@ -22,6 +22,8 @@ MAX_SCORES = 1024 * 1024
 # longer, and it rearranges the weights first.
 MIN_ROWS = {torch.float32: 32, torch.bfloat16: 1024}
 MIN_MACS = 3_000_000
+# Channels up to which oneDNN computes products in fp32 faster than MKL on Intel's processors.
+MAX_CHANNELS = 128
 MIN_SOFTMAX = 1 << 16
 # Keys from which attention in fp32 is faster head by head.
 MIN_KEYS = 512
@@ -77,13 +79,16 @@ def _faster_by_onednn(x_LC: Tensor, weight: Tensor) -> bool:
     """Whether a matrix product should be given to oneDNN by name.
 
     oneDNN uses the full vector width of every processor; MKL, which computes fp32 matrix products,
-    uses half of it on AMD. In bf16 oneDNN computes both, but by name it adds the bias in the same
-    pass, which pays for any size with AMX.
+    uses half of it on AMD, and on Intel's processors is slower for few channels alone. In bf16
+    oneDNN computes both, but by name it adds the bias in the same pass, which pays for any size
+    with AMX.
     """
     if not onednn_computes(x_LC):
         return False
     if x_LC.dtype == torch.bfloat16 and _has_amx():
         return True
+    if x_LC.dtype == torch.float32 and _is_intel() and x_LC.shape[-1] > MAX_CHANNELS:
+        return False
     if x_LC.numel() * weight.shape[0] < MIN_MACS:
         return False
     return x_LC.numel() >= MIN_ROWS[x_LC.dtype] * x_LC.shape[-1]
