@@ -8,10 +8,13 @@ import torch.nn.functional as F
 
 import vtcli
 from vtcli.models import layers
+from vtcli.models.activations import GELU_ELEMENTS, Activation, gelu_
 from vtcli.models.layers import (
     DropPath,
     LayerNorm,
+    Mlp,
     add_branch,
+    add_mlp,
     attends_by_onednn,
     attends_fused,
     attention,
@@ -21,7 +24,6 @@ from vtcli.models.layers import (
     patches,
     softmax,
 )
-from vtcli.models.mlp import GELU_ELEMENTS, Activation, Mlp, add_mlp, gelu_
 
 
 @pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vtcli.models.activations import QUICK_GELU_SLOPE, Activation, gelu, gelu_
 from vtcli.runtime.device import cpu_features, cpu_name
 
 # Scores that explicit attention computes at a time: they fit in a CPU's cache (2 MiB in bf16).
@@ -27,6 +28,8 @@ MAX_CHANNELS = 128
 MIN_SOFTMAX = 1 << 16
 # Keys from which attention in fp32 is faster head by head.
 MIN_KEYS = 512
+# Tokens whose MLP is computed at a time by a thread: the hidden activations fit in a CPU's cache.
+CPU_MLP_TOKENS = 1576  # eight frames of 197 tokens
 # x·Wᵀ + b by oneDNN, which PyTorch's own compiler calls; None where PyTorch is built without it.
 _linear_op = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _ONEDNN_LINEAR = None if _linear_op is None else _linear_op.default
@@ -165,6 +168,43 @@ class Linear(nn.Linear):
         return linear(x_LC, self.weight, self.bias)
 
 
+class Mlp(nn.Module):
+    """Linear, activation, dropout, Linear on the last dimension: [L,C] -> [L,C]."""
+
+    def __init__(
+        self, width: int, hidden: int, activation: Activation, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
+        self.activation = activation
+        self.dropout = dropout
+
+    def forward(self, x_LC: Tensor) -> Tensor:
+        if self.activation == "quick_gelu":
+            return self._quick_gelu(x_LC)
+        h = self.fc1(x_LC)
+        h = gelu(h, self.activation) if torch.is_grad_enabled() else gelu_(h, self.activation)
+        return self.fc2(F.dropout(h, self.dropout, self.training))
+
+    def _quick_gelu(self, x_LC: Tensor) -> Tensor:
+        """z·σ(1.702z) = silu(1.702z)/1.702; both factors are merged into the two products."""
+        slope = QUICK_GELU_SLOPE
+        z = scaled_linear(x_LC, self.fc1.weight, self.fc1.bias, slope)
+        h = F.silu(z, inplace=not torch.is_grad_enabled())
+        h = F.dropout(h, self.dropout, self.training)
+        return scaled_linear(h, self.fc2.weight, self.fc2.bias * slope, 1 / slope)
+
+    def scaled(self, x_LC: Tensor, norm: LayerNorm) -> Tensor:
+        """QUICK_GELU_SLOPE·mlp(norm(x)) with quick GELU, without dropout and gradients.
+
+        The factor before the activation is merged into the norm, where it takes no time.
+        """
+        slope = QUICK_GELU_SLOPE
+        z = linear(norm.scaled(x_LC, slope), self.fc1.weight, self.fc1.bias * slope)
+        return linear(F.silu(z, inplace=True), self.fc2.weight, self.fc2.bias * slope)
+
+
 def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     """softmax(q·kᵀ/√D)·v -> [B,H,N,D]; the fastest exact form for the device and precision."""
     if attends_by_onednn(q_BHND) and k_BHMD.shape[2] >= MIN_KEYS:
@@ -252,7 +292,7 @@ def add_branch(
     x_BLC: Tensor,
     branch: Callable[[Tensor], Tensor],
     drop_path: DropPath,
-    tokens: int,
+    tokens: int = CPU_MLP_TOKENS,
     scale: float = 1.0,
 ) -> Tensor:
     """x + scale·branch(x) -> [B,L,C], for a branch that computes each token by itself.
@@ -267,6 +307,16 @@ def add_branch(
     for chunk_MC in x_MC.tensor_split(chunks):
         chunk_MC.add_(branch(chunk_MC), alpha=scale)
     return x_BLC
+
+
+def add_mlp(
+    x_BLC: Tensor, norm: LayerNorm, mlp: Mlp, drop_path: DropPath, tokens: int = CPU_MLP_TOKENS
+) -> Tensor:
+    """x + mlp(norm(x)) -> [B,L,C]; in place where `add_branch` is, about `tokens` at a time."""
+    if mlp.activation == "quick_gelu" and adds_in_place(x_BLC, drop_path):
+        branch, scale = partial(mlp.scaled, norm=norm), 1 / QUICK_GELU_SLOPE
+        return add_branch(x_BLC, branch, drop_path, tokens, scale)
+    return add_branch(x_BLC, lambda x_LC: mlp(norm(x_LC)), drop_path, tokens)
 
 
 def adds_in_place(x_BLC: Tensor, drop_path: DropPath) -> bool:

@@ -24,12 +24,13 @@ from vtcli.models.layers import (
     Attention,
     DropPath,
     LayerNorm,
+    Mlp,
+    add_mlp,
     attend_with_one_query,
     depthwise_conv3d,
     linear,
     patches,
 )
-from vtcli.models.mlp import Mlp, add_mlp
 from vtcli.models.network import VideoNetwork
 from vtcli.models.uniformerv2.configs import UniFormerV2Config
 

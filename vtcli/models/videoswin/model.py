@@ -26,6 +26,8 @@ from vtcli.models.layers import (
     DropPath,
     LayerNorm,
     Linear,
+    Mlp,
+    add_mlp,
     adds_in_place,
     attends_by_onednn,
     attends_fused,
@@ -34,7 +36,6 @@ from vtcli.models.layers import (
     patches,
     softmax,
 )
-from vtcli.models.mlp import Mlp, add_mlp
 from vtcli.models.network import VideoNetwork
 from vtcli.models.videoswin.configs import VideoSwinConfig
 from vtcli.models.videoswin.windows import (

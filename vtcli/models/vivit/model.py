@@ -22,12 +22,13 @@ from vtcli.models import layers
 from vtcli.models.input_check import check_clip
 from vtcli.models.layers import (
     LayerNorm,
+    Mlp,
+    add_mlp,
     attend_with_one_query,
     attention,
     linear,
     patches,
 )
-from vtcli.models.mlp import Mlp, add_mlp
 from vtcli.models.network import VideoNetwork
 from vtcli.models.vivit.configs import ViViTConfig
 

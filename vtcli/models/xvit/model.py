@@ -24,11 +24,12 @@ from vtcli.models.layers import (
     DropPath,
     LayerNorm,
     Linear,
+    Mlp,
+    add_mlp,
     attention,
     linear,
     patches,
 )
-from vtcli.models.mlp import Mlp, add_mlp
 from vtcli.models.network import VideoNetwork
 from vtcli.models.xvit.configs import EMBED_SIZE, XViTConfig
 
