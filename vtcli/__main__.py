@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from vtcli.runtime.memory import keep_freed_memory
+from vtcli.runtime.memory import keep_freed_memory_when_loaded
 
 EXIT_INTERRUPTED = 130  # as in vtcli.errors, which is not imported yet when it is needed
 WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -19,7 +19,7 @@ def main() -> None:
     if interruptible:
         signal.signal(signal.SIGINT, _leave_at_once)
     let_waiting_threads_sleep()
-    keep_freed_memory()
+    keep_freed_memory_when_loaded()
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")  # frames are resized in threads of our own
     from vtcli.cli import run
 

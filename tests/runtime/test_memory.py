@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import vtcli
+from vtcli.runtime import memory
 from vtcli.runtime.memory import SETTINGS, _has_glibc
 
 # Pages that are new when blocks of 24 MB are allocated, filled and freed again and again.
@@ -38,6 +40,19 @@ def test_freed_memory_is_used_again_unless_the_environment_decides() -> None:
     kept = new_pages({}, "kept")
     returned = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
     assert 4 * kept < new_pages(returned, "left")
+
+
+@pytest.mark.skipif(not _has_glibc(), reason="the settings are those of glibc")
+def test_a_program_keeps_memory_once_a_network_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(memory, "_when_loaded", False)
+    vtcli.load_model("vivit-nano")
+    assert not kept  # a library decides nothing
+    memory.keep_freed_memory_when_loaded()
+    assert not kept
+    vtcli.load_model("vivit-nano")
+    assert kept
 
 
 def test_other_systems_are_left_as_they_are() -> None:

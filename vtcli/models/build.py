@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtcli.errors import LayoutError, UsageError, VtError
 from vtcli.models.protocol import Card
+from vtcli.runtime.memory import network_is_loaded
 
 if TYPE_CHECKING:
     import torch
@@ -133,4 +134,5 @@ def prepare_for_inference(
     model.card = card  # type: ignore[assignment]
     model.labels = card.labels if card is not None else ()  # type: ignore[assignment]
     model.dtype = dtype  # type: ignore[assignment]
+    network_is_loaded()
     return model.eval()

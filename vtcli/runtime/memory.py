@@ -14,6 +14,21 @@ KEPT_BYTES = 1 << 30
 LARGEST_KEPT_BLOCK = 32 << 20
 
 
+_when_loaded = False
+
+
+def keep_freed_memory_when_loaded() -> None:
+    """In a program: `keep_freed_memory` as soon as there is a network, whose loading frees more."""
+    global _when_loaded
+    _when_loaded = True
+
+
+def network_is_loaded() -> None:
+    """What `keep_freed_memory_when_loaded` waits for."""
+    if _when_loaded:
+        keep_freed_memory()
+
+
 def keep_freed_memory() -> bool:
     """Keep freed memory for the next allocations, unless the environment decides; whether it does.
 
