@@ -359,27 +359,35 @@ def test_split_windows_give_the_logits_of_masked_ones(
 
 
 def test_kept_position_biases_follow_their_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the table is changed: by an optimizer, by `.data` or by another type."""
+    """However the table is changed: by `.data`, which no version counts, or by another type."""
     monkeypatch.setattr(network, "MIN_SPLIT", 0)
     model, clip = _fresh(_TINY).eval(), torch.randn(1, 3, 4, 24, 24)
     table = model.stages[0].blocks[1].attn.bias_table
 
-    def logits(kept_bytes: float) -> Tensor:
-        monkeypatch.setattr(network, "KEPT_BYTES", kept_bytes)
+    def logits(kept: bool) -> Tensor:
+        for module in model.modules():
+            if isinstance(module, network.WindowAttention) and not kept:
+                module.kept = None
         with torch.inference_mode():
             return model(clip.to(table.dtype))
 
-    logits(math.inf)
-    assert torch.equal(logits(math.inf), logits(-1))
-    logits(math.inf)
-    before = logits(math.inf)
+    before = logits(kept=False)
+    assert torch.equal(logits(kept=True), before)
     table.data.copy_(torch.randn_like(table))
-    changed = logits(math.inf)
+    changed = logits(kept=True)
     assert not torch.equal(changed, before)
-    assert torch.equal(changed, logits(-1))
-    logits(math.inf)
+    assert torch.equal(changed, logits(kept=False))
     model.bfloat16()
-    assert torch.equal(logits(math.inf), logits(-1))
+    assert torch.equal(logits(kept=True), logits(kept=False))
+
+
+def test_large_position_biases_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "MIN_SPLIT", 0)
+    monkeypatch.setattr(network, "KEPT_BYTES", 0)
+    model = _fresh(_TINY).eval()
+    with torch.inference_mode():
+        model(torch.randn(1, 3, 4, 24, 24))
+    assert all(block.attn.kept is None for stage in model.stages for block in stage.blocks)
 
 
 @pytest.mark.parametrize("size", [(8, 7, 5), (4, 7, 5), (1, 3, 2)], ids=str)

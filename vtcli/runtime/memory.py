@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 # Settings of the environment that decide instead.
@@ -12,7 +11,6 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
 # The largest value that glibc chooses by itself. A larger block is returned at once.
 LARGEST_KEPT_BLOCK = 32 << 20
-
 
 _when_loaded = False
 
@@ -39,6 +37,8 @@ def keep_freed_memory() -> bool:
     """
     if any(name in os.environ for name in SETTINGS) or not _has_glibc():
         return False
+    import ctypes  # not before a network is loaded: the command line starts without it
+
     mallopt = ctypes.CDLL(None).mallopt
     # Setting one of them also stops glibc from changing both as it goes.
     return bool(

@@ -77,13 +77,14 @@ def biased_attention(
 ) -> Tensor:
     """softmax(q·kᵀ/√D + bias + mask)·v -> [W,H,N,D], a few windows or heads at a time."""
     on_cpu = q_WHND.device.type == "cpu"
-    explicit = on_cpu and not attends_fused(q_WHND)
-    attend, scores = _explicit if explicit else _fused, CPU_SCORES if on_cpu else GPU_SCORES
+    fused = attends_fused(q_WHND)
+    attend = _explicit if on_cpu and not fused else _fused
+    scores = CPU_SCORES if on_cpu else GPU_SCORES
     if torch.compiler.is_compiling():
         # In one chunk: a loop over windows would fix their number, and with it the batch size.
         return attend(q_WHND, k_WHND, v_WHND, _masked(bias_HNN, mask_KNN, kind_W))
     by_onednn = attends_by_onednn(q_WHND)
-    if mask_KNN is None and (by_onednn or attends_fused(q_WHND)):
+    if mask_KNN is None and (by_onednn or fused):
         by_head = by_onednn and q_WHND.shape[2] >= MIN_WINDOW
         return (_head_by_head if by_head else _fused)(q_WHND, k_WHND, v_WHND, bias_HNN[None])
     W, H, N, _ = q_WHND.shape
