@@ -25,6 +25,12 @@ torch.set_num_threads(int(sys.argv[1]))
 name, _, precision = sys.argv[2].partition(":")
 dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 model = prepare_for_inference(vtcli.create_model(name), None, torch.device("cpu"), dtype)
+try:
+    from vtcli.models.packing import pack_weights
+except ImportError:  # an older tree
+    pass
+else:
+    pack_weights(model)
 clip = torch.randn(1, *clip_shape(model.config), dtype=dtype)
 with torch.inference_mode():
     model(clip)

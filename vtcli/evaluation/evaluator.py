@@ -24,7 +24,7 @@ from vtcli.evaluation.results import EvaluationReport
 from vtcli.evaluation.run_directory import HeadTargets, RunDirectory, RunSample
 from vtcli.evaluation.run_samples import RunSamples
 from vtcli.evaluation.scorer import EvalProgress, MissingViews, ProgressHook, Scorer
-from vtcli.inference.compiled import compiled
+from vtcli.inference.compiled import fastest
 from vtcli.models.protocol import VideoModel
 from vtcli.runtime.distributed import Group
 from vtcli.runtime.files import file_sha256
@@ -152,8 +152,7 @@ class Evaluator:
                 VideoModel,
                 load_resolved(self.checkpoint, device, protocol.precision, protocol.label_set),
             )
-            if self.plan.settings.compile:
-                model = compiled(model)
+            model = fastest(model, self.plan.settings.compile)
             writer = self.run_dir.writer(self.group.rank)
             scorer = Scorer(model, self.plan, self.samples, self.group, writer)
             scorer.run(missing, on_progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,12 @@ class LayerNorm(nn.LayerNorm):
 
 
 def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear, computed by oneDNN on CPUs where that is faster: [L,C] -> [L,K]."""
+    """F.linear, computed by oneDNN on CPUs where that is faster: [L,C] -> [L,K].
+
+    The weight may be packed for oneDNN (`vtcli.models.packing`).
+    """
+    if weight.is_mkldnn and not onednn_computes(x_LC):
+        return F.linear(x_LC, weight.to_dense(), bias)
     if not _faster_by_onednn(x_LC, weight):
         return F.linear(x_LC, weight, bias)
     return onednn_linear(x_LC, weight, bias)
@@ -86,6 +92,8 @@ def _faster_by_onednn(x_LC: Tensor, weight: Tensor) -> bool:
     oneDNN computes both, but by name it adds the bias in the same pass, which pays for any size
     with AMX.
     """
+    if weight.is_mkldnn:
+        return True
     if not onednn_computes(x_LC):
         return False
     if x_LC.dtype == torch.bfloat16 and _has_amx():
@@ -162,10 +170,15 @@ def onednn_convolution(
 
 
 class Linear(nn.Linear):
-    """nn.Linear computed by `linear`."""
+    """nn.Linear computed by `linear`; its state has no packed weight."""
 
     def forward(self, x_LC: Tensor) -> Tensor:
         return linear(x_LC, self.weight, self.bias)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.weight.is_mkldnn:
+            destination[prefix + "weight"] = self.weight.to_dense()
 
 
 class Mlp(nn.Module):
@@ -266,26 +279,6 @@ def _explicit_attention(q_XND: Tensor, k_XMD: Tensor, v_XMD: Tensor) -> Tensor:
     scale = q_XND.shape[-1] ** -0.5
     scores_XNM = torch.baddbmm(zero, q_XND, k_XMD.transpose(1, 2), beta=0, alpha=scale)
     return torch.bmm(softmax(scores_XNM), v_XMD)
-
-
-def attend_with_one_query(x_BC: Tensor, y_BMC: Tensor, qkv: nn.Linear, num_heads: int) -> Tensor:
-    """Attention of one token x to M tokens y, with packed q, k, v rows -> [B,C], before `proj`.
-
-    With a single query, keys and values need not be projected for every token: the key projection
-    is folded into the query, and the value projection is applied to the pooled tokens. The key bias
-    adds the same number to every score of a head and cancels in the softmax.
-    Without a bias the three are taken as zero.
-    """
-    C, H = x_BC.shape[-1], num_heads
-    w_q, w_k, w_v = qkv.weight.chunk(3)
-    b_q, _, b_v = (None, None, None) if qkv.bias is None else qkv.bias.chunk(3)
-    q_BHD = (F.linear(x_BC, w_q, b_q) * (C // H) ** -0.5).view(-1, H, C // H)
-    q_HBC = q_BHD.transpose(0, 1) @ w_k.view(H, C // H, C)
-    scores_BHM = q_HBC.transpose(0, 1) @ y_BMC.transpose(1, 2)
-    pooled_BHC = scores_BHM.softmax(-1) @ y_BMC
-    v_HBD = pooled_BHC.transpose(0, 1) @ w_v.view(H, C // H, C).transpose(1, 2)
-    v_BC = v_HBD.transpose(0, 1).flatten(1)
-    return v_BC if b_v is None else v_BC + b_v
 
 
 def add_branch(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtcli.errors import ShapeError
+from vtcli.models.attention_pooling import attend_with_one_query
 from vtcli.models.input_check import check_clip
 from vtcli.models.layers import (
     Attention,
@@ -26,7 +27,6 @@ from vtcli.models.layers import (
     LayerNorm,
     Mlp,
     add_mlp,
-    attend_with_one_query,
     depthwise_conv3d,
     linear,
     patches,

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from vtcli.errors import ShapeError
 from vtcli.models import layers
+from vtcli.models.attention_pooling import attend_with_one_query
 from vtcli.models.input_check import check_clip
 from vtcli.models.layers import (
     LayerNorm,
     Mlp,
     add_mlp,
-    attend_with_one_query,
     attention,
     linear,
     patches,

@@ -31,6 +31,7 @@ from vtcli.models.layers import (
     patches,
 )
 from vtcli.models.network import VideoNetwork
+from vtcli.models.packing import plain
 from vtcli.models.xvit.configs import EMBED_SIZE, XViTConfig
 
 BACKBONE_EPS = 1e-6  # the temporal transformer has PyTorch's default, 1e-5
@@ -123,7 +124,7 @@ class SpaceTimeAttention(nn.Module):
         """Queries [B,T,N,C], or [B,T,1,C] with `first_only`; keys and values [B,T,N,2,C]."""
         C = x_BTNC.shape[-1]
         if first_only:
-            w_q, w_kv = self.qkv.weight.split([C, 2 * C])
+            w_q, w_kv = plain(self.qkv.weight).split([C, 2 * C])
             bias = self.qkv.bias
             b_q, b_kv = (None, None) if bias is None else bias.split([C, 2 * C])
             q_BTNC = linear(x_BTNC[:, :, :1], w_q, b_q)
