@@ -26,11 +26,12 @@ name, _, precision = sys.argv[2].partition(":")
 dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 model = prepare_for_inference(vtcli.create_model(name), None, torch.device("cpu"), dtype)
 try:
+    from vtcli.runtime.memory import keep_freed_memory
+    keep_freed_memory()
     from vtcli.models.packing import pack_weights
+    pack_weights(model)
 except ImportError:  # an older tree
     pass
-else:
-    pack_weights(model)
 clip = torch.randn(1, *clip_shape(model.config), dtype=dtype)
 with torch.inference_mode():
     model(clip)

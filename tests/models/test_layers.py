@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,12 +20,14 @@ from vtcli.models.layers import (
     attends_by_onednn,
     attends_fused,
     attention,
+    attention_weights,
     depthwise_conv3d,
     onednn_attention,
     onednn_computes,
     patches,
     softmax,
 )
+from vtcli.models.opaque import dense_view, has_views
 
 
 @pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
@@ -50,6 +54,33 @@ def test_softmax_in_bf16_runs_on_every_processor() -> None:
     assert scores.numel() >= layers.MIN_SOFTMAX
     expected = scores.float().softmax(-1)
     assert (softmax(scores).float() - expected).abs().max() < 1e-2 * expected.max()
+
+
+@pytest.mark.parametrize("views", [True, False])
+@pytest.mark.parametrize("with_bias", [True, False])
+@torch.inference_mode()
+def test_attention_weights_are_the_softmax_of_scaled_products(
+    views: bool, with_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 oneDNN computes the softmax; older PyTorch copies the scores to it and back."""
+    monkeypatch.setattr(layers, "has_views", lambda: views and has_views())
+    q, k = torch.randn(2, 3, 200, 16).bfloat16()
+    bias = torch.randn(3, 200, 200).bfloat16() if with_bias else None
+    assert bias is None or bias.numel() >= layers.MIN_SOFTMAX
+    scores = torch.baddbmm(
+        torch.zeros(1, 1, 1).bfloat16() if bias is None else bias, q, k.mT, alpha=0.25
+    )
+    weights = attention_weights(q, k, 0.25, bias)
+    assert torch.equal(weights, softmax(scores))
+    assert (weights.float() - scores.float().softmax(-1)).abs().max() < 1e-2
+
+
+def test_a_view_of_memory_of_onednn_outlives_its_tensor() -> None:
+    if not (torch.backends.mkldnn.is_available() and has_views()):
+        pytest.skip("this PyTorch does not tell where oneDNN's tensors lie")
+    views = [dense_view(torch.full((64, 64), float(n)).to_mkldnn()) for n in range(50)]
+    gc.collect()
+    assert all(torch.equal(view, torch.full((64, 64), float(n))) for n, view in enumerate(views))
 
 
 @pytest.mark.parametrize("avx512", [True, False])

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtcli.models.activations import QUICK_GELU_SLOPE, Activation, gelu, gelu_
+from vtcli.models.opaque import dense_view, empty_opaque, has_views
 from vtcli.runtime.device import cpu_features, cpu_name
 
 # Scores that explicit attention computes at a time: they fit in a CPU's cache (2 MiB in bf16).
@@ -26,7 +27,7 @@ MIN_ROWS = {torch.float32: 32, torch.bfloat16: 1024}
 MIN_MACS = 3_000_000
 # Channels up to which oneDNN computes products in fp32 faster than MKL on Intel's processors.
 MAX_CHANNELS = 128
-MIN_SOFTMAX = 1 << 16
+MIN_SOFTMAX = 1 << 16  # scores that make up for the calls of oneDNN's softmax
 # Keys from which attention in fp32 is faster head by head.
 MIN_KEYS = 512
 # Tokens whose MLP is computed at a time by a thread: the hidden activations fit in a CPU's cache.
@@ -53,10 +54,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear, computed by oneDNN on CPUs where that is faster: [L,C] -> [L,K].
-
-    The weight may be packed for oneDNN (`vtcli.models.packing`).
-    """
+    """F.linear, by oneDNN where that is faster: [L,C] -> [L,K]; the weight may be packed for it."""
     if weight.is_mkldnn and not onednn_computes(x_LC):
         return F.linear(x_LC, weight.to_dense(), bias)
     if not _faster_by_onednn(x_LC, weight):
@@ -230,8 +228,9 @@ def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     rows = max(1, MAX_SCORES // k_XMD.shape[1])
     heads = max(1, rows // q_XND.shape[1])
     groups = zip(q_XND.split(heads), k_XMD.split(heads), v_XMD.split(heads), strict=True)
+    scale = q_XND.shape[-1] ** -0.5
     parts = [
-        _explicit_attention(q_rows, k, v).flatten(0, 1)
+        torch.bmm(attention_weights(q_rows, k, scale), v).flatten(0, 1)
         for q, k, v in groups
         for q_rows in q.split(rows, dim=1)
     ]
@@ -265,20 +264,29 @@ def onednn_attention(
     return onednn_linear(scores_NM.softmax(-1), v_MD.t())
 
 
+def attention_weights(
+    q_XND: Tensor, k_XMD: Tensor, scale: float, bias_XNM: Tensor | None = None
+) -> Tensor:
+    """softmax(scale·q·kᵀ + bias) -> [X,N,M], computed one product and one softmax at a time."""
+    beta, bias = (0.0, q_XND.new_zeros(1, 1, 1)) if bias_XNM is None else (1.0, bias_XNM)
+    multiply = partial(torch.baddbmm, bias, q_XND, k_XMD.transpose(1, 2), beta=beta, alpha=scale)
+    shape = (*q_XND.shape[:2], k_XMD.shape[1])
+    if not (_softmax_by_onednn(q_XND, math.prod(shape)) and has_views()):
+        return softmax(multiply())
+    scores_XNM = empty_opaque(shape, q_XND.dtype)
+    multiply(out=dense_view(scores_XNM))
+    return dense_view(scores_XNM.softmax(-1))
+
+
 def softmax(scores_XNM: Tensor) -> Tensor:
     """Softmax over the last dimension; in bf16 on the CPU by oneDNN, in half the time."""
-    if scores_XNM.dtype != torch.bfloat16 or not onednn_computes(scores_XNM):
-        return scores_XNM.softmax(-1)
-    if scores_XNM.numel() < MIN_SOFTMAX:  # two more calls, which only pay for large ones
+    if not _softmax_by_onednn(scores_XNM, scores_XNM.numel()):
         return scores_XNM.softmax(-1)
     return scores_XNM.to_mkldnn().softmax(-1).to_dense()
 
 
-def _explicit_attention(q_XND: Tensor, k_XMD: Tensor, v_XMD: Tensor) -> Tensor:
-    zero = q_XND.new_zeros(1, 1, 1)
-    scale = q_XND.shape[-1] ** -0.5
-    scores_XNM = torch.baddbmm(zero, q_XND, k_XMD.transpose(1, 2), beta=0, alpha=scale)
-    return torch.bmm(softmax(scores_XNM), v_XMD)
+def _softmax_by_onednn(x: Tensor, count: int) -> bool:
+    return x.dtype == torch.bfloat16 and onednn_computes(x) and count >= MIN_SOFTMAX
 
 
 def add_branch(

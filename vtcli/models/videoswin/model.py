@@ -31,10 +31,10 @@ from vtcli.models.layers import (
     adds_in_place,
     attends_by_onednn,
     attends_fused,
+    attention_weights,
     linear,
     onednn_attention,
     patches,
-    softmax,
 )
 from vtcli.models.network import VideoNetwork
 from vtcli.models.videoswin.configs import VideoSwinConfig
@@ -121,8 +121,8 @@ def _explicit(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_WHNN: Tensor)
     """Faster on the CPU than the fused kernel, which adds a bias slowly and is slow in bf16."""
     q, k, v = (x.flatten(0, 1) for x in (q_WHND, k_WHND, v_WHND))
     bias = bias_WHNN.expand(q_WHND.shape[0], -1, -1, -1).flatten(0, 1)
-    scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-    return (softmax(scores) @ v).view(v_WHND.shape)
+    weights = attention_weights(q, k, q.shape[-1] ** -0.5, bias)
+    return (weights @ v).view(v_WHND.shape)
 
 
 def _fused(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_WHNN: Tensor) -> Tensor:
