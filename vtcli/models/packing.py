@@ -1,7 +1,7 @@
 """Weights of linear layers in the order in which oneDNN multiplies them.
 
-oneDNN rearranges a weight in every product, on one thread, unless it was given in that order. The
-results are the same bit for bit; a pass takes 1.03 to 1.15 times less (benchmarks/RESULTS.md).
+oneDNN rearranges a weight in every product unless it is given in that order. The results are the
+same bit for bit; a pass is up to 1.12 times as fast (benchmarks/RESULTS.md).
 A packed parameter has its shape and type, but no values that PyTorch's other operators can read.
 """
 
