@@ -29,7 +29,7 @@ try:
     from vtcli.runtime.memory import keep_freed_memory
     keep_freed_memory()
     from vtcli.models.packing import pack_weights
-    pack_weights(model)
+    pack_weights(model, dtype)
 except ImportError:  # an older tree
     pass
 clip = torch.randn(1, *clip_shape(model.config), dtype=dtype)

@@ -32,7 +32,6 @@ from vtcli.__main__ import WAIT_POLICIES
 from vtcli.models import get_architecture
 from vtcli.models.build import clip_shape, prepare_for_inference
 from vtcli.models.layouts import from_vt
-from vtcli.models.packing import pack_weights
 from vtcli.profiling.benchmark import MATMUL_SIZE, peak_matmul_macs_per_s, seconds_of
 from vtcli.profiling.flops import count
 from vtcli.runtime.device import cpu_features, resolve_device, resolve_dtype
@@ -125,8 +124,7 @@ class Contest:
             dtype = resolve_dtype(precision, self.device)
             ours = create_model(name)
             ours.load_state_dict(weights)
-            ours = prepare_for_inference(ours, None, self.device, dtype)
-            pack_weights(ours)
+            ours = prepare_for_inference(ours, None, self.device, dtype, packed=True)
             self._add("ours", precision, ours)
             if (build := PEERS[name]) is not None:
                 peer = build(weights, config).to(self.device, dtype).eval()

@@ -46,7 +46,7 @@ def test_a_packed_network_computes_the_same(arch: str, dtype: torch.dtype, packs
     clip = torch.randn(2, *clip_shape(model.config), dtype=dtype)
     with torch.inference_mode():
         expected = model(clip)
-        pack_weights(model)
+        pack_weights(model, dtype)
         assert packed_layers(model)
         found = model(clip)
     # Without packing, small products are left to another library.
@@ -60,7 +60,7 @@ def test_a_packed_product_is_the_same_bit_for_bit(dtype: torch.dtype, packs_all:
     layer = Linear(80, 144).to(dtype)
     x = torch.randn(3, 50, 80, dtype=dtype)
     expected = layers.onednn_linear(x, layer.weight, layer.bias)
-    pack_weights(layer)
+    pack_weights(layer, dtype)
     assert torch.equal(layer(x), expected)
 
 
@@ -68,7 +68,7 @@ def test_the_state_of_a_packed_network_is_plain(packs_all: None) -> None:
     model = network("videoswin-nano", torch.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    pack_weights(model)
+    pack_weights(model, torch.float32)
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -79,7 +79,7 @@ def test_gradients_of_the_clip_do_not_depend_on_packing(packs_all: None) -> None
     model = network("uniformerv2-nano", torch.float32)
     clip = torch.randn(1, *clip_shape(model.config), requires_grad=True)
     (expected,) = torch.autograd.grad(model(clip)[0, 0], clip)
-    pack_weights(model)
+    pack_weights(model, torch.float32)
     (found,) = torch.autograd.grad(model(clip)[0, 0], clip)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 

@@ -24,7 +24,7 @@ from vtcli.evaluation.results import EvaluationReport
 from vtcli.evaluation.run_directory import HeadTargets, RunDirectory, RunSample
 from vtcli.evaluation.run_samples import RunSamples
 from vtcli.evaluation.scorer import EvalProgress, MissingViews, ProgressHook, Scorer
-from vtcli.inference.compiled import fastest
+from vtcli.inference.compiled import compiled
 from vtcli.models.protocol import VideoModel
 from vtcli.runtime.distributed import Group
 from vtcli.runtime.files import file_sha256
@@ -146,13 +146,14 @@ class Evaluator:
             self._missing_views() if self.group.is_main_process else None
         )
         if missing:
-            protocol = self.plan.protocol
-            device = self.group.device(self.plan.settings.device)
-            model = cast(
-                VideoModel,
-                load_resolved(self.checkpoint, device, protocol.precision, protocol.label_set),
+            protocol, compile_it = self.plan.protocol, self.plan.settings.compile
+            device, packed = self.group.device(self.plan.settings.device), not compile_it
+            net = load_resolved(
+                self.checkpoint, device, protocol.precision, protocol.label_set, packed
             )
-            model = fastest(model, self.plan.settings.compile)
+            model = cast(VideoModel, net)
+            if compile_it:
+                model = compiled(model)
             writer = self.run_dir.writer(self.group.rank)
             scorer = Scorer(model, self.plan, self.samples, self.group, writer)
             scorer.run(missing, on_progress)

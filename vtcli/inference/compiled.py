@@ -14,23 +14,11 @@ from vtcli.inference.scoring import is_out_of_memory
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from vtcli.models.protocol import VideoModel
 
 BACKEND = "inductor"
-
-
-def fastest(net: VideoModel, compile_it: bool) -> VideoModel:
-    """A network that is only evaluated, in its fastest form: compiled if that is asked for, else
-    with its weights packed where this is faster. Raises as `compiled` does.
-    """
-    from vtcli.models.packing import pack_weights
-
-    if compile_it:
-        return compiled(net)
-    pack_weights(cast("nn.Module", net))
-    return net
 
 
 def compiled(net: VideoModel) -> VideoModel:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from vtcli.inference.arrays import loaded_network
-from vtcli.inference.compiled import compiled, fastest
+from vtcli.inference.compiled import compiled
 from vtcli.inference.settings import PredictSettings
 from vtcli.runtime.progress import ProgressCallback
 from vtcli.weights.graph_model import find_graph, load_graph
@@ -27,12 +27,14 @@ def load_network(
 
     device, precision, label_set = settings.device, settings.precision, settings.label_set
     resolve_device(device)
-    own = loaded_network(model)
-    if own is not None:  # its caller may train it, so that it stays as it is
-        return compiled(own) if settings.compile else own
-    found = resolve(cast("str | Path", model), on_download, graphs=True)
-    if find_graph(found.path) is not None:
-        graph = load_graph(found.path, device, precision, label_set)
-        return compiled(graph) if settings.compile else graph
-    net = load_resolved(found, device, precision, label_set)
-    return fastest(cast("VideoModel", net), settings.compile)
+    net = loaded_network(model)
+    if net is None:
+        found = resolve(cast("str | Path", model), on_download, graphs=True)
+        if find_graph(found.path) is not None:
+            net = load_graph(found.path, device, precision, label_set)
+        else:
+            # A compiler arranges weights itself. A network of the caller's stays as it is.
+            packed = not settings.compile
+            own = load_resolved(found, device, precision, label_set, packed)
+            net = cast("VideoModel", own)
+    return compiled(net) if settings.compile else net

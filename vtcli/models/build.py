@@ -112,21 +112,34 @@ def format_names(names: Sequence[str]) -> str:
 
 
 def prepare_for_inference(
-    model: nn.Module, card: Card | None, device: torch.device, dtype: torch.dtype
+    model: nn.Module,
+    card: Card | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    packed: bool = False,
 ) -> nn.Module:
     """Move to device and precision (norms stay fp32), switch to evaluation mode, attach the card.
 
-    Sets `.card`, `.labels` (the card's; empty without one) and `.dtype`.
+    Sets `.card`, `.labels` (the card's; empty without one) and `.dtype`. With `packed` the network
+    cannot be trained; see `vtcli.models.packing`.
     """
     import torch
 
+    from vtcli.models.packing import Packer
+
+    packer = Packer(model, dtype) if packed and device.type == "cpu" else None
+    copies = dtype != torch.float32 or (packer is not None and packer.packs)
     norms = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
     for module in model.modules():
         keeps_fp32 = isinstance(module, norms) or getattr(module, "keeps_fp32", False)
         module_dtype = torch.float32 if keeps_fp32 else dtype
+        if packer is not None:
+            packer.pack(module)
         for name, parameter in module.named_parameters(recurse=False):
-            # In half precision fp32 norms are copied too, or they would keep the file mapped.
-            cast = parameter.detach().to(device, module_dtype, copy=dtype != torch.float32)
+            if parameter.is_mkldnn:  # packed, and of this type already
+                continue
+            # What has its type already is copied with the others, or it keeps the file mapped.
+            cast = parameter.detach().to(device, module_dtype, copy=copies)
             setattr(module, name, torch.nn.Parameter(cast, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             kind = module_dtype if buffer.is_floating_point() else buffer.dtype

@@ -7,6 +7,8 @@ A packed parameter has its shape and type, but no values that PyTorch's other op
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -16,17 +18,45 @@ from vtcli.models.layers import Linear, attends_fused, onednn_computes
 MIN_WEIGHT = 1 << 16
 
 
-def pack_weights(network: nn.Module) -> None:
-    """Pack the weights of a network on a CPU that is only evaluated, where that is faster.
+def pack_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights of linear layers to a type and pack them, where that is faster.
 
-    No gradients of them are computed any more. It takes no memory beside one layer's weight.
+    The network is then only evaluated: these weights get no gradients.
     """
+    packer = Packer(network, dtype)
     for module in network.modules():
-        if isinstance(module, Linear) and module.weight.numel() >= MIN_WEIGHT:
-            weight = module.weight.detach()
-            if packed_is_faster(weight):
-                packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-                module.weight = nn.Parameter(packed, requires_grad=False)
+        packer.pack(module)
+
+
+class Packer:
+    """`pack_weights`, one layer at a time.
+
+    All weights are converted in the same memory: a block for each would leave gaps as large.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        sizes = [m.weight.numel() for m in network.modules() if _is_large(m)]
+        on_cpu = next(network.parameters()).device.type == "cpu"
+        faster = on_cpu and packed_is_faster(torch.empty(0, dtype=dtype))
+        self.converted = torch.empty(max(sizes), dtype=dtype) if faster and sizes else None
+
+    @property
+    def packs(self) -> bool:
+        """Whether any weight is packed."""
+        return self.converted is not None
+
+    def pack(self, module: nn.Module) -> None:
+        """Pack the weight of a large linear layer; other modules are left as they are."""
+        if self.converted is None or not _is_large(module):
+            return
+        weight = self.converted[: module.weight.numel()].view(module.weight.shape)
+        weight.copy_(module.weight.detach())
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        module.weight = nn.Parameter(packed, requires_grad=False)
+
+
+def _is_large(module: nn.Module) -> TypeGuard[Linear]:
+    return isinstance(module, Linear) and module.weight.numel() >= MIN_WEIGHT
 
 
 def packed_is_faster(weight: Tensor) -> bool:

@@ -96,7 +96,7 @@ class Benchmark:
         if compiled:
             self.run = torch.compile(self.model)
         else:
-            pack_weights(cast("nn.Module", self.model))
+            pack_weights(cast("nn.Module", self.model), self.model.dtype)
             self.run = self.model
         self.dtype = self.model.dtype
         self.bytes_per_clip: int | None = None

@@ -72,8 +72,6 @@ class HeadFit:
     ) -> None:
         import torch
 
-        from vtcli.models.packing import pack_weights
-
         self.plan, self.folder, self.group = plan, folder, group
         self.callbacks = CallbackList([*callbacks] * group.is_main_process)
         torch.manual_seed(plan.seed)
@@ -82,8 +80,7 @@ class HeadFit:
         self.tensors = dict(model.state_dict())
         device = resolve_device(group.device(plan.settings.device))
         dtype = resolve_dtype("auto", device)
-        model = prepare_for_inference(model, None, device, dtype)
-        pack_weights(model)
+        model = prepare_for_inference(model, None, device, dtype, packed=True)
         workers = plan.workers(group.local_size)
         self.decoders = DecodePool(workers, plan.settings.timeout)
         self.cache = FeatureCache(plan, folder, model, dtype, self.decoders, workers)

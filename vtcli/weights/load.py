@@ -76,8 +76,9 @@ def load_resolved(
     device: str = "cpu",
     precision: str = "fp32",
     label_set: str | None = None,
+    packed: bool = False,
 ) -> nn.Module:
-    """`load_model` for a file that is already resolved."""
+    """`load_model` for a file that is already resolved; `packed` as in `prepare_for_inference`."""
     from vtcli.models import get_architecture
     from vtcli.runtime.device import resolve_device, resolve_dtype
     from vtcli.weights.checkpoint import open_tensors
@@ -92,7 +93,7 @@ def load_resolved(
     model.load_state_dict(tensors, assign=True)
     tensors.clear()
     dtype = resolve_dtype(precision, target, parameter_count(model))
-    return prepare_for_inference(model, card, target, dtype)
+    return prepare_for_inference(model, card, target, dtype, packed)
 
 
 def resolved_precision(card: ModelCard, device: str, precision: str) -> str:
