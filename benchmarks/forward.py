@@ -24,14 +24,13 @@ from vtcli.models.build import clip_shape, prepare_for_inference
 torch.set_num_threads(int(sys.argv[1]))
 name, _, precision = sys.argv[2].partition(":")
 dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-model = prepare_for_inference(vtcli.create_model(name), None, torch.device("cpu"), dtype)
+given = vtcli.create_model(name), None, torch.device("cpu"), dtype
 try:
     from vtcli.runtime.memory import keep_freed_memory
     keep_freed_memory()
-    from vtcli.models.packing import pack_weights
-    pack_weights(model, dtype)
-except ImportError:  # an older tree
-    pass
+    model = prepare_for_inference(*given, packed=True)
+except (ImportError, TypeError):  # an older tree
+    model = prepare_for_inference(*given)
 clip = torch.randn(1, *clip_shape(model.config), dtype=dtype)
 with torch.inference_mode():
     model(clip)

@@ -13,7 +13,8 @@ from vtcli.inference.predictor import Predictor
 from vtcli.models import layers, packing
 from vtcli.models.build import clip_shape, prepare_for_inference
 from vtcli.models.layers import Linear
-from vtcli.models.packing import pack_weights, packed_is_faster, plain
+from vtcli.models.opaque import plain
+from vtcli.models.packing import packed_is_faster
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN"
@@ -35,6 +36,10 @@ def network(name: str, dtype: torch.dtype) -> nn.Module:
     return prepare_for_inference(model, None, torch.device("cpu"), dtype)
 
 
+def pack(model: nn.Module, dtype: torch.dtype) -> None:
+    prepare_for_inference(model, None, torch.device("cpu"), dtype, packed=True)
+
+
 def packed_layers(model: nn.Module) -> int:
     return sum(isinstance(m, Linear) and m.weight.is_mkldnn for m in model.modules())
 
@@ -46,7 +51,7 @@ def test_a_packed_network_computes_the_same(arch: str, dtype: torch.dtype, packs
     clip = torch.randn(2, *clip_shape(model.config), dtype=dtype)
     with torch.inference_mode():
         expected = model(clip)
-        pack_weights(model, dtype)
+        pack(model, dtype)
         assert packed_layers(model)
         found = model(clip)
     # Without packing, small products are left to another library.
@@ -60,7 +65,7 @@ def test_a_packed_product_is_the_same_bit_for_bit(dtype: torch.dtype, packs_all:
     layer = Linear(80, 144).to(dtype)
     x = torch.randn(3, 50, 80, dtype=dtype)
     expected = layers.onednn_linear(x, layer.weight, layer.bias)
-    pack_weights(layer, dtype)
+    pack(layer, dtype)
     assert torch.equal(layer(x), expected)
 
 
@@ -68,7 +73,7 @@ def test_the_state_of_a_packed_network_is_plain(packs_all: None) -> None:
     model = network("videoswin-nano", torch.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    pack_weights(model, torch.float32)
+    pack(model, torch.float32)
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -79,7 +84,7 @@ def test_gradients_of_the_clip_do_not_depend_on_packing(packs_all: None) -> None
     model = network("uniformerv2-nano", torch.float32)
     clip = torch.randn(1, *clip_shape(model.config), requires_grad=True)
     (expected,) = torch.autograd.grad(model(clip)[0, 0], clip)
-    pack_weights(model, torch.float32)
+    pack(model, torch.float32)
     (found,) = torch.autograd.grad(model(clip)[0, 0], clip)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 

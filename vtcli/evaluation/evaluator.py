@@ -146,13 +146,16 @@ class Evaluator:
             self._missing_views() if self.group.is_main_process else None
         )
         if missing:
-            protocol, compile_it = self.plan.protocol, self.plan.settings.compile
-            device, packed = self.group.device(self.plan.settings.device), not compile_it
+            protocol, settings = self.plan.protocol, self.plan.settings
             net = load_resolved(
-                self.checkpoint, device, protocol.precision, protocol.label_set, packed
+                self.checkpoint,
+                self.group.device(settings.device),
+                protocol.precision,
+                protocol.label_set,
+                packed=not settings.compile,
             )
             model = cast(VideoModel, net)
-            if compile_it:
+            if settings.compile:
                 model = compiled(model)
             writer = self.run_dir.writer(self.group.rank)
             scorer = Scorer(model, self.plan, self.samples, self.group, writer)

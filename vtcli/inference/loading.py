@@ -34,7 +34,6 @@ def load_network(
             net = load_graph(found.path, device, precision, label_set)
         else:
             # A compiler arranges weights itself. A network of the caller's stays as it is.
-            packed = not settings.compile
-            own = load_resolved(found, device, precision, label_set, packed)
-            net = cast("VideoModel", own)
+            loaded = load_resolved(found, device, precision, label_set, not settings.compile)
+            net = cast("VideoModel", loaded)
     return compiled(net) if settings.compile else net

@@ -125,16 +125,16 @@ def prepare_for_inference(
     """
     import torch
 
-    from vtcli.models.packing import Packer
+    from vtcli.models.packing import pack_weight, packing_memory
 
-    packer = Packer(model, dtype) if packed and device.type == "cpu" else None
-    copies = dtype != torch.float32 or (packer is not None and packer.packs)
+    memory = packing_memory(model, device, dtype) if packed else None
+    copies = dtype != torch.float32 or memory is not None
     norms = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
     for module in model.modules():
         keeps_fp32 = isinstance(module, norms) or getattr(module, "keeps_fp32", False)
         module_dtype = torch.float32 if keeps_fp32 else dtype
-        if packer is not None:
-            packer.pack(module)
+        if memory is not None:
+            pack_weight(module, memory)
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_mkldnn:  # packed, and of this type already
                 continue

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtcli.models.activations import QUICK_GELU_SLOPE, Activation, gelu, gelu_
-from vtcli.models.opaque import dense_view, empty_opaque, has_views
+from vtcli.models.opaque import dense_view, empty_opaque, has_views, plain
 from vtcli.runtime.device import cpu_features, cpu_name
 
 # Scores that explicit attention computes at a time: they fit in a CPU's cache (2 MiB in bf16).
@@ -55,10 +55,8 @@ class LayerNorm(nn.LayerNorm):
 
 def linear(x_LC: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear, by oneDNN where that is faster: [L,C] -> [L,K]; the weight may be packed for it."""
-    if weight.is_mkldnn and not onednn_computes(x_LC):
-        return F.linear(x_LC, weight.to_dense(), bias)
     if not _faster_by_onednn(x_LC, weight):
-        return F.linear(x_LC, weight, bias)
+        return F.linear(x_LC, plain(weight), bias)
     return onednn_linear(x_LC, weight, bias)
 
 
@@ -78,7 +76,7 @@ def scaled_linear(x_LC: Tensor, weight: Tensor, bias: Tensor, scale: float) -> T
     if _faster_by_onednn(x_LC, weight):
         return linear(x_LC, weight, bias).mul_(scale)
     x_MC = x_LC.flatten(0, -2)
-    y_MK = torch.addmm(bias, x_MC, weight.t(), beta=scale, alpha=scale)
+    y_MK = torch.addmm(bias, x_MC, plain(weight).t(), beta=scale, alpha=scale)
     return y_MK.view(*x_LC.shape[:-1], -1)
 
 
@@ -90,10 +88,10 @@ def _faster_by_onednn(x_LC: Tensor, weight: Tensor) -> bool:
     oneDNN computes both, but by name it adds the bias in the same pass, which pays for any size
     with AMX.
     """
-    if weight.is_mkldnn:
-        return True
     if not onednn_computes(x_LC):
         return False
+    if weight.is_mkldnn:
+        return True
     if x_LC.dtype == torch.bfloat16 and _has_amx():
         return True
     if x_LC.dtype == torch.float32 and _is_intel() and x_LC.shape[-1] > MAX_CHANNELS:
@@ -175,8 +173,7 @@ class Linear(nn.Linear):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.weight.is_mkldnn:
-            destination[prefix + "weight"] = self.weight.to_dense()
+        destination[prefix + "weight"] = plain(destination[prefix + "weight"])
 
 
 class Mlp(nn.Module):

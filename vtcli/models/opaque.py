@@ -27,3 +27,8 @@ def dense_view(opaque: Tensor) -> Tensor:
     memory = (ctypes.c_char * (opaque.numel() * opaque.element_size())).from_address(address)
     memory.owner = opaque  # type: ignore[attr-defined]  # lives as long as the view
     return torch.frombuffer(memory, dtype=opaque.dtype).view(opaque.shape)
+
+
+def plain(weight: Tensor) -> Tensor:
+    """A weight as an ordinary tensor, whether it is packed (`vtcli.models.packing`) or not."""
+    return weight.to_dense() if weight.is_mkldnn else weight

@@ -18,41 +18,26 @@ from vtcli.models.layers import Linear, attends_fused, onednn_computes
 MIN_WEIGHT = 1 << 16
 
 
-def pack_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Convert the weights of linear layers to a type and pack them, where that is faster.
-
-    The network is then only evaluated: these weights get no gradients.
+def packing_memory(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    """Where `pack_weight` converts the weights of a network to a type, one after the other; None
+    where packing is not faster. A block for each would leave gaps as large.
     """
-    packer = Packer(network, dtype)
-    for module in network.modules():
-        packer.pack(module)
+    sizes = [module.weight.numel() for module in network.modules() if _is_large(module)]
+    if not sizes or not packed_is_faster(torch.empty(0, device=device, dtype=dtype)):
+        return None
+    return torch.empty(max(sizes), dtype=dtype)
 
 
-class Packer:
-    """`pack_weights`, one layer at a time.
-
-    All weights are converted in the same memory: a block for each would leave gaps as large.
+def pack_weight(module: nn.Module, memory: Tensor) -> None:
+    """Pack the weight of a large linear layer, which gets no gradients then; other modules are left
+    as they are.
     """
-
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
-        sizes = [m.weight.numel() for m in network.modules() if _is_large(m)]
-        on_cpu = next(network.parameters()).device.type == "cpu"
-        faster = on_cpu and packed_is_faster(torch.empty(0, dtype=dtype))
-        self.converted = torch.empty(max(sizes), dtype=dtype) if faster and sizes else None
-
-    @property
-    def packs(self) -> bool:
-        """Whether any weight is packed."""
-        return self.converted is not None
-
-    def pack(self, module: nn.Module) -> None:
-        """Pack the weight of a large linear layer; other modules are left as they are."""
-        if self.converted is None or not _is_large(module):
-            return
-        weight = self.converted[: module.weight.numel()].view(module.weight.shape)
-        weight.copy_(module.weight.detach())
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        module.weight = nn.Parameter(packed, requires_grad=False)
+    if not _is_large(module):
+        return
+    weight = memory[: module.weight.numel()].view(module.weight.shape)
+    weight.copy_(module.weight.detach())
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    module.weight = nn.Parameter(packed, requires_grad=False)
 
 
 def _is_large(module: nn.Module) -> TypeGuard[Linear]:
@@ -70,8 +55,3 @@ def packed_is_faster(weight: Tensor) -> bool:
         return False
     with torch.no_grad():
         return onednn_computes(weight) and not attends_fused(weight)
-
-
-def plain(weight: Tensor) -> Tensor:
-    """A weight in the usual order, whether it is packed or not."""
-    return weight.to_dense() if weight.is_mkldnn else weight

@@ -23,7 +23,6 @@ from torch import nn
 from vtcli.errors import OutOfMemoryError, UsageError
 from vtcli.inference.scoring import is_out_of_memory
 from vtcli.models.build import clip_shape
-from vtcli.models.packing import pack_weights
 from vtcli.profiling.flops import Cost, MatmulShape, by_block
 from vtcli.profiling.memory import PeakMemory, available_bytes
 from vtcli.runtime.device import precision_name
@@ -93,11 +92,7 @@ class Benchmark:
         self.name, self.cost, self.device, self.compiled = name, cost, device, compiled
         self.memory = PeakMemory(device)
         self.model = build()
-        if compiled:
-            self.run = torch.compile(self.model)
-        else:
-            pack_weights(cast("nn.Module", self.model), self.model.dtype)
-            self.run = self.model
+        self.run = torch.compile(self.model) if compiled else self.model
         self.dtype = self.model.dtype
         self.bytes_per_clip: int | None = None
 

@@ -7,6 +7,7 @@ forward pass with the clip already on the device.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -127,9 +128,8 @@ def _time(
 ) -> None:
     """Add the timings of one precision, and the failures of batches that do not fit."""
     model = result.model
-    benchmark = Benchmark(
-        model.id, lambda: model.build(device, precision), result.cost, device, settings.compiled
-    )
+    build = partial(model.build, device, precision, packed=not settings.compiled)
+    benchmark = Benchmark(model.id, build, result.cost, device, settings.compiled)
     for batch_size in settings.batch_sizes:
         try:
             result.timings.append(benchmark.time(batch_size, settings.blocks))

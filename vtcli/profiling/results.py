@@ -49,13 +49,14 @@ class ProfiledModel:
         """Clips and crops of the published protocol."""
         return (self.pipeline.clips, self.pipeline.crops) if self.pipeline else (1, 1)
 
-    def build(self, device: torch.device, precision: str) -> VideoModel:
-        """The network in evaluation mode."""
+    def build(self, device: torch.device, precision: str, packed: bool = False) -> VideoModel:
+        """The network in evaluation mode; `packed` as in `prepare_for_inference`."""
         if self.file is not None:
-            return cast("VideoModel", load_resolved(self.file, str(device), precision))
+            net = load_resolved(self.file, str(device), precision, packed=packed)
+            return cast("VideoModel", net)
         model = create_model(self.id)
         dtype = resolve_dtype(precision, device, parameter_count(model))
-        return cast("VideoModel", prepare_for_inference(model, None, device, dtype))
+        return cast("VideoModel", prepare_for_inference(model, None, device, dtype, packed))
 
 
 @dataclass(frozen=True)

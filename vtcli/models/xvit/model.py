@@ -31,7 +31,7 @@ from vtcli.models.layers import (
     patches,
 )
 from vtcli.models.network import VideoNetwork
-from vtcli.models.packing import plain
+from vtcli.models.opaque import plain
 from vtcli.models.xvit.configs import EMBED_SIZE, XViTConfig
 
 BACKBONE_EPS = 1e-6  # the temporal transformer has PyTorch's default, 1e-5
