@@ -78,11 +78,26 @@ def _machine() -> dict[str, str]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "--device auto": str(device),
         "--precision auto": precision_name(resolve_dtype("auto", device)),
+        "attention in bf16": _attention(),
     }
     if device.type != "cpu":
         cpu = torch.device("cpu")
         facts["... on the CPU"] = precision_name(resolve_dtype("auto", cpu))
     return facts
+
+
+def _attention() -> str:
+    """What computes attention in bf16 on the CPU."""
+    from vtcli.models import native_attention
+    from vtcli.runtime.device import cpu_features
+
+    if native_attention.is_available():
+        return "compiled kernel, " + ("AMX" if native_attention.has_amx() else "AVX-512 BF16")
+    if "avx512_bf16" not in cpu_features() or sys.platform != "linux":
+        return "PyTorch"
+    if os.environ.get(native_attention.SWITCH) == "0":
+        return f"PyTorch, because {native_attention.SWITCH} is 0"
+    return "PyTorch; faster when vtcli is installed where there is a C compiler"
 
 
 def _decoders() -> dict[str, str]:

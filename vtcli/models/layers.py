@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vtcli.models import native_attention
 from vtcli.models.activations import QUICK_GELU_SLOPE, Activation, gelu, gelu_
 from vtcli.models.opaque import dense_view, empty_opaque, has_views, plain
 from vtcli.runtime.device import cpu_features, cpu_name
@@ -215,6 +216,8 @@ class Mlp(nn.Module):
 
 def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     """softmax(q·kᵀ/√D)·v -> [B,H,N,D]; the fastest exact form for the device and precision."""
+    if onednn_computes(q_BHND) and native_attention.computes(q_BHND, k_BHMD, v_BHMD):
+        return native_attention.attend(q_BHND, k_BHMD, v_BHMD)
     if attends_by_onednn(q_BHND) and k_BHMD.shape[2] >= MIN_KEYS:
         return _attention_by_rows(q_BHND, k_BHMD, v_BHMD)
     on_cpu_in_half = q_BHND.device.type == "cpu" and q_BHND.dtype != torch.float32

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vtcli.models import native_attention
 from vtcli.models.input_check import check_clip
 from vtcli.models.layers import (
     DropPath,
@@ -34,6 +35,7 @@ from vtcli.models.layers import (
     attention_weights,
     linear,
     onednn_attention,
+    onednn_computes,
     patches,
 )
 from vtcli.models.network import VideoNetwork
@@ -41,6 +43,7 @@ from vtcli.models.videoswin.configs import VideoSwinConfig
 from vtcli.models.videoswin.windows import (
     Chunk,
     Cut,
+    KeptBiases,
     Part,
     Windows,
     cut_windows,
@@ -76,6 +79,8 @@ def biased_attention(
     kind_W: Tensor,
 ) -> Tensor:
     """softmax(q·kᵀ/√D + bias + mask)·v -> [W,H,N,D], a few windows or heads at a time."""
+    if onednn_computes(q_WHND) and native_attention.computes(q_WHND, k_WHND, v_WHND):
+        return native_attention.attend(q_WHND, k_WHND, v_WHND, bias_HNN, mask_KNN, kind_W)
     on_cpu = q_WHND.device.type == "cpu"
     fused = attends_fused(q_WHND)
     attend = _explicit if on_cpu and not fused else _fused
@@ -128,17 +133,6 @@ def _explicit(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_WHNN: Tensor)
 def _fused(q_WHND: Tensor, k_WHND: Tensor, v_WHND: Tensor, bias_WHNN: Tensor) -> Tensor:
     bias_WHNN = bias_WHNN.expand(q_WHND.shape[0], -1, -1, -1)
     return F.scaled_dot_product_attention(q_WHND, k_WHND, v_WHND, attn_mask=bias_WHNN)
-
-
-class KeptBiases(NamedTuple):
-    """Position biases for the windows of a cut, and the values of the table they are from."""
-
-    cut: Cut
-    table: Tensor
-    bias_of: dict[Part, Tensor]
-
-    def fits(self, cut: Cut, table: Tensor) -> bool:
-        return self.cut == cut and self.table.dtype == table.dtype and self.table.equal(table)
 
 
 class WindowAttention(nn.Module):
@@ -247,8 +241,7 @@ class Block(nn.Module):
             shift=tuple(step // 2 if self.shifted and size > step else 0 for size, step in sizes),
             in_space=in_space,
             max_rows=CPU_ELEMENTS * torch.get_num_threads() // (3 * C) if in_chunks else None,
-            # The fused kernel takes up to a fifth longer for keys that do not fill its vectors.
-            align=VECTOR if in_chunks and in_space and attends_fused(x_BTHWC) else 1,
+            align=_align(x_BTHWC) if in_chunks and in_space else 1,
         )
 
     def _splits(self, x_BTHWC: Tensor) -> bool:
@@ -272,6 +265,13 @@ class Block(nn.Module):
                 # As upstream: padding is zero after the norm, and tokens attend to it unmasked.
                 y_RC = y_RC.masked_fill(chunk.padding, 0.0)
             yield chunk, self.attn(y_RC, chunk.windows, bias_of)
+
+
+def _align(x_BTHWC: Tensor) -> int:
+    """What rows of windows are padded to a multiple of: PyTorch's fused kernel takes up to a fifth
+    longer for keys that do not fill its vectors.
+    """
+    return VECTOR if attends_fused(x_BTHWC) and not native_attention.is_available() else 1
 
 
 def _add(x_BTHWC: Tensor, branch_BTHWC: Tensor) -> Tensor:

@@ -233,6 +233,18 @@ def _kinds(grid: Size, window: Size, shift: Size) -> Tensor:
     return kind_W
 
 
+@dataclass(frozen=True)
+class KeptBiases:
+    """Position biases for the windows of a cut, and the values of the table they are from."""
+
+    cut: Cut
+    table: Tensor
+    bias_of: dict[Part, Tensor]
+
+    def fits(self, cut: Cut, table: Tensor) -> bool:
+        return self.cut == cut and self.table.dtype == table.dtype and self.table.equal(table)
+
+
 @cached
 def shift_masks(window: Size, shift: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
     """What is added to the attention scores in each kind of window: [8,N,N].
