@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import vtcli
 from tools.build_hook import SOURCE, why_not
@@ -177,6 +178,25 @@ def test_gradients_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (x.requires_grad_() for x in rows(1, 2, 64, 32))
     layers.attention(q, k, v).sum().backward()
     assert q.grad is not None
+
+
+@pytest.mark.usefixtures("compiled")
+@torch.inference_mode()
+def test_what_is_traced_or_counted_is_left_to_pytorch() -> None:
+    q, k, v = rows(2, 2, 64, 32)
+    expected = exact(q, k, v)
+    with FlopCounterMode(display=False) as counter:
+        assert is_close(layers.attention(q, k, v), expected, v)
+    assert counter.get_total_flops() == 2 * 2 * (2 * 2 * 64 * 64 * 32)
+    traced = torch.jit.trace(layers.attention, rows(2, 2, 64, 32), check_trace=False)
+    assert is_close(traced(q, k, v), expected, v)
+
+
+@pytest.mark.usefixtures("kernel")
+@torch.inference_mode()
+def test_no_clips_are_a_batch_too() -> None:
+    q, k, v = rows(0, 2, 64, 32)
+    assert native_attention.attend(q, k, v).shape == q.shape
 
 
 @pytest.mark.parametrize("why", ["switched off", "not compiled", "another version"])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vtcli.models import native_attention
 from vtcli.models.activations import QUICK_GELU_SLOPE, Activation, gelu, gelu_
-from vtcli.models.opaque import dense_view, empty_opaque, has_views, plain
+from vtcli.models.opaque import dense_view, empty_opaque, has_views, is_traced, plain
 from vtcli.runtime.device import cpu_features, cpu_name
 
 # Scores that explicit attention computes at a time: they fit in a CPU's cache (2 MiB in bf16).
@@ -109,8 +109,8 @@ def onednn_computes(x_LC: Tensor) -> bool:
     not use it; nor does validation with autocast, whose types autocast converts for PyTorch's own
     operators alone. Its bf16 kernels need AVX-512.
     """
-    if torch.compiler.is_compiling() or x_LC.device.type != "cpu":
-        return False  # a compiler chooses for itself, and may not trace the queries below
+    if x_LC.device.type != "cpu" or is_traced(x_LC):
+        return False
     if torch.is_grad_enabled() or x_LC.dtype not in MIN_ROWS or torch.is_autocast_enabled("cpu"):
         return False
     # Without AVX-512 it refuses convolutions and softmax in bf16.

@@ -484,6 +484,7 @@ int vt_request_amx(void) {
 
 /* Compute y; 0 if there was not enough memory. */
 int vt_attend(Attention *a) {
+    if (a->windows * a->heads == 0) return 1;
     int64_t items = a->windows * a->heads, blocks = (a->queries + ROWS - 1) / ROWS;
     int64_t wanted = 4 * omp_get_max_threads(); /* so that no thread waits long for the last one */
     a->parts = items < wanted ? (wanted + items - 1) / items : 1;

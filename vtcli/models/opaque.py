@@ -8,7 +8,15 @@ import ctypes
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether operators on a tensor are recorded or counted, so that all must be PyTorch's own."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
+        return True
+    return type(x) not in (Tensor, nn.Parameter)
 
 
 def has_views() -> bool:
