@@ -97,7 +97,7 @@ def _attention() -> str:
         return "PyTorch"
     if os.environ.get(native_attention.SWITCH) == "0":
         return f"PyTorch, because {native_attention.SWITCH} is 0"
-    return "PyTorch; faster when vtcli is installed where there is a C compiler"
+    return "PyTorch; faster if vtcli is reinstalled with a C compiler (GCC 11, Clang 12 or later)"
 
 
 def _decoders() -> dict[str, str]:

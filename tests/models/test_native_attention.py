@@ -153,6 +153,7 @@ def test_results_depend_on_neither_threads_nor_other_clips() -> None:
 def test_what_is_not_a_number_stays_in_its_row(value: float) -> None:
     torch.manual_seed(0)
     q, k, v = rows(2, 2, 96, 32)
+    q[1, 0, 33] *= 60  # only its maximum keeps it finite
     expected = exact(q, k, v)
     q[1, 0, 40, 3] = value
     found = native_attention.attend(q, k, v)
@@ -180,6 +181,7 @@ def test_gradients_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert q.grad is not None
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("compiled")
 @torch.inference_mode()
 def test_what_is_traced_or_counted_is_left_to_pytorch() -> None:
@@ -192,6 +194,33 @@ def test_what_is_traced_or_counted_is_left_to_pytorch() -> None:
     assert is_close(traced(q, k, v), expected, v)
 
 
+@pytest.mark.usefixtures("compiled")
+@torch.no_grad()
+def test_transformed_operators_are_pytorchs() -> None:
+    q, k, v = rows(4, 2, 64, 32)
+    found = torch.func.vmap(layers.attention)(*(x.unflatten(0, (2, 2)) for x in (q, k, v)))
+    assert is_close(found.flatten(0, 1), exact(q, k, v), v)
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e5])
+@pytest.mark.usefixtures("kernel")
+@torch.inference_mode()
+def test_the_largest_of_huge_scores_has_the_weight_1(factor: float) -> None:
+    torch.manual_seed(0)
+    q, k, v = rows(1, 2, 96, 64)
+    q, k = q * factor, k * factor
+    assert is_close(native_attention.attend(q, k, v), exact(q, k, v), v)
+
+
+@pytest.mark.usefixtures("kernel")
+@torch.inference_mode()
+def test_keys_that_are_all_masked_alike_keep_their_weights() -> None:
+    q, k, v = rows(2, 1, 64, 32)
+    mask, kind = torch.full((1, 64, 64), -100.0), torch.zeros(2, dtype=torch.int32)
+    found = native_attention.attend(q, k, v, None, mask, kind)
+    assert is_close(found, exact(q, k, v, mask.bfloat16()), v)
+
+
 @pytest.mark.usefixtures("kernel")
 @torch.inference_mode()
 def test_no_clips_are_a_batch_too() -> None:
@@ -199,7 +228,7 @@ def test_no_clips_are_a_batch_too() -> None:
     assert native_attention.attend(q, k, v).shape == q.shape
 
 
-@pytest.mark.parametrize("why", ["switched off", "not compiled", "another version"])
+@pytest.mark.parametrize("why", ["switched off", "not compiled", "another source"])
 @pytest.mark.usefixtures("compiled")
 @torch.inference_mode()
 def test_without_the_kernel_pytorch_computes_attention(
@@ -210,7 +239,7 @@ def test_without_the_kernel_pytorch_computes_attention(
     elif why == "not compiled":
         monkeypatch.setattr(native_attention, "LIBRARY", tmp_path / "none.so")
     else:
-        monkeypatch.setattr(native_attention, "VERSION", -1)
+        monkeypatch.setattr(native_attention, "SOURCE", Path(__file__))
     forget()
     assert not native_attention.is_available()
     q, k, v = rows(1, 2, 64, 32)

@@ -2,18 +2,19 @@
  *
  * Scores never leave the caches next to a core: for 32 queries at a time (ROWS), the scores of 128
  * keys (KEYS) are computed, exponentiated and multiplied with the values. Products are computed by
- * AMX, the matrix unit of Intel's processors, or by the vector unit, in the same order of data.
+ * AMX, the matrix unit of Intel's processors, or by the vector unit, from the same data layout.
  * The matrix unit works at the same time as the vector unit: between the rows of a chunk's softmax
  * stand products of the chunk before (with its values) and of the one after (with its keys).
  *
  * Sums and exponentials are fp32, weights are rounded to bf16 before they are multiplied, as in
  * FlashAttention (Dao et al., arXiv 2205.14135). Unlike there, the shift of the exponents is known
- * before the first weight, so that sums need no rescaling: it is 0 if |q| |k| bounds all scores of
- * the rows, else their maximum, for which the scores are computed twice.
+ * before the first weight, so that sums need no rescaling: it is 0 if scale |q| |k| + |bias| is at
+ * most MAX_EXPONENT, else the maximum of a row, for which scores are computed twice.
  *
  * Threads are those of PyTorch's OpenMP: the library is not linked with one of its own, it finds
- * the functions in the process. Compiled by tools/build_hook.py; called by native_attention.py.
+ * the function in the process. Compiled by tools/build_hook.py; called by native_attention.py.
  */
+#include <cpuid.h>
 #include <immintrin.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,18 +22,20 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define VERSION 1
 #define ROWS 32 /* two tiles */
 #define KEYS 128
 #define TILE 16        /* rows of a tile, and fp32 values in a row */
 #define PAIRS 32       /* bf16 values in a row of a tile */
 #define STEP_ROWS 4    /* rows of softmax between two products */
 #define LOG2E 1.44269504f
-#define MAX_EXPONENT 64.0f /* of 2: sums of thousands of such weights are finite in fp32 */
+#define MAX_EXPONENT 64.0f /* of 2: such weights, times values below 2^50, have finite sums */
 
 #define INLINE static inline __attribute__((always_inline))
 /* AMX instructions run only if the caller asks for them. */
 #define SIMD __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
+
+/* GCC's tile instructions do not say what they read: all must be stored before. */
+#define BARRIER(MEMORY) __asm__ volatile("" : : "r"(MEMORY) : "memory")
 
 typedef uint16_t bf16;
 
@@ -49,10 +52,9 @@ typedef struct {
     int64_t v_window, v_head, v_row;
     int64_t bias_head, bias_row;
     int64_t mask_kind, mask_row;
-    int64_t amx; /* whether products are computed by the matrix unit */
+    int64_t threads, amx; /* amx: whether products are computed by the matrix unit */
     float scale;
-    /* Set by vt_attend. */
-    int64_t parts, next, failed;
+    int64_t parts, next; /* set by vt_attend */
 } Attention;
 
 /* A thread's memory. Keys and values are those of one head of a window, in the order of tiles. */
@@ -64,7 +66,6 @@ typedef struct {
 } Scratch;
 
 extern void GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags);
-extern int omp_get_max_threads(void);
 
 /* Numbers ------------------------------------------------------------------------------------- */
 
@@ -72,7 +73,7 @@ INLINE SIMD __m512 widen(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
-/* 2^x with a relative error of 7.5e-5, a fiftieth of a bf16 step; below 2^-126 that value. */
+/* 2^x with a relative error of 7.5e-5, a fiftieth of a bf16 step; 2^-126 for smaller x. */
 INLINE SIMD __m512 exp2_of(__m512 x) {
     const __m512 to_integer = _mm512_set1_ps(12582912.0f); /* 1.5 * 2^23: the sum has no fraction */
     x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x); /* the second operand if one is NaN */
@@ -111,7 +112,7 @@ SIMD static float max_square(const bf16 *x, int64_t row, int64_t rows, int64_t w
             sum = _mm512_dpbf16_ps(sum, values, values);
         }
         float square = _mm512_reduce_add_ps(sum);
-        best = square <= best ? best : square; /* NaN stays */
+        best = square <= best || best != best ? best : square; /* NaN stays */
     }
     return best;
 }
@@ -175,12 +176,14 @@ SIMD static void configure_tiles(void) {
         uint8_t rows[16];
     } config = {.palette = 1};
     for (int i = 0; i < 8; i++) config.bytes_per_row[i] = 64, config.rows[i] = TILE;
+    BARRIER(&config);
     _tile_loadconfig(&config);
 }
 
 /* Scores of 32 queries and 16 keys, by the matrix unit. */
 INLINE SIMD void multiply_keys_amx(const bf16 *queries, const bf16 *keys, float *scores,
-                                  int64_t width) {
+                                   int64_t width) {
+    BARRIER(queries);
     _tile_zero(0);
     _tile_zero(1);
     for (int64_t d = 0; d < width; d += PAIRS) {
@@ -196,7 +199,8 @@ INLINE SIMD void multiply_keys_amx(const bf16 *queries, const bf16 *keys, float 
 
 /* Add the product of the weights of 32 queries with 16 channels of the values, by the matrix unit. */
 INLINE SIMD void multiply_values_amx(const bf16 *weights, const bf16 *values, float *sums,
-                                    int64_t width, int64_t keys, int first) {
+                                     int64_t width, int64_t keys, int first) {
+    BARRIER(weights);
     if (first) {
         _tile_zero(2);
         _tile_zero(3);
@@ -218,7 +222,7 @@ INLINE SIMD void multiply_values_amx(const bf16 *weights, const bf16 *values, fl
 /* 16 rows of a times 16 columns of b, by the vector unit. Strides: a_row and c_row count values,
  * b_tile those between tiles of 32 rows of b. */
 INLINE SIMD void multiply_tiles(const bf16 *a, int64_t a_row, const bf16 *b, int64_t b_tile,
-                                  int64_t length, float *c, int64_t c_row, int first) {
+                                int64_t length, float *c, int64_t c_row, int first) {
     __m512 sum[TILE];
     for (int r = 0; r < TILE; r++)
         sum[r] = first ? _mm512_setzero_ps() : _mm512_load_ps(c + r * c_row);
@@ -235,7 +239,7 @@ INLINE SIMD void multiply_tiles(const bf16 *a, int64_t a_row, const bf16 *b, int
 }
 
 INLINE SIMD void multiply_keys(const bf16 *queries, const bf16 *keys, float *scores, int64_t width,
-                                 int amx) {
+                               int64_t amx) {
     if (amx) {
         multiply_keys_amx(queries, keys, scores, width);
         return;
@@ -246,7 +250,7 @@ INLINE SIMD void multiply_keys(const bf16 *queries, const bf16 *keys, float *sco
 }
 
 INLINE SIMD void multiply_values(const bf16 *weights, const bf16 *values, float *sums,
-                                   int64_t width, int64_t keys, int first, int64_t amx) {
+                                 int64_t width, int64_t keys, int first, int64_t amx) {
     if (amx) {
         multiply_values_amx(weights, values, sums, width, keys, first);
         return;
@@ -426,10 +430,7 @@ SIMD static void pack(const Attention *a, Scratch *s, const bf16 *k, const bf16 
 SIMD static void work(void *data) {
     Attention *a = data;
     Scratch s;
-    if (!allocate(&s, a)) {
-        __atomic_store_n(&a->failed, 1, __ATOMIC_RELAXED);
-        return;
-    }
+    if (!allocate(&s, a)) return; /* the other threads do its part */
     if (a->amx) configure_tiles();
     int64_t blocks = (a->queries + ROWS - 1) / ROWS, packed = -1, biased = -1;
     float max_bias = 0.0f, max_key = 0.0f;
@@ -460,7 +461,7 @@ SIMD static void work(void *data) {
             const bf16 *row_mask = mask ? mask + row * a->mask_row : NULL;
             float max_query = max_square(s.queries, a->width, rows, a->width);
             float bound = a->scale * __builtin_sqrtf(max_query * max_key) + max_bias;
-            if (bound * LOG2E <= MAX_EXPONENT)
+            if (!mask && bound * LOG2E <= MAX_EXPONENT)
                 for (int64_t r = 0; r < rows; r++) s.shift[r] = _mm512_setzero_ps();
             else
                 find_shifts(a, &s, rows, row_bias, row_mask);
@@ -474,22 +475,26 @@ SIMD static void work(void *data) {
 
 /* Called from Python -------------------------------------------------------------------------- */
 
-int vt_attention_version(void) { return VERSION; }
+/* The checksum of this file, so that a library of another version is not used. */
+uint32_t vt_source(void) { return SOURCE_CRC32; }
 
-/* Ask Linux for the matrix unit; 0 if this process may not use it. */
+/* Ask Linux for the matrix unit; 0 if the processor has none for bf16, or it is not granted. */
 int vt_request_amx(void) {
     const long request_permission = 0x1023, tile_data = 18;
+    const unsigned amx_bf16 = 1u << 22;
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & amx_bf16)) return 0;
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 
-/* Compute y; 0 if there was not enough memory. */
+/* Compute y; 0 if no thread had enough memory. */
 int vt_attend(Attention *a) {
-    if (a->windows * a->heads == 0) return 1;
     int64_t items = a->windows * a->heads, blocks = (a->queries + ROWS - 1) / ROWS;
-    int64_t wanted = 4 * omp_get_max_threads(); /* so that no thread waits long for the last one */
+    if (items * blocks == 0) return 1;
+    int64_t wanted = 4 * a->threads; /* so that no thread waits long for the last one */
     a->parts = items < wanted ? (wanted + items - 1) / items : 1;
     a->parts = a->parts < blocks ? a->parts : blocks;
-    a->next = a->failed = 0;
-    GOMP_parallel(work, a, 0, 0);
-    return !a->failed;
+    a->next = 0;
+    GOMP_parallel(work, a, (unsigned)a->threads, 0);
+    return a->next >= items * a->parts;
 }

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import zlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vtcli.runtime.device import cpu_features
 
-LIBRARY = Path(__file__).with_name("_native_attention.so")
-VERSION = 1  # of the functions and fields below; a library of another version is not used
+SOURCE = Path(__file__).with_suffix(".c")
+LIBRARY = SOURCE.with_name("_native_attention.so")
 SWITCH = "VT_NATIVE_ATTENTION"  # environment variable: 0 leaves attention to PyTorch
 CHANNELS = 32  # of which the channels of a head are a multiple
 MIN_TOKENS = 32  # queries and keys from which the kernel is faster
@@ -33,20 +35,21 @@ class _Attention(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("windows", "heads", "queries", "keys", "width")),
         *((f"{x}_{axis}", ctypes.c_int64) for x in "qkv" for axis in ("window", "head", "row")),
         *((name, ctypes.c_int64) for name in ("bias_head", "bias_row", "mask_kind", "mask_row")),
-        ("amx", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("threads", "amx")),
         ("scale", ctypes.c_float),
-        *((name, ctypes.c_int64) for name in ("parts", "next", "failed")),
+        *((name, ctypes.c_int64) for name in ("parts", "next")),
     ]
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled kernel; None if there is none for this package, processor or process."""
+    """The library of this source; None if it is not compiled, or not for this processor."""
     if "avx512_bf16" not in cpu_features():
         return None
     try:
         library = ctypes.CDLL(str(LIBRARY))
-        return library if library.vt_attention_version() == VERSION else None
+        library.vt_source.restype = ctypes.c_uint32
+        return library if library.vt_source() == zlib.crc32(SOURCE.read_bytes()) else None
     except (OSError, AttributeError):
         return None
 
@@ -64,12 +67,16 @@ def is_available() -> bool:
 
 
 def computes(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> bool:
-    """Whether `attend` takes these tensors, and is faster than PyTorch. Gradients are not asked."""
-    if q_BHND.dtype != torch.bfloat16 or q_BHND.device.type != "cpu" or not is_available():
+    """Whether `attend` takes these tensors, and is faster than PyTorch.
+
+    The caller must need no gradients, and the tensors must not be traced.
+    """
+    given = (q_BHND, k_BHMD, v_BHMD)
+    if q_BHND.device.type != "cpu" or not is_available():
         return False
-    tokens = min(q_BHND.shape[2], k_BHMD.shape[2])
-    rows = all(x.stride(-1) == 1 for x in (q_BHND, k_BHMD, v_BHMD))
-    return rows and tokens >= MIN_TOKENS and q_BHND.shape[-1] % CHANNELS == 0
+    tokens, channels = min(q_BHND.shape[2], k_BHMD.shape[2]), {x.shape[-1] for x in given}
+    rows = all(x.dtype == torch.bfloat16 and x.stride(-1) == 1 for x in given)
+    return rows and tokens >= MIN_TOKENS and len(channels) == 1 and min(channels) % CHANNELS == 0
 
 
 def attend(
@@ -82,29 +89,33 @@ def attend(
 ) -> Tensor:
     """softmax(q·kᵀ/√D + bias + mask of the kind)·v -> [B,H,N,D], laid out as [B,N,H,D].
 
-    All in bf16, and only for what `computes` is true. Raises `MemoryError`.
+    Only for what `computes` is true; bias and mask are rounded to bf16. Raises `MemoryError`.
     """
-    B, H, N, D = q_BHND.shape
+    library = _library()
+    assert library is not None
+    (B, H, N, D), M = q_BHND.shape, k_BHMD.shape[2]
     y_BNHD = q_BHND.new_empty(B, N, H, D)
-    fields = dict(y=y_BNHD.data_ptr(), scale=D**-0.5, amx=has_amx())
-    fields |= dict(windows=B, heads=H, queries=N, keys=k_BHMD.shape[2], width=D)
+    fields: dict[str, Any] = dict(windows=B, heads=H, queries=N, keys=M, width=D)
+    fields |= dict(y=y_BNHD.data_ptr(), scale=D**-0.5)
+    fields |= dict(threads=torch.get_num_threads(), amx=has_amx())
     for name, x in (("q", q_BHND), ("k", k_BHMD), ("v", v_BHMD)):
         fields[name] = x.data_ptr()
         fields |= {f"{name}_window": x.stride(0), f"{name}_head": x.stride(1)}
         fields[f"{name}_row"] = x.stride(2)
     if bias_HNM is not None:
-        bias_HNM = _with_rows(bias_HNM)
+        bias_HNM = _rows(bias_HNM, H, N, M)
         fields |= dict(bias=bias_HNM.data_ptr(), bias_head=bias_HNM.stride(0))
         fields["bias_row"] = bias_HNM.stride(1)
     if mask_KNM is not None and kind_B is not None:
-        mask_KNM, kind_B = _with_rows(mask_KNM), kind_B.contiguous()
+        mask_KNM, kind_B = _rows(mask_KNM, len(mask_KNM), N, M), kind_B.long().contiguous()
         fields |= dict(mask=mask_KNM.data_ptr(), mask_kind=mask_KNM.stride(0))
         fields |= dict(mask_row=mask_KNM.stride(1), kind=kind_B.data_ptr())
-    library = _library()
-    if library is None or not library.vt_attend(ctypes.byref(_Attention(**fields))):
+    if not library.vt_attend(ctypes.byref(_Attention(**fields))):
         raise MemoryError("not enough memory for attention")
     return y_BNHD.transpose(1, 2)
 
 
-def _with_rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+def _rows(x_XNM: Tensor, X: int, N: int, M: int) -> Tensor:
+    """Bias or mask as rows in bf16."""
+    x_XNM = x_XNM.to(torch.bfloat16).expand(X, N, M)
+    return x_XNM if x_XNM.stride(-1) == 1 else x_XNM.contiguous()

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether operators on a tensor are recorded or counted, so that all must be PyTorch's own."""
+    """Whether operators on a tensor are traced, transformed or counted: all must be PyTorch's."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
+        return True
+    if forward_ad._current_level >= 0 or torch._C._functorch.is_functorch_wrapped_tensor(x):
         return True
     return type(x) not in (Tensor, nn.Parameter)
 

@@ -271,7 +271,8 @@ def _align(x_BTHWC: Tensor) -> int:
     """What rows of windows are padded to a multiple of: PyTorch's fused kernel takes up to a fifth
     longer for keys that do not fill its vectors.
     """
-    return VECTOR if attends_fused(x_BTHWC) and not native_attention.is_available() else 1
+    native = x_BTHWC.dtype == torch.bfloat16 and native_attention.is_available()
+    return VECTOR if attends_fused(x_BTHWC) and not native else 1
 
 
 def _add(x_BTHWC: Tensor, branch_BTHWC: Tensor) -> Tensor:
