@@ -97,7 +97,7 @@ def _attention() -> str:
         return "PyTorch"
     if os.environ.get(native_attention.SWITCH) == "0":
         return f"PyTorch, because {native_attention.SWITCH} is 0"
-    return "PyTorch; faster if vtcli is reinstalled with a C compiler (GCC 11, Clang 12 or later)"
+    return "PyTorch; faster if vtcli is installed with a C compiler"
 
 
 def _decoders() -> dict[str, str]:
