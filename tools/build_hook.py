@@ -1,4 +1,4 @@
-"""Build hook of hatchling: compiles vtcli/models/native_attention.c for Linux on x86-64.
+"""Build hook of wheels by hatchling: compiles vtcli/models/native_attention.c for Linux on x86-64.
 
 Without a C compiler, or with `CC=false`, the package is built without the kernel, and PyTorch
 computes attention. The library needs only glibc 2.17: instruction sets are enabled for single
@@ -32,8 +32,6 @@ class NativeAttentionHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile the library for the wheel, or into the tree of an editable installation."""
         self.folder = Path(tempfile.mkdtemp())
-        if self.target_name != "wheel":
-            return
         compiled, library = self.folder / LIBRARY.name, Path(self.root, LIBRARY)
         reason = why_not(Path(self.root, SOURCE), compiled)
         try:

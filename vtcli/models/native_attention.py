@@ -95,24 +95,25 @@ def attend(
     assert library is not None
     (B, H, N, D), M = q_BHND.shape, k_BHMD.shape[2]
     y_BNHD = q_BHND.new_empty(B, N, H, D)
-    fields: dict[str, Any] = dict(windows=B, heads=H, queries=N, keys=M, width=D)
-    fields |= dict(y=y_BNHD.data_ptr(), scale=D**-0.5)
-    fields |= dict(threads=torch.get_num_threads(), amx=has_amx())
+    fields: dict[str, Any] = dict(windows=B, heads=H, queries=N, keys=M, width=D, scale=D**-0.5)
+    fields |= dict(y=y_BNHD.data_ptr(), threads=torch.get_num_threads(), amx=has_amx())
     for name, x in (("q", q_BHND), ("k", k_BHMD), ("v", v_BHMD)):
-        fields[name] = x.data_ptr()
-        fields |= {f"{name}_window": x.stride(0), f"{name}_head": x.stride(1)}
-        fields[f"{name}_row"] = x.stride(2)
+        fields |= _place(name, x, ("window", "head", "row"))
     if bias_HNM is not None:
         bias_HNM = _rows(bias_HNM, H, N, M)
-        fields |= dict(bias=bias_HNM.data_ptr(), bias_head=bias_HNM.stride(0))
-        fields["bias_row"] = bias_HNM.stride(1)
+        fields |= _place("bias", bias_HNM, ("head", "row"))
     if mask_KNM is not None and kind_B is not None:
         mask_KNM, kind_B = _rows(mask_KNM, len(mask_KNM), N, M), kind_B.long().contiguous()
-        fields |= dict(mask=mask_KNM.data_ptr(), mask_kind=mask_KNM.stride(0))
-        fields |= dict(mask_row=mask_KNM.stride(1), kind=kind_B.data_ptr())
+        fields |= _place("mask", mask_KNM, ("kind", "row")) | dict(kind=kind_B.data_ptr())
     if not library.vt_attend(ctypes.byref(_Attention(**fields))):
         raise MemoryError("not enough memory for attention")
     return y_BNHD.transpose(1, 2)
+
+
+def _place(name: str, x: Tensor, axes: tuple[str, ...]) -> dict[str, int]:
+    """The fields that say where the values of a tensor lie: its address and the axes' strides."""
+    strides = {f"{name}_{axis}": x.stride(number) for number, axis in enumerate(axes)}
+    return {name: x.data_ptr()} | strides
 
 
 def _rows(x_XNM: Tensor, X: int, N: int, M: int) -> Tensor:
